@@ -1,0 +1,37 @@
+"""From a picture to a sentence."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from lib.captioner.beam import beam_search
+from lib.captioner.decoder import Decoder
+from lib.captioner.model import backbone_folder, load_decoder
+from lib.text.vocabulary import Vocabulary
+from lib.vision.backbones import Backbone
+
+
+@dataclass
+class Captioner:
+    """A CNN, the decoder that was trained on its features, and the words it knows."""
+
+    backbone: Backbone
+    decoder: Decoder
+    vocabulary: Vocabulary
+
+    @classmethod
+    def load(cls, folder: Path) -> "Captioner":
+        """Reads what the train stage wrote."""
+        return cls(Backbone.load(backbone_folder(folder)), *load_decoder(folder))
+
+    @torch.inference_mode()
+    def caption(self, image: Image.Image, *, beam_size: int, max_length: int, length_penalty: float) -> str:
+        """A caption for one RGB picture."""
+        pixels = torch.from_numpy(self.backbone.preprocess.pixels(image).copy())[None]
+        kind = "pooled" if self.decoder.config.places == 1 else "grid"
+        # The decoder was trained on features that were kept as float16: round alike.
+        features = self.backbone.features(pixels, kind).half().float()
+        (ids,) = beam_search(self.decoder, features, beam_size, max_length, length_penalty)
+        return " ".join(self.vocabulary.decode(ids))

@@ -1,0 +1,161 @@
+"""The caption decoder: an image's features in, a distribution over the next word out, step by step.
+
+    features (P, C) --standardise--> regions r_p, and their mean v
+                                      |
+              v --+--> initial state h0 = tanh(W_s v), and c0 likewise for an LSTM
+                  |
+                  +--> W_i v --(+)--> [ cell ] --> h_t --> W_o h_t --> next word          attention: none
+                                ^
+             word w_t --> E[w_t] +
+
+                            ... --> h_t --(+)--> [ language cell ] --> W_o --> next word  attention: additive
+                                     |     ^
+                                     +--> attention over the regions r_p
+
+The image enters by the initial state and again at every step (init-inject and par-inject together, in the
+terms of Tanti et al. 2018, "Where to put the image in an image caption generator"). With attention, a second
+cell reads what the first one looked at, as in the top-down model of Anderson et al. 2018; but the first does
+not read the second's state, so that a whole caption runs through each part at once when training.
+Dropout as in Zaremba et al. 2014: on what enters and leaves the recurrent layers, not on the recurrence.
+
+Shapes: N captions, T words, P places in the picture (1 for a pooled vector), C channels, E embedding, H hidden.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from lib.captioner.attention import AdditiveAttention
+from lib.cells import ScratchLSTM, ScratchRNN
+from lib.text.vocabulary import PAD, START, UNKNOWN
+
+CELLS: dict[tuple[str, str], Callable[..., nn.Module]] = {
+    ("rnn", "scratch"): ScratchRNN,
+    ("lstm", "scratch"): ScratchLSTM,
+    ("rnn", "torch"): nn.RNN,
+    ("lstm", "torch"): nn.LSTM,
+}
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """All that fixes the decoder's shape; kept beside its weights."""
+
+    places: int  # P
+    channels: int  # C
+    vocabulary_size: int
+    cell: str  # lstm, rnn
+    implementation: str  # scratch, torch
+    attention: str  # none, additive
+    embedding_size: int
+    hidden_size: int
+    dropout: float
+
+
+Hidden = tuple[Tensor, ...]  # a cell's state: h, or h and c, each (1, N, H)
+
+
+@dataclass(frozen=True)
+class State:
+    """Where decoding stands, one row for each of the N captions being written."""
+
+    hidden: Hidden
+    language: Hidden  # of the language cell; empty without attention
+    image: Tensor  # (N, E), enters at every step
+    regions: tuple[Tensor, ...]  # keys (N, P, A) and values (N, P, H); empty without attention
+
+    def select(self, rows: Tensor) -> "State":
+        """The state of the captions `rows` (M,), in that order, repeats allowed."""
+        return State(
+            tuple(h[:, rows] for h in self.hidden),
+            tuple(h[:, rows] for h in self.language),
+            self.image[rows],
+            tuple(part[rows] for part in self.regions),
+        )
+
+
+class Decoder(nn.Module):
+    """Scores of every next word, for whole captions (training) or one step at a time (decoding)."""
+
+    feature_mean: Tensor
+    feature_scale: Tensor
+
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        self.config = config
+        channels, embedding, hidden = config.channels, config.embedding_size, config.hidden_size
+        self.attends = config.attention == "additive"
+        self.states = 2 if config.cell == "lstm" else 1  # tensors in a cell's state
+        self.register_buffer("feature_mean", torch.zeros(channels))
+        self.register_buffer("feature_scale", torch.ones(()))
+        self.embed = nn.Embedding(config.vocabulary_size, embedding)
+        self.image_to_input = nn.Linear(channels, embedding)
+        self.image_to_state = nn.Linear(channels, self.states * hidden)
+        cell = CELLS[config.cell, config.implementation]
+        self.cell = cell(embedding, hidden, batch_first=True)
+        if self.attends:
+            self.attention = AdditiveAttention(config.places, channels, hidden, attention_size=hidden)
+            self.language = cell(hidden, hidden, batch_first=True)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(hidden, config.vocabulary_size)
+        nn.init.normal_(self.embed.weight, std=embedding**-0.5)
+
+    def fit_standardisation(self, features: Tensor) -> None:
+        """Centres features and scales them to unit variance overall, as measured on `features` (I, P, C)."""
+        flat = features.flatten(0, 1).float()
+        self.feature_mean.copy_(flat.mean(0))
+        self.feature_scale.copy_(1 / flat.var(dim=0, correction=0).mean().sqrt().clamp_min(1e-6))
+
+    def start(self, features: Tensor) -> State:
+        """The state before the first word. features (N, P, C)."""
+        regions = (features.to(self.feature_mean.dtype) - self.feature_mean) * self.feature_scale  # (N, P, C)
+        regions = self.dropout(regions)
+        v = regions.mean(dim=1)  # (N, C)
+        initial = torch.tanh(self.image_to_state(v)).chunk(self.states, dim=1)  # each (N, H)
+        hidden = tuple(h[None].contiguous() for h in initial)
+        return State(
+            hidden,
+            tuple(torch.zeros_like(h) for h in hidden) if self.attends else (),
+            self.image_to_input(v),
+            self.attention.regions(regions) if self.attends else (),
+        )
+
+    def run(self, words: Tensor, state: State) -> tuple[Tensor, State]:
+        """Reads the ids `words` (N, T) from `state`: what the next words follow from, (N, T, H), and the new state."""
+        x = self.dropout(self.embed(words) + state.image[:, None])  # (N, T, E)
+        h, hidden = self._through(self.cell, x, state.hidden)
+        state = replace(state, hidden=hidden)
+        if self.attends:
+            context, _ = self.attention(h, *state.regions)  # (N, T, H)
+            h, language = self._through(self.language, self.dropout(h + context), state.language)
+            state = replace(state, language=language)
+        return self.dropout(h), state
+
+    def _through(self, cell: nn.Module, x: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
+        """An RNN's state is one tensor, an LSTM's a pair; here both are tuples."""
+        if self.states == 2:
+            return cell(x, hidden)
+        h, last = cell(x, hidden[0])
+        return h, (last,)
+
+    def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
+        """Reads one word each, `words` (N,): log-probabilities of the next (N, V), and the state after it.
+
+        What may never be written, <pad>, <start> and <unk>, has probability 0.
+        """
+        h, state = self.run(words[:, None], state)
+        log_p = torch.log_softmax(self.output(h[:, 0]), dim=-1)
+        log_p[:, [PAD, START, UNKNOWN]] = float("-inf")
+        return log_p, state
+
+    def forward(self, features: Tensor, image_rows: Tensor, captions: Tensor) -> Tensor:
+        """Scores of every word of `captions` but its first, teacher-forced.
+
+        features (I, P, C), each image once; image_rows (N,) says whose captions they are; captions (N, T) from
+        <start> on, padded -> (words, V), padding left out, in the order of
+        `captions[:, 1:][captions[:, 1:] != PAD]`.
+        """
+        h, _ = self.run(captions[:, :-1], self.start(features).select(image_rows))  # (N, T - 1, H)
+        return self.output(h[captions[:, 1:] != PAD])

@@ -1,0 +1,23 @@
+"""RNN and LSTM from scratch: one step and whole sequences, forward and backward, written out by hand.
+
+`rnn` and `lstm` are the readable reference: functions with the interface of Stanford's CS231n assignment 3.
+`modules` wraps the same equations, with what does not depend on the previous step taken out of the loop,
+as modules that stand in for `torch.nn.RNN` and `torch.nn.LSTM`.
+"""
+
+from lib.cells.lstm import lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
+from lib.cells.modules import ScratchLSTM, ScratchRNN
+from lib.cells.rnn import rnn_backward, rnn_forward, rnn_step_backward, rnn_step_forward
+
+__all__ = [
+    "ScratchLSTM",
+    "ScratchRNN",
+    "lstm_backward",
+    "lstm_forward",
+    "lstm_step_backward",
+    "lstm_step_forward",
+    "rnn_backward",
+    "rnn_forward",
+    "rnn_step_backward",
+    "rnn_step_forward",
+]

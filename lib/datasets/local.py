@@ -1,0 +1,71 @@
+"""`local`: the user's own images (a folder or a zip) and captions (COCO captions JSON or Karpathy JSON)."""
+
+import shutil
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from lib.datasets import annotations
+from lib.datasets.archive import write_stored_zip
+from lib.datasets.tables import Dataset
+from lib.errors import UserError
+
+IMAGES, ANNOTATIONS = "images.zip", "annotations.json"
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def take_in(images: Path, captions: Path, raw: Path) -> None:
+    """Copies the user's files into `raw`; a folder of images is packed into one stored zip. Raises UserError."""
+    for path, param in ((images, "dataset.local.images"), (captions, "dataset.local.annotations")):
+        if not path.exists():
+            raise UserError(f"{param} is {path}, which does not exist")
+    content = annotations.read_json(captions)
+    if not (isinstance(content, dict) and "images" in content):
+        raise UserError(
+            f"dataset.local.annotations is {captions}, which is neither a COCO captions JSON nor a Karpathy JSON: "
+            'both are objects with a list "images"'
+        )
+    raw.mkdir(parents=True, exist_ok=True)
+    if images.is_dir():
+        pack(images, raw / IMAGES)
+    elif zipfile.is_zipfile(images):
+        shutil.copyfile(images, raw / IMAGES)
+    else:
+        raise UserError(f"dataset.local.images is {images}, which is neither a folder nor a zip")
+    shutil.copyfile(captions, raw / ANNOTATIONS)
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """Packs the image files below `folder` into one stored zip, in the order of their names."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in _SUFFIXES)
+    if not files:
+        raise UserError(f"dataset.local.images is {folder}, in which there is no image file")
+    write_stored_zip(archive, ((path.relative_to(folder).as_posix(), path.read_bytes()) for path in files))
+
+
+def read(raw: Path, seed: int, val_share: float, test_share: float) -> Dataset:
+    """Reads what `take_in` left in `raw`. A COCO captions JSON names no split: it is drawn by a hash of the id."""
+    source = raw / ANNOTATIONS
+    content = annotations.read_json(source)
+    if annotations.is_karpathy(content):
+        images, captions = annotations.read_karpathy(content, source)
+    else:
+        images, captions = annotations.read_coco(content, source)
+        images["split"] = [
+            annotations.hashed_split(image_id, seed, val_share, test_share) for image_id in images["image_id"]
+        ]
+    with zipfile.ZipFile(raw / IMAGES) as archive:
+        member = _members(archive.namelist())
+    images["archive"] = IMAGES
+    images["member"] = [
+        member.get(name) or member.get(PurePosixPath(name).name) or name for name in images["file_name"]
+    ]
+    return Dataset(images[["image_id", "archive", "member", "split"]], captions)
+
+
+def _members(names: list[str]) -> dict[str, str]:
+    """Members by full name and, where only one member has it, by file name alone."""
+    by_name: dict[str, str] = {}
+    for name in names:
+        short = PurePosixPath(name).name
+        by_name[short] = "" if short in by_name else name
+    return by_name | {name: name for name in names}

@@ -1,0 +1,62 @@
+"""Writes a whole data set of scenes in COCO's layout: a stored zip of JPEGs and a captions JSON for each split."""
+
+import json
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from lib.datasets.archive import write_stored_zip
+from lib.datasets.scenes.language import describe
+from lib.datasets.scenes.reading import IMAGES, TRUTH, captions_file
+from lib.datasets.scenes.render import render
+from lib.datasets.scenes.world import Scene, sample_scene
+from lib.datasets.tables import SPLITS
+
+CAPTIONS_PER_IMAGE = 5
+
+
+def make_scene(image_id: int, *, seed: int, size: int, mix: dict[str, float]) -> tuple[Scene, bytes, list[str]]:
+    """The scene with that id, its JPEG and its captions: a pure function of its arguments."""
+    rng = np.random.default_rng([seed, image_id])
+    scene = sample_scene(rng, mix)
+    captions = [describe(scene, rng) for _ in range(CAPTIONS_PER_IMAGE)]
+    return scene, render(scene, size, rng), captions
+
+
+def write_scenes(
+    raw: Path, counts: Mapping[str, int], *, seed: int, size: int, mix: dict[str, float], workers: int = 1
+) -> None:
+    """Draws `counts[split]` scenes for each split into `raw`: images.zip, captions_*.json and truth.json.
+
+    `workers` processes share the drawing; the bytes do not depend on how many.
+    """
+    raw.mkdir(parents=True, exist_ok=True)
+    splits = [split for split in SPLITS for _ in range(counts[split])]
+    coco: dict[str, dict[str, list[Any]]] = {split: {"images": [], "annotations": []} for split in SPLITS}
+    truth = []
+
+    def members() -> Iterator[tuple[str, bytes]]:
+        make = partial(make_scene, seed=seed, size=size, mix=mix)
+        ids = range(1, len(splits) + 1)
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            made = tqdm(pool.map(make, ids, chunksize=50), "drawing scenes", len(ids), unit="picture", disable=None)
+            for image_id, split, (scene, jpeg, captions) in zip(ids, splits, made, strict=True):
+                name = f"{image_id:012d}.jpg"
+                coco[split]["images"].append({"id": image_id, "file_name": name, "width": size, "height": size})
+                coco[split]["annotations"] += [
+                    {"id": image_id * CAPTIONS_PER_IMAGE + i, "image_id": image_id, "caption": caption}
+                    for i, caption in enumerate(captions)
+                ]
+                truth.append({"image_id": image_id, **scene.to_json()})
+                yield f"{split}/{name}", jpeg
+
+    write_stored_zip(raw / IMAGES, members())
+    for split, content in coco.items():
+        (raw / captions_file(split)).write_text(json.dumps(content), "utf-8")
+    (raw / TRUTH).write_text(json.dumps(truth), "utf-8")

@@ -1,0 +1,60 @@
+"""The two tables that every data set is read into, and their checks.
+
+    images    image_id (int), archive, member, split         one row an image
+    captions  image_id (int), caption                        one row a caption
+
+`archive` is a zip's name within the raw folder, `member` the image's name within that zip;
+`split` is train, val or test.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lib.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set as its annotations describe it; see the module for the columns."""
+
+    images: pd.DataFrame
+    captions: pd.DataFrame
+
+    def checked(self) -> "Dataset":
+        """Itself, sorted by image id, once nothing in it would mislead a later stage.
+
+        Raises UserError for image ids that occur twice, and for a split without a captioned image.
+        """
+        if (twice := self.images["image_id"].duplicated()).any():
+            example = self.images["image_id"][twice].iloc[0]
+            raise UserError(
+                f"the annotations name {twice.sum()} image ids twice, such as {example}: each may occur once"
+            )
+        captions = self.captions[self.captions["image_id"].isin(self.images["image_id"])]
+        images = self.images[self.images["image_id"].isin(captions["image_id"])]
+        for split in SPLITS:
+            if not (images["split"] == split).any():
+                raise UserError(
+                    f"no image with a caption is in the {split} split: check the annotations and the split's shares"
+                )
+        return Dataset(
+            images.sort_values("image_id", ignore_index=True),
+            captions.sort_values("image_id", kind="stable", ignore_index=True),
+        )
+
+    def first(self, limit: int) -> "Dataset":
+        """The first `limit` images of each split, by id, and their captions."""
+        images = self.images.groupby("split").head(limit)
+        return Dataset(images, self.captions[self.captions["image_id"].isin(images["image_id"])])
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Writes parquet whose bytes depend on the table alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), path, compression="zstd")

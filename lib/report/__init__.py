@@ -1,0 +1,1 @@
+"""Curves, galleries, and the page that shows them."""

@@ -1,0 +1,63 @@
+"""Pictures of a run, drawn with matplotlib: learning curves, and test images with their captions."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")  # draws into files, wherever there is no screen
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from PIL import Image
+
+_COLUMNS = 4
+_WIDTH = 34  # characters of a caption's line
+
+
+def draw_curves(curves: pd.DataFrame, path: Path) -> None:
+    """Loss, and scores of the validation split, by epoch; the epoch that was kept is marked.
+
+    `curves` has the columns epoch, train_loss, val_loss, val_bleu_4 and val_cider_d.
+    """
+    figure, (losses, scores) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    epochs = curves["epoch"]
+    losses.plot(epochs, curves["train_loss"], "o-", markersize=3, label="train (with dropout)")
+    losses.plot(epochs, curves["val_loss"], "o-", markersize=3, label="validation")
+    losses.set(xlabel="epoch", ylabel="cross-entropy per word (nats)", title="Loss")
+    bleu = scores.plot(epochs, curves["val_bleu_4"], "o-", markersize=3, color="tab:green", label="BLEU-4")
+    cider_axis = scores.twinx()
+    cider = cider_axis.plot(epochs, curves["val_cider_d"], "s-", markersize=3, color="tab:red", label="CIDEr-D")
+    scores.set(xlabel="epoch", ylabel="BLEU-4", title="Greedy captions of the validation split")
+    cider_axis.set_ylabel("CIDEr-D")
+    best = epochs[curves["val_cider_d"].idxmax()]
+    mark = scores.axvline(best, color="grey", linestyle=":", label=f"kept: epoch {best}")
+    losses.axvline(best, color="grey", linestyle=":")
+    losses.legend()
+    scores.legend(handles=[*bleu, *cider, mark], loc="lower right")
+    for axes in (losses, scores):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_gallery(pictures: Sequence[Image.Image], captions: Sequence[str], path: Path) -> None:
+    """Pictures in rows of four, each over its caption."""
+    rows = -(-len(pictures) // _COLUMNS)
+    figure, grid = plt.subplots(
+        rows, _COLUMNS, figsize=(2.6 * _COLUMNS, 3.0 * rows), squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, picture, caption in zip(grid.flat, pictures, captions, strict=False):
+        axes.imshow(picture)
+        axes.set_title(textwrap.fill(caption, _WIDTH) or "(no words)", y=-0.02, va="top", fontsize=9)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    plt.close(figure)

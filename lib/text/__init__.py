@@ -1,0 +1,1 @@
+"""From captions to tokens, and from tokens to ids."""

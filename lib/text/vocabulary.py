@@ -1,0 +1,50 @@
+"""The words a model knows, and their ids."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+from pathlib import Path
+
+PAD, START, END, UNKNOWN = range(4)
+SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
+
+
+class Vocabulary:
+    """Words by id: the four specials first, then the others."""
+
+    def __init__(self, words: Sequence[str]):
+        """`words` are all but the specials, in the order of their ids."""
+        self.words = (*SPECIALS, *words)
+        self._ids = {word: i for i, word in enumerate(self.words)}
+        if len(self._ids) != len(self.words):
+            raise ValueError("a word stands in the vocabulary twice")
+
+    @classmethod
+    def count(cls, captions: Iterable[Sequence[str]], min_count: int) -> "Vocabulary":
+        """The words that occur at least `min_count` times, the most frequent first, ties by alphabet."""
+        counts = Counter(word for caption in captions for word in caption if word not in SPECIALS)
+        kept = [word for word, count in counts.items() if count >= min_count]
+        return cls(sorted(kept, key=lambda word: (-counts[word], word)))
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def encode(self, tokens: Sequence[str], max_length: int) -> list[int]:
+        """<start>, the first `max_length` words, and <end> unless words were cut off."""
+        ids = [self._ids.get(word, UNKNOWN) for word in tokens[:max_length]]
+        return [START, *ids] if len(tokens) > max_length else [START, *ids, END]
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """The words of `ids` up to <end>, specials left out."""
+        words = takewhile(lambda i: i != END, ids)
+        return [self.words[i] for i in words if i >= len(SPECIALS)]
+
+    def save(self, path: Path) -> None:
+        path.write_text(
+            json.dumps({"words": self.words[len(SPECIALS) :]}, ensure_ascii=False, indent=0) + "\n", "utf-8"
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> "Vocabulary":
+        return cls(json.loads(path.read_text("utf-8"))["words"])

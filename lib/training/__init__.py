@@ -1,0 +1,1 @@
+"""Teaching: the decoder, and the backbone where it is fitted here."""

@@ -1,0 +1,132 @@
+"""Teaching the decoder: teacher forcing with cross-entropy, and the best epoch kept."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from lib.captioner.decoder import Decoder
+from lib.captioner.greedy import greedy
+from lib.compute import device
+from lib.scoring import score
+from lib.text.vocabulary import PAD, Vocabulary
+from lib.training.batches import CaptionSet
+from lib.training.optimisation import Optimiser
+
+_DECODING_BATCH = 256  # images
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: the images' features (I, P, C), their ids and reference tokens, and their captions as ids."""
+
+    features: Tensor
+    references: dict[int, list[list[str]]]  # by image id, in the order of `features`
+    captions: CaptionSet
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train; see params.yaml."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A row of the learning curves. Losses are means over words, in nats; scores are of greedy captions."""
+
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_bleu_4: float
+    val_cider_d: float
+
+
+def train_decoder(
+    decoder: Decoder, vocabulary: Vocabulary, train: Split, val: Split, recipe: Recipe, max_length: int
+) -> list[Epoch]:
+    """Trains `decoder` in place and leaves it, in evaluation mode, as it was after its best epoch.
+
+    The best epoch has the highest CIDEr-D of greedy captions of `val`. Returns the learning curves.
+    """
+    rng = np.random.default_rng(recipe.seed)
+    decoder.to(device())
+    train_features, val_features = (split.features.to(device()) for split in (train, val))
+    decoder.fit_standardisation(train_features)
+    steps_per_epoch = -(-len(train.captions.ids) // recipe.batch_size)
+    optimiser = Optimiser(
+        decoder.parameters(), recipe.learning_rate, recipe.epochs * steps_per_epoch, recipe.weight_decay
+    )
+    curve: list[Epoch] = []
+    best: dict[str, Tensor] = {}
+    for number in range(1, recipe.epochs + 1):
+        decoder.train()
+        batches = tqdm(
+            train.captions.batches(recipe.batch_size, rng),
+            f"epoch {number} of {recipe.epochs}", steps_per_epoch, leave=False, unit="batch", disable=None,
+        )  # fmt: skip
+        losses, words = 0.0, 0
+        for rows, captions in batches:
+            loss, count = _loss(decoder, train_features, rows, captions, recipe.label_smoothing)
+            optimiser.step(loss)
+            losses += loss.item() * count
+            words += count
+        decoder.eval()
+        scores = score(val.references, write_captions(decoder, vocabulary, val_features, val.references, max_length))
+        epoch = Epoch(
+            number, losses / words, mean_loss(decoder, val_features, val.captions, recipe.batch_size),
+            scores["bleu_4"], scores["cider_d"],
+        )  # fmt: skip
+        curve.append(epoch)
+        if epoch.val_cider_d >= max(row.val_cider_d for row in curve):
+            best = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
+        print(
+            f"epoch {number}: train loss {epoch.train_loss:.3f}, val loss {epoch.val_loss:.3f}, "
+            f"val BLEU-4 {epoch.val_bleu_4:.3f}, val CIDEr-D {epoch.val_cider_d:.3f}",
+            flush=True,
+        )
+    decoder.load_state_dict(best)
+    return curve
+
+
+def write_captions(
+    decoder: Decoder,
+    vocabulary: Vocabulary,
+    features: Tensor,
+    image_ids: Iterable[int],
+    max_length: int,
+) -> dict[int, list[str]]:
+    """Greedy captions, tokens by image id. features (I, P, C), in the order of `image_ids`."""
+    written = [ids for part in features.split(_DECODING_BATCH) for ids in greedy(decoder, part, max_length)]
+    return {image_id: vocabulary.decode(ids) for image_id, ids in zip(image_ids, written, strict=True)}
+
+
+@torch.inference_mode()
+def mean_loss(decoder: Decoder, features: Tensor, captions: CaptionSet, batch_size: int) -> float:
+    """Cross-entropy per word, in nats, teacher-forced."""
+    losses, words = 0.0, 0
+    for rows, batch in captions.batches(batch_size):
+        loss, count = _loss(decoder, features, rows, batch, label_smoothing=0.0)
+        losses += loss.item() * count
+        words += count
+    return losses / words
+
+
+def _loss(
+    decoder: Decoder, features: Tensor, rows: Tensor, captions: Tensor, label_smoothing: float
+) -> tuple[Tensor, int]:
+    """The mean cross-entropy of the words of a batch, and how many there are."""
+    rows, captions = rows.to(features.device), captions.to(features.device)
+    words = captions[:, 1:][captions[:, 1:] != PAD]  # (words,)
+    images, image_rows = torch.unique(rows, return_inverse=True)  # an image with several captions enters once
+    scores = decoder(features[images], image_rows, captions)  # (words, V)
+    return nn.functional.cross_entropy(scores, words, label_smoothing=label_smoothing), len(words)

@@ -1,0 +1,194 @@
+"""The CNN that turns pixels into a feature vector: torchvision's classification models, or our own small net.
+
+A backbone is the network without its classifier: the feature vector is what the last linear layer reads.
+It is kept as a folder of weights.safetensors and backbone.json (name and preprocessing).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lib.errors import UserError
+from lib.vision.preprocess import Preprocess
+from lib.vision.small_net import INPUT_SIZE, SmallNet
+
+SMALL_NET = "small_net"
+WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "backbone.json"
+
+
+@dataclass
+class Backbone:
+    """A CNN without its classifier, and how it wants its pixels."""
+
+    name: str
+    network: nn.Module
+    preprocess: Preprocess
+
+    @torch.inference_mode()
+    def features(self, pixels: Tensor, kind: str) -> Tensor:
+        """uint8 pixels (N, size, size, 3), on the network's device -> (N, P, C), by `kind`:
+
+        - pooled: the feature vector, as the one place that there is, P = 1
+        - grid: the last convolutional layer's output, place by place, row by row
+        """
+        x = self.preprocess.normalise(pixels)
+        return self.network(x)[:, None] if kind == "pooled" else self.grid(x)
+
+    def grid(self, x: Tensor) -> Tensor:
+        """Normalised pixels (N, 3, size, size) -> the last convolutional layer's output, (N, P, C).
+
+        That is the last map of several places, (N, C, height, width), that any module of the network gives out.
+        """
+        maps: list[Tensor] = []
+
+        def keep(module: nn.Module, args: object, out: object) -> None:
+            if isinstance(out, Tensor) and out.dim() == 4 and out.shape[2:].numel() > 1:
+                maps[:] = [out]
+
+        hooks = [module.register_forward_hook(keep) for module in self.network.modules()]
+        try:
+            self.network(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return maps[0].flatten(2).transpose(1, 2)
+
+    def save(self, folder: Path) -> None:
+        """Writes `folder`; the same weights give the same bytes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.network.state_dict().items()}, folder / WEIGHTS_FILE)
+        config = {"name": self.name, "preprocess": asdict(self.preprocess)}
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Backbone":
+        config = json.loads((folder / CONFIG_FILE).read_text())
+        network = without_classifier(build(config["name"]))
+        network.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        settings = config["preprocess"]
+        settings |= {key: tuple(settings[key]) for key in ("mean", "std")}
+        return cls(config["name"], for_inference(network), Preprocess(**settings))
+
+
+def for_inference(network: nn.Module) -> nn.Module:
+    return network.eval().to(memory_format=torch.channels_last)
+
+
+def build(name: str) -> nn.Module:
+    """The network of that name, with its classifier, at random weights. Raises UserError for an unknown name."""
+    if name == SMALL_NET:
+        return SmallNet()
+    models = _torchvision_models()
+    if name not in models.list_models(module=models):
+        raise UserError(
+            f"backbone.name is {name}, which is neither {SMALL_NET} nor one of torchvision's classification models, "
+            "such as resnet50, mobilenet_v3_large or efficientnet_b0"
+        )
+    # inception and googlenet have side branches for training that evaluation never runs
+    options = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
+    return models.get_model(name, weights=None, **options)
+
+
+def without_classifier(network: nn.Module) -> nn.Module:
+    """Replaces the last linear layer by nothing, in place."""
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if linear and not isinstance(network, SmallNet):
+        parent, _, child = linear[-1].rpartition(".")
+        setattr(network.get_submodule(parent), child, nn.Identity())
+    return network
+
+
+def pretrained(name: str, weights: str) -> Backbone:
+    """A backbone with given weights, preprocessed as those weights want.
+
+    `weights` is a file (.safetensors, or a .pth state dict), `DEFAULT`, or the name of one of torchvision's
+    weights for that model, which are downloaded and verified by hash. A file says nothing of preprocessing:
+    it gets that of the model's default weights. Raises UserError.
+    """
+    network = build(name)
+    if _is_file_name(weights):
+        _load_file(network, Path(weights), name)
+        entry = None if name == SMALL_NET else _torchvision_weights(name, "DEFAULT")
+    else:
+        if name == SMALL_NET:
+            raise UserError(f"backbone.weights is {weights}, but {SMALL_NET} has none to download: use fit or a file")
+        entry = _torchvision_weights(name, weights)
+        network.load_state_dict(entry.get_state_dict(progress=False, check_hash=True))
+    preprocess = small_net_preprocess() if entry is None else _preset(entry)
+    return Backbone(name, for_inference(without_classifier(network)), preprocess)
+
+
+def untrained(name: str) -> Backbone:
+    """A backbone at random weights, to be fitted."""
+    preprocess = small_net_preprocess() if name == SMALL_NET else _preset(_torchvision_weights(name, "DEFAULT"))
+    return Backbone(name, without_classifier(build(name)), preprocess)
+
+
+def small_net_preprocess() -> Preprocess:
+    return Preprocess(size=INPUT_SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+def override(
+    preprocess: Preprocess, *, size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> Preprocess:
+    """The user's own preprocessing where given. A size of one's own takes the whole picture, uncropped."""
+    given = {"mean": mean, "std": std}
+    changes: dict[str, Any] = {key: tuple(value) for key, value in given.items() if value is not None}
+    if size is not None:
+        changes |= {"size": size, "resize": None}
+    return replace(preprocess, **changes)
+
+
+def _is_file_name(weights: str) -> bool:
+    return Path(weights).suffix in (".safetensors", ".pth", ".pt") or "/" in weights
+
+
+def _read_state_dict(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"backbone.weights is {path}, and there is no such file")
+    try:
+        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # whatever a wild file makes the readers raise
+        raise UserError(f"backbone.weights is {path}, which cannot be read as weights: {error}") from error
+    if not (isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())):
+        raise UserError(f"backbone.weights is {path}, which holds no state dict (a mapping of names to tensors)")
+    return content
+
+
+def _load_file(network: nn.Module, path: Path, name: str) -> None:
+    try:
+        network.load_state_dict(_read_state_dict(path))
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise UserError(f"backbone.weights is {path}, whose tensors are not those of {name}: {first}") from error
+
+
+def _torchvision_models() -> Any:
+    import torchvision.models  # two seconds that the small net does not need
+
+    return torchvision.models
+
+
+def _torchvision_weights(name: str, weights: str) -> Any:
+    entries = _torchvision_models().get_model_weights(name)
+    if weights not in entries.__members__:
+        known = ", ".join(["DEFAULT", *(entry.name for entry in entries)])
+        raise UserError(f"backbone.weights is {weights}: for {name} use fit, a file, or one of {known}")
+    return entries[weights]
+
+
+def _preset(entry: Any) -> Preprocess:
+    preset = entry.transforms()
+    return Preprocess(
+        size=preset.crop_size[0],
+        resize=preset.resize_size[0],
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        interpolation=preset.interpolation.value,
+    )

@@ -1,0 +1,35 @@
+"""captions: reads the annotations, applies the split, tokenises, and counts the vocabulary on the train split alone."""
+
+from lib.datasets import local
+from lib.datasets.scenes import reading as scenes
+from lib.datasets.tables import write_table
+from lib.text.tokenizer import tokenize
+from lib.text.vocabulary import Vocabulary
+from stages.params import read
+from stages.params.dataset import Params as DatasetParams
+from stages.params.vocabulary import Params as VocabularyParams
+from stages.running import CAPTIONS, RAW, run
+
+
+def main() -> None:
+    params = read(DatasetParams)
+    if params.name == "local":
+        shares = params.local.val_share, params.local.test_share
+        dataset = local.read(RAW, params.local.split_seed, *shares).checked()
+    else:
+        dataset = scenes.read(RAW).checked()
+    if params.limit is not None:
+        dataset = dataset.first(params.limit)
+    captions = dataset.captions.assign(tokens=[tokenize(caption) for caption in dataset.captions["caption"]])
+    train_ids = dataset.images.loc[dataset.images["split"] == "train", "image_id"]
+    train_tokens = captions.loc[captions["image_id"].isin(train_ids), "tokens"]
+
+    write_table(dataset.images, CAPTIONS / "images.parquet")
+    write_table(captions, CAPTIONS / "captions.parquet")
+    vocabulary = Vocabulary.count(train_tokens, read(VocabularyParams).min_count)
+    vocabulary.save(CAPTIONS / "vocabulary.json")
+    print(f"{len(dataset.images)} images, {len(captions)} captions, {len(vocabulary)} words in the vocabulary")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,26 @@
+"""download: renders `scenes`, or takes in local files, into data/raw/."""
+
+from pathlib import Path
+
+from lib.datasets import local
+from lib.datasets.scenes.writing import write_scenes
+from lib.workers import worker_count
+from stages.params import read
+from stages.params.dataset import Params
+from stages.running import RAW, run
+
+
+def main() -> None:
+    params = read(Params)
+    if params.name == "local":
+        local.take_in(Path(params.local.images), Path(params.local.annotations), RAW)
+    else:
+        scenes = params.scenes
+        counts = {"train": scenes.train, "val": scenes.val, "test": scenes.test}
+        write_scenes(
+            RAW, counts, seed=scenes.seed, size=scenes.size, mix=scenes.mix.model_dump(), workers=worker_count()
+        )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,26 @@
+"""The `backbone` section: which CNN, with which weights, on which pixels."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from stages.params import Section
+
+_Positive = Annotated[float, Field(gt=0)]
+
+
+class Fit(Section):
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    learning_rate: _Positive
+    concept_weight: Annotated[float, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class Params(Section):
+    name: str
+    weights: str
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)] | None
+    std: Annotated[list[_Positive], Field(min_length=3, max_length=3)] | None
+    size: Annotated[int, Field(ge=16)] | None
+    fit: Fit

@@ -1,0 +1,16 @@
+"""The `train` section: how the decoder is taught."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from stages.params import Section
+
+
+class Params(Section):
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    seed: Annotated[int, Field(ge=0)]

@@ -1,0 +1,27 @@
+"""What train, generate and evaluate read: the images that have features, split by split, with their captions."""
+
+import numpy as np
+import pandas as pd
+
+from lib.vision.features import index_path, load_features
+from stages.running import CAPTIONS, FEATURES
+
+
+def images_with_features(split: str) -> pd.DataFrame:
+    """The images of a split that were not skipped: image_id, archive, member, split, shard, row; by id."""
+    images = pd.read_parquet(CAPTIONS / "images.parquet")
+    index = pd.read_parquet(index_path(FEATURES))
+    return images[images["split"] == split].merge(index, on="image_id", validate="1:1")
+
+
+def features_of(images: pd.DataFrame) -> np.ndarray:
+    """Their features, (I, P, C) float16."""
+    return load_features(FEATURES, images)
+
+
+def references_of(images: pd.DataFrame) -> dict[int, list[list[str]]]:
+    """Their captions' tokens, by image id, in the order of `images`."""
+    captions = pd.read_parquet(CAPTIONS / "captions.parquet", columns=["image_id", "tokens"])
+    captions = captions[captions["image_id"].isin(images["image_id"])]
+    tokens = captions["tokens"].map(list).groupby(captions["image_id"]).agg(list)
+    return {int(image_id): tokens[image_id] for image_id in images["image_id"]}
