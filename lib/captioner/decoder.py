@@ -1,7 +1,7 @@
 """The caption decoder: an image's features in, a distribution over the next word out, step by step.
 
-    features (P, C) --standardise--> regions r_p, and their mean v
-                                      |
+    features (P, C) --standardise--> relu(W_r . + place_p) = regions r_p (P, H), and their mean v (H)
+
               v --+--> initial state h0 = tanh(W_s v), and c0 likewise for an LSTM
                   |
                   +--> W_i v --(+)--> [ cell ] --> h_t --> W_o h_t --> next word          attention: none
@@ -91,12 +91,14 @@ class Decoder(nn.Module):
         self.register_buffer("feature_mean", torch.zeros(channels))
         self.register_buffer("feature_scale", torch.ones(()))
         self.embed = nn.Embedding(config.vocabulary_size, embedding)
-        self.image_to_input = nn.Linear(channels, embedding)
-        self.image_to_state = nn.Linear(channels, self.states * hidden)
+        self.region = nn.Linear(channels, hidden)
+        self.place = nn.Parameter(torch.zeros(config.places, hidden))
+        self.image_to_input = nn.Linear(hidden, embedding)
+        self.image_to_state = nn.Linear(hidden, self.states * hidden)
         cell = CELLS[config.cell, config.implementation]
         self.cell = cell(embedding, hidden, batch_first=True)
         if self.attends:
-            self.attention = AdditiveAttention(config.places, channels, hidden, attention_size=hidden)
+            self.attention = AdditiveAttention(hidden, attention_size=hidden)
             self.language = cell(hidden, hidden, batch_first=True)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(hidden, config.vocabulary_size)
@@ -111,15 +113,15 @@ class Decoder(nn.Module):
     def start(self, features: Tensor) -> State:
         """The state before the first word. features (N, P, C)."""
         regions = (features.to(self.feature_mean.dtype) - self.feature_mean) * self.feature_scale  # (N, P, C)
-        regions = self.dropout(regions)
-        v = regions.mean(dim=1)  # (N, C)
+        regions = self.dropout(torch.relu(self.region(regions) + self.place))  # (N, P, H)
+        v = regions.mean(dim=1)  # (N, H)
         initial = torch.tanh(self.image_to_state(v)).chunk(self.states, dim=1)  # each (N, H)
         hidden = tuple(h[None].contiguous() for h in initial)
         return State(
             hidden,
             tuple(torch.zeros_like(h) for h in hidden) if self.attends else (),
             self.image_to_input(v),
-            self.attention.regions(regions) if self.attends else (),
+            (self.attention.key(regions), regions) if self.attends else (),
         )
 
     def run(self, words: Tensor, state: State) -> tuple[Tensor, State]:

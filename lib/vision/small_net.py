@@ -19,7 +19,7 @@ class SmallNet(nn.Module):
         # A wide first convolution with a stride, as in AlexNet and ResNet: full resolution is what costs most.
         layers = _convolution(3, first, kernel=5, stride=2)
         for i, channels in enumerate(others):
-            layers += _convolution(_CHANNELS[i], channels, kernel=3, stride=1)
+            layers += _convolution(_CHANNELS[i], channels, kernel=3 if i < 3 else 1, stride=1)
             if i < 3:
                 layers.append(nn.MaxPool2d(2))
         self.grid = nn.Sequential(*layers)

@@ -1,0 +1,90 @@
+"""Backbones: torchvision's models at their feature vector and their grid, files, and what is refused."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision import models
+
+from lib.errors import UserError
+from lib.vision.backbones import Backbone, build, override, pretrained, untrained
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.manual_seed(0)
+    model = models.mobilenet_v3_small()
+    torch.save(model.state_dict(), tmp_path / "w.pth")
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    return tmp_path, model.eval()
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_a_file_of_weights_gives_that_models_features(weights, name):
+    folder, model = weights
+    backbone = pretrained("mobilenet_v3_small", str(folder / name))
+    pixels = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
+    x = backbone.preprocess.normalise(pixels)
+    with torch.inference_mode():
+        grid = model.features(x)
+        vector = model.classifier[:-1](model.avgpool(grid).flatten(1))
+    assert torch.allclose(backbone.features(pixels, "pooled"), vector[:, None], atol=1e-4)
+    assert torch.allclose(backbone.features(pixels, "grid"), grid.flatten(2).transpose(1, 2), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "pooled", "grid"),
+    [("small_net", (1, 2048), (16, 128)), ("resnet18", (1, 512), (49, 512)), ("mobilenet_v2", (1, 1280), (49, 1280))],
+)
+def test_features_have_the_shapes_that_the_field_knows(name, pooled, grid):
+    backbone = untrained(name)
+    backbone.network.eval()
+    pixels = torch.zeros(1, backbone.preprocess.size, backbone.preprocess.size, 3, dtype=torch.uint8)
+    assert backbone.features(pixels, "pooled").shape[1:] == pooled
+    assert backbone.features(pixels, "grid").shape[1:] == grid
+
+
+def test_a_saved_backbone_is_read_back_and_its_bytes_depend_on_the_weights_alone(weights, tmp_path):
+    folder, _ = weights
+    backbone = pretrained("mobilenet_v3_small", str(folder / "w.pth"))
+    backbone.save(tmp_path / "a")
+    loaded = Backbone.load(tmp_path / "a")
+    loaded.save(tmp_path / "elsewhere" / "b")
+    for file in ("weights.safetensors", "backbone.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "elsewhere" / "b" / file).read_bytes()
+    pixels = torch.randint(0, 256, (1, 224, 224, 3), dtype=torch.uint8)
+    assert torch.equal(backbone.features(pixels, "pooled"), loaded.features(pixels, "pooled"))
+    assert loaded.preprocess == backbone.preprocess
+
+
+def test_ones_own_preprocessing_replaces_what_is_given():
+    preset = untrained("resnet18").preprocess
+    assert (preset.size, preset.resize) == (224, 256)
+    own = override(preset, size=160, mean=[0.5, 0.5, 0.5], std=None)
+    assert (own.size, own.resize, own.mean, own.std) == (160, None, (0.5, 0.5, 0.5), preset.std)
+    assert override(preset, size=None, mean=None, std=None) == preset
+
+
+def test_what_cannot_be_a_backbone_is_told(tmp_path, weights):
+    folder, _ = weights
+    with pytest.raises(UserError, match=r"backbone\.name is resnet_51"):
+        build("resnet_51")
+    with pytest.raises(UserError, match="no such file"):
+        pretrained("resnet18", str(tmp_path / "gone.pth"))
+    with pytest.raises(UserError, match="are not those of resnet18"):
+        pretrained("resnet18", str(folder / "w.pth"))
+    with pytest.raises(UserError, match="for resnet18 use fit, a file, or one of DEFAULT, IMAGENET1K_V1"):
+        pretrained("resnet18", "IMAGENET")
+    with pytest.raises(UserError, match="small_net has none to download"):
+        pretrained("small_net", "DEFAULT")
+
+
+def test_a_pickle_is_never_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    torch.save({"w": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(UserError, match="cannot be read as weights") as caught:
+        pretrained("resnet18", str(tmp_path / "trap.pth"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "sprung").exists()

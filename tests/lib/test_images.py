@@ -1,0 +1,99 @@
+"""Images are decoded as a viewer would show them, or refused with a reason."""
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from lib.vision.images import Archives, ImageError, decode
+from lib.vision.preprocess import Preprocess
+
+RED = Image.new("RGB", (8, 6), (200, 30, 40))
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "colour"),
+    [
+        (saved(RED), (200, 30, 40)),
+        (saved(RED.convert("P")), (200, 30, 40)),
+        (saved(Image.new("L", (8, 6), 77)), (77, 77, 77)),
+        (saved(Image.new("1", (8, 6), 1)), (255, 255, 255)),
+        (saved(Image.new("RGBA", (8, 6), (0, 0, 0, 0))), (255, 255, 255)),
+        (saved(Image.new("LA", (8, 6), (10, 255))), (10, 10, 10)),
+        (saved(Image.fromarray(np.full((6, 8), 257 * 90, np.uint16))), (90, 90, 90)),
+        (saved(RED.convert("CMYK"), "JPEG", quality=100), (200, 30, 40)),
+    ],
+    ids=["rgb", "palette", "grey", "bits", "transparent", "grey-alpha", "16-bit", "cmyk"],
+)
+def test_every_kind_of_image_is_shown_as_a_viewer_would(data, colour):
+    picture = decode(data)
+    assert picture.mode == "RGB"
+    assert np.abs(np.asarray(picture).astype(int) - colour).max() <= 8
+
+
+def test_a_photograph_is_turned_upright_as_its_exif_says():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    assert decode(saved(RED, "JPEG", exif=exif)).size == (6, 8)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(b"", "empty"), (b"GIF89a-not-really", "cannot be decoded|not an image"), (b"hello", "not an image")],
+)
+def test_what_is_no_image_is_refused_with_a_reason(data, reason):
+    with pytest.raises(ImageError, match=reason):
+        decode(data)
+
+
+def test_a_truncated_image_is_refused():
+    whole = saved(Image.effect_noise((64, 64), 50), "JPEG")
+    with pytest.raises(ImageError, match="decoded"):
+        decode(whole[: len(whole) // 2])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200), st.sampled_from([b"", saved(RED), saved(RED, "JPEG"), saved(RED, "GIF")]), st.integers(0, 100))
+def test_wild_bytes_never_raise_anything_else(noise, start, keep):
+    try:
+        decode(start[:keep] + noise)
+    except ImageError as error:
+        assert str(error)
+
+
+def test_a_missing_member_is_an_image_error(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("here.png", saved(RED))
+    archives = Archives(tmp_path)
+    assert decode(archives.read("a.zip", "here.png")).size == (8, 6)
+    with pytest.raises(ImageError, match="missing"):
+        archives.read("a.zip", "gone.png")
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (256, 256), (90, 91)])
+def test_preprocessing_is_torchvisions(size):
+    import torch
+    from torchvision.transforms._presets import ImageClassification
+
+    image = Image.effect_noise(size, 80).convert("RGB")
+    preset = ImageClassification(crop_size=64, resize_size=73)
+    ours = Preprocess(size=64, resize=73, mean=tuple(preset.mean), std=tuple(preset.std))
+    got = ours.normalise(torch.from_numpy(ours.pixels(image).copy())[None])[0]
+    assert torch.allclose(got, preset(image), atol=1e-6)
+
+
+def test_a_size_without_a_resize_takes_the_whole_picture():
+    image = Image.new("RGB", (100, 20))
+    image.putpixel((99, 19), (255, 255, 255))
+    pixels = Preprocess(size=20, mean=(0, 0, 0), std=(1, 1, 1)).pixels(image)
+    assert pixels.shape == (20, 20, 3)
+    assert pixels[-1, -1].max() > 0

@@ -1,0 +1,132 @@
+"""Scenes: what is said of a picture is true of it, and what is not true is told apart."""
+
+import io
+import json
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from lib.datasets.scenes.language import describe
+from lib.datasets.scenes.reading import read, read_truth
+from lib.datasets.scenes.render import render
+from lib.datasets.scenes.truth import holds, read as read_caption, share_true, share_true_of_others
+from lib.datasets.scenes.world import BACKGROUNDS, COLOURS, KINDS, SHAPES, Scene, Thing, sample_scene
+from lib.datasets.scenes.writing import write_scenes
+from lib.text.tokenizer import tokenize
+
+MIX = dict.fromkeys(KINDS, 1.0)
+
+
+def thing(shape="star", colour="red", size="large", x=0.25, y=0.5):
+    return Thing(shape, colour, size, x, y, 0.3, 0.0)
+
+
+PAIR = Scene("sky", ((thing(),), (thing("ring", "green", "small", 0.75, 0.55),)))
+THREE = Scene("sand", ((thing(x=0.2), thing(x=0.5), thing(x=0.8)),))
+
+
+def is_true(caption: str, scene: Scene) -> bool:
+    return holds(read_caption(tokenize(caption)), scene)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32))
+def test_every_caption_is_true_of_its_scene_and_false_of_a_changed_one(seed):
+    rng = np.random.default_rng(seed)
+    scene = sample_scene(rng, MIX)
+    caption = describe(scene, rng)
+    assert is_true(caption, scene), caption
+
+    def changed(**attributes):
+        return Scene(scene.background, tuple(tuple(replace(t, **attributes) for t in g) for g in scene.groups))
+
+    named = {t.shape for t in scene.things}
+    other = next(shape for shape in SHAPES if shape not in named)
+    assert not is_true(caption, changed(shape=other)), caption
+    worn = {t.colour for t in scene.things}
+    assert not is_true(caption, changed(colour=next(c for c in COLOURS if c not in worn))), caption
+
+
+@pytest.mark.parametrize(
+    ("caption", "scene", "expected"),
+    [
+        ("A red star to the left of a green ring.", PAIR, True),
+        ("a green ring is right of a big red star in the sky", PAIR, True),
+        ("a red star with a green hoop to the right of it", PAIR, True),
+        ("a red star beside a green ring", PAIR, True),
+        ("a red star", PAIR, True),
+        ("a red star to the right of a green ring", PAIR, False),
+        ("a red star above a green ring", PAIR, False),
+        ("a green star and a red ring", PAIR, False),
+        ("a small red star and a green ring", PAIR, False),
+        ("a red star and a green ring in the snow", PAIR, False),
+        ("a red star and a red star", PAIR, False),
+        ("two red stars", PAIR, False),
+        ("three red stars in the desert", THREE, True),
+        ("two red stars", THREE, False),
+        ("three red star", THREE, False),
+        ("red stars three", THREE, False),
+        ("a red star on the left", Scene("sea", ((thing(x=0.2),),)), True),
+        ("a red star in the middle", Scene("sea", ((thing(x=0.2),),)), False),
+        ("", PAIR, False),
+    ],
+)
+def test_truth_is_judged_statement_by_statement(caption, scene, expected):
+    assert is_true(caption, scene) is expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scenes_are_of_the_kind_asked_for_and_well_laid_out(kind):
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        scene = sample_scene(rng, {**dict.fromkeys(KINDS, 0.0), kind: 1.0})
+        assert len(scene.groups) == {"one": 1, "alike": 1, "pair": 2, "trio": 3}[kind]
+        for t in scene.things:
+            assert t.colour not in BACKGROUNDS[scene.background]
+            assert t.diameter / 2 < min(t.x, t.y, 1 - t.x, 1 - t.y)
+
+
+def test_captions_vary():
+    rng = np.random.default_rng(0)
+    assert len({describe(PAIR, rng) for _ in range(200)}) > 100
+
+
+def test_pictures_show_their_colour_and_differ_by_shape():
+    def drawn(shape: str) -> np.ndarray:
+        scene = Scene("snow", ((thing(shape, "red", x=0.5),),))
+        return np.asarray(Image.open(io.BytesIO(render(scene, 64, np.random.default_rng(0)))).convert("RGB")).astype(int)
+
+    pictures = {shape: drawn(shape) for shape in SHAPES}
+    for picture in pictures.values():
+        red = (picture[..., 0] > 150) & (picture[..., 1] < 110)
+        assert 0.02 < red.mean() < 0.15
+    masks = [(p[..., 0] > 150) & (p[..., 1] < 110) for p in pictures.values()]
+    assert all((a ^ b).mean() > 0.005 for i, a in enumerate(masks) for b in masks[:i])
+
+
+def test_a_data_set_is_written_in_cocos_layout_and_does_not_depend_on_workers(tmp_path):
+    counts = {"train": 6, "val": 2, "test": 3}
+    for workers in (1, 2):
+        write_scenes(tmp_path / str(workers), counts, seed=5, size=48, mix=MIX, workers=workers)
+    for path in (tmp_path / "1").iterdir():
+        assert path.read_bytes() == (tmp_path / "2" / path.name).read_bytes(), path.name
+
+    raw = tmp_path / "1"
+    coco = json.loads((raw / "captions_val.json").read_text())
+    assert {"id", "file_name", "width", "height"} <= coco["images"][0].keys()
+    assert {"id", "image_id", "caption"} <= coco["annotations"][0].keys()
+    with zipfile.ZipFile(raw / "images.zip") as archive:
+        assert all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+        dataset = read(raw).checked()
+        assert set(dataset.images["member"]) == set(archive.namelist())
+    assert dataset.images["split"].value_counts().to_dict() == counts
+    assert len(dataset.captions) == 5 * 11
+    truth = read_truth(raw)
+    captions = [tokenize(caption) for caption in dataset.captions["caption"]]
+    scenes = [truth[image_id] for image_id in dataset.captions["image_id"]]
+    assert share_true(captions, scenes) == 1
+    assert share_true_of_others(captions[::5], scenes[::5]) < 0.2

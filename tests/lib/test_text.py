@@ -1,0 +1,50 @@
+import pytest
+
+from lib.text.tokenizer import tokenize
+from lib.text.vocabulary import END, START, UNKNOWN, Vocabulary
+
+
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("A man, riding a wave.", "a man riding a wave"),
+        ("Don't   stop!\nNow?", "do n't stop now"),
+        ("A dog (brown) sits; it's big", "a dog -lrb- brown -rrb- sits it 's big"),
+        ('The "STOP" sign - red', "the stop sign red"),
+        ("", ""),
+    ],
+)
+def test_tokens_are_those_of_coco_caption(caption, words):
+    assert tokenize(caption) == words.split()
+
+
+def test_tokenizing_again_changes_nothing():
+    once = tokenize("Two cats' bowls (full), isn't it?")
+    assert tokenize(" ".join(once)) == once
+
+
+def test_the_vocabulary_keeps_frequent_words_by_frequency_then_alphabet():
+    vocabulary = Vocabulary.count([["b", "a", "c"], ["c", "a", "b"], ["c", "d"]], min_count=2)
+    assert vocabulary.words[4:] == ("c", "a", "b")
+
+
+def test_ids_come_back_as_words_up_to_the_end():
+    vocabulary = Vocabulary(["a", "dog"])
+    ids = vocabulary.encode(["a", "blue", "dog"], max_length=5)
+    assert ids == [START, 4, UNKNOWN, 5, END]
+    assert vocabulary.decode([*ids, 4, 4]) == ["a", "dog"]
+
+
+def test_a_caption_that_is_cut_off_does_not_end():
+    assert Vocabulary(["a"]).encode(["a"] * 3, max_length=2) == [START, 4, 4]
+
+
+def test_a_saved_vocabulary_is_read_back(tmp_path):
+    vocabulary = Vocabulary(["café", "a"])
+    vocabulary.save(tmp_path / "v.json")
+    assert Vocabulary.load(tmp_path / "v.json").words == vocabulary.words
+
+
+def test_a_word_cannot_stand_in_the_vocabulary_twice():
+    with pytest.raises(ValueError, match="twice"):
+        Vocabulary(["a", "a"])
