@@ -44,6 +44,7 @@ def main() -> None:
             attention=model.attention,
             embedding_size=model.embedding,
             hidden_size=model.hidden,
+            layers=model.layers,
             dropout=model.dropout,
         )
     )

@@ -22,7 +22,7 @@ class AdditiveAttention(nn.Module):
         self.score = nn.Linear(attention_size, 1, bias=False)
 
     def forward(self, h: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """h (N, T, H), keys (N, P, A) from `self.key(values)`, values (N, P, H) -> contexts (N, T, H), weights (N, T, P)."""
+        """h (N, T, H), keys = self.key(values) (N, P, A), values (N, P, H) -> contexts (N, T, H), weights (N, T, P)."""
         joined = torch.tanh(keys[:, None] + self.query(h)[:, :, None])  # (N, T, P, A)
         weights = torch.softmax(self.score(joined).squeeze(-1), dim=-1)  # (N, T, P)
         return weights @ values, weights

@@ -2,21 +2,23 @@
 
     features (P, C) --standardise--> relu(W_r . + place_p) = regions r_p (P, H), and their mean v (H)
 
-              v --+--> initial state h0 = tanh(W_s v), and c0 likewise for an LSTM
+              v --+--> initial states h0 = tanh(W_s v), and c0 likewise for an LSTM
                   |
-                  +--> W_i v --(+)--> [ cell ] --> h_t --> W_o h_t --> next word          attention: none
+                  +--> W_i v --(+)--> x_t --> [ layer 1 ] --> [ layer 2 ] ... --> W_o --> next word
                                 ^
              word w_t --> E[w_t] +
 
-                            ... --> h_t --(+)--> [ language cell ] --> W_o --> next word  attention: additive
-                                     |     ^
-                                     +--> attention over the regions r_p
+    a layer with attention: none:            x_t --> [ cell ] --> h_t -->
+    a layer with attention: additive:        x_t --> [ cell ] --> h_t ---(+)-->
+                                                                   |      ^
+                                                                   +--> attention over the regions r_p
 
-The image enters by the initial state and again at every step (init-inject and par-inject together, in the
-terms of Tanti et al. 2018, "Where to put the image in an image caption generator"). With attention, a second
-cell reads what the first one looked at, as in the top-down model of Anderson et al. 2018; but the first does
-not read the second's state, so that a whole caption runs through each part at once when training.
-Dropout as in Zaremba et al. 2014: on what enters and leaves the recurrent layers, not on the recurrence.
+The image enters by the initial states and again at every step (init-inject and par-inject together, in the
+terms of Tanti et al. 2018, "Where to put the image in an image caption generator"). Attention follows the
+cell and is added to what it gives out, as in Lu et al. 2017 ("Knowing when to look"), so that a whole caption
+runs through each part at once when training. One such layer cannot know what it looked at for earlier words;
+a second one reads what the first one saw, and remembers. The vector place_p is learned: features do not say
+where they lie, and captions do. Dropout as in Zaremba et al. 2014: between layers, not on the recurrence.
 
 Shapes: N captions, T words, P places in the picture (1 for a pooled vector), C channels, E embedding, H hidden.
 """
@@ -51,6 +53,7 @@ class DecoderConfig:
     attention: str  # none, additive
     embedding_size: int
     hidden_size: int
+    layers: int
     dropout: float
 
 
@@ -61,18 +64,18 @@ Hidden = tuple[Tensor, ...]  # a cell's state: h, or h and c, each (1, N, H)
 class State:
     """Where decoding stands, one row for each of the N captions being written."""
 
-    hidden: Hidden
-    language: Hidden  # of the language cell; empty without attention
+    hidden: tuple[Hidden, ...]  # one for each layer
     image: Tensor  # (N, E), enters at every step
-    regions: tuple[Tensor, ...]  # keys (N, P, A) and values (N, P, H); empty without attention
+    regions: Tensor  # (N, P, H), the values of attention
+    keys: tuple[Tensor, ...]  # (N, P, H), one for each layer that attends
 
     def select(self, rows: Tensor) -> "State":
         """The state of the captions `rows` (M,), in that order, repeats allowed."""
         return State(
-            tuple(h[:, rows] for h in self.hidden),
-            tuple(h[:, rows] for h in self.language),
+            tuple(tuple(part[:, rows] for part in hidden) for hidden in self.hidden),
             self.image[rows],
-            tuple(part[rows] for part in self.regions),
+            self.regions[rows],
+            tuple(keys[rows] for keys in self.keys),
         )
 
 
@@ -85,21 +88,19 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config
-        channels, embedding, hidden = config.channels, config.embedding_size, config.hidden_size
-        self.attends = config.attention == "additive"
+        embedding, hidden, layers = config.embedding_size, config.hidden_size, config.layers
         self.states = 2 if config.cell == "lstm" else 1  # tensors in a cell's state
-        self.register_buffer("feature_mean", torch.zeros(channels))
+        self.register_buffer("feature_mean", torch.zeros(config.channels))
         self.register_buffer("feature_scale", torch.ones(()))
-        self.embed = nn.Embedding(config.vocabulary_size, embedding)
-        self.region = nn.Linear(channels, hidden)
+        self.region = nn.Linear(config.channels, hidden)
         self.place = nn.Parameter(torch.zeros(config.places, hidden))
         self.image_to_input = nn.Linear(hidden, embedding)
-        self.image_to_state = nn.Linear(hidden, self.states * hidden)
+        self.image_to_states = nn.Linear(hidden, layers * self.states * hidden)
+        self.embed = nn.Embedding(config.vocabulary_size, embedding)
         cell = CELLS[config.cell, config.implementation]
-        self.cell = cell(embedding, hidden, batch_first=True)
-        if self.attends:
-            self.attention = AdditiveAttention(hidden, attention_size=hidden)
-            self.language = cell(hidden, hidden, batch_first=True)
+        self.cells = nn.ModuleList(cell(hidden if i else embedding, hidden, batch_first=True) for i in range(layers))
+        attentions = layers if config.attention == "additive" else 0
+        self.attentions = nn.ModuleList(AdditiveAttention(hidden, attention_size=hidden) for _ in range(attentions))
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(hidden, config.vocabulary_size)
         nn.init.normal_(self.embed.weight, std=embedding**-0.5)
@@ -115,32 +116,25 @@ class Decoder(nn.Module):
         regions = (features.to(self.feature_mean.dtype) - self.feature_mean) * self.feature_scale  # (N, P, C)
         regions = self.dropout(torch.relu(self.region(regions) + self.place))  # (N, P, H)
         v = regions.mean(dim=1)  # (N, H)
-        initial = torch.tanh(self.image_to_state(v)).chunk(self.states, dim=1)  # each (N, H)
-        hidden = tuple(h[None].contiguous() for h in initial)
-        return State(
-            hidden,
-            tuple(torch.zeros_like(h) for h in hidden) if self.attends else (),
-            self.image_to_input(v),
-            (self.attention.key(regions), regions) if self.attends else (),
-        )
+        initial = torch.tanh(self.image_to_states(v)).view(len(v), self.config.layers, self.states, -1)
+        hidden = tuple(tuple(h[None].contiguous() for h in layer.unbind(1)) for layer in initial.unbind(1))
+        keys = tuple(attention.key(regions) for attention in self.attentions)
+        return State(hidden, self.image_to_input(v), regions, keys)
 
     def run(self, words: Tensor, state: State) -> tuple[Tensor, State]:
         """Reads the ids `words` (N, T) from `state`: what the next words follow from, (N, T, H), and the new state."""
-        x = self.dropout(self.embed(words) + state.image[:, None])  # (N, T, E)
-        h, hidden = self._through(self.cell, x, state.hidden)
-        state = replace(state, hidden=hidden)
-        if self.attends:
-            context, _ = self.attention(h, *state.regions)  # (N, T, H)
-            h, language = self._through(self.language, self.dropout(h + context), state.language)
-            state = replace(state, language=language)
-        return self.dropout(h), state
-
-    def _through(self, cell: nn.Module, x: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
-        """An RNN's state is one tensor, an LSTM's a pair; here both are tuples."""
-        if self.states == 2:
-            return cell(x, hidden)
-        h, last = cell(x, hidden[0])
-        return h, (last,)
+        h = self.dropout(self.embed(words) + state.image[:, None])  # (N, T, E)
+        after = []
+        for i, cell in enumerate(self.cells):
+            # torch's RNN takes and gives its state as one tensor, its LSTM as a pair; here both are tuples.
+            before = state.hidden[i]
+            h, last = cell(h, before if self.states == 2 else before[0])  # (N, T, H)
+            after.append(last if self.states == 2 else (last,))
+            if self.attentions:
+                context, _ = self.attentions[i](h, state.keys[i], state.regions)  # (N, T, H)
+                h = h + context
+            h = self.dropout(h)
+        return h, replace(state, hidden=tuple(after))
 
     def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
         """Reads one word each, `words` (N,): log-probabilities of the next (N, V), and the state after it.

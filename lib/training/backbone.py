@@ -49,7 +49,9 @@ def fit_backbone(
     ids = [[vocabulary.encode(tokens, max_length=len(tokens)) for tokens in image] for image in captions]
     network = for_inference(backbone.network).to(device())
     _, places, channels = backbone.features(torch.from_numpy(pixels[:1]).to(device()), "grid").shape
-    decoder = Decoder(DecoderConfig(places, channels, len(vocabulary), "lstm", "torch", "additive", _SIZE, _SIZE, 0.0))
+    decoder = Decoder(
+        DecoderConfig(places, channels, len(vocabulary), "lstm", "torch", "additive", _SIZE, _SIZE, 2, 0.0)
+    )
     decoder.to(device())
     detector = _ConceptDetector(channels, len(vocabulary)).to(device())
     size = min(recipe.batch_size, len(ids))

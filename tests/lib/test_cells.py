@@ -45,7 +45,9 @@ def numeric_gradient(f, x: Tensor, dout: Tensor, step: float = 1e-5) -> Tensor:
     return gradient
 
 
-@pytest.mark.parametrize(("gates", "forward", "backward"), [(1, rnn_forward, rnn_backward), (4, lstm_forward, lstm_backward)])
+@pytest.mark.parametrize(
+    ("gates", "forward", "backward"), [(1, rnn_forward, rnn_backward), (4, lstm_forward, lstm_backward)]
+)
 @settings(max_examples=10, deadline=None)
 @given(n=sizes, t=sizes, d=sizes, h=sizes, seed=st.integers(0, 2**31))
 def test_sequences_agree_with_numeric_gradients(gates, forward, backward, n, t, d, h, seed):

@@ -98,7 +98,9 @@ def test_captions_vary():
 def test_pictures_show_their_colour_and_differ_by_shape():
     def drawn(shape: str) -> np.ndarray:
         scene = Scene("snow", ((thing(shape, "red", x=0.5),),))
-        return np.asarray(Image.open(io.BytesIO(render(scene, 64, np.random.default_rng(0)))).convert("RGB")).astype(int)
+        return np.asarray(Image.open(io.BytesIO(render(scene, 64, np.random.default_rng(0)))).convert("RGB")).astype(
+            int
+        )
 
     pictures = {shape: drawn(shape) for shape in SHAPES}
     for picture in pictures.values():

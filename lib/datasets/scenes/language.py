@@ -27,7 +27,6 @@ SHAPE_WORDS = {
 }
 COLOUR_WORDS = {
     "red": ("red",),
-    "orange": ("orange",),
     "yellow": ("yellow",),
     "green": ("green",),
     "blue": ("blue",),

@@ -16,7 +16,6 @@ _SHADOW_OFFSET, _SHADOW_BLUR = 0.018, 0.012  # fractions of the picture's side
 _Colour = tuple[int, int, int]
 _PAINT: dict[str, _Colour] = {
     "red": (214, 48, 44),
-    "orange": (243, 134, 32),
     "yellow": (250, 214, 58),
     "green": (46, 158, 74),
     "blue": (44, 92, 206),

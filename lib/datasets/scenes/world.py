@@ -10,23 +10,24 @@ from typing import Any
 import numpy as np
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring")
-COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
-DIAMETERS = {"small": (0.22, 0.26), "large": (0.36, 0.42)}
+COLOURS = ("red", "yellow", "green", "blue", "purple", "white", "black")
+DIAMETERS = {"small": (0.22, 0.26), "large": (0.38, 0.44)}
 # A colour that can hardly be seen on a background is not put there.
 BACKGROUNDS: dict[str, tuple[str, ...]] = {
     "sky": ("blue", "white"),
     "night": ("black",),
     "grass": ("green",),
-    "sand": ("yellow", "orange"),
+    "sand": ("yellow",),
     "snow": ("white",),
     "sea": ("blue", "green"),
 }
 # The kinds of scene: one object, two or three alike, two that differ, three that differ.
 KINDS = ("one", "alike", "pair", "trio")
 
-_MARGIN = 0.03  # between objects, and from an object to the picture's edge
-_CLEARLY = 1.6  # how much larger the main offset of a pair is than the other: no borderline relations
-_FAR_OFF_CENTRE = 0.16  # from where on a single object is said to be on one side of the picture
+_MARGIN = 0.03  # from an object to the picture's edge
+_GAP = 0.1  # between objects
+_CLEARLY = 2.0  # how much larger the main offset of a pair is than the other: no borderline relations
+_FAR_OFF_CENTRE = 0.15  # from where on a single object is said to be on one side of the picture
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,13 @@ def _is_clear(kind: str, groups: tuple[tuple[Thing, ...], ...]) -> bool:
     things = [thing for group in groups for thing in group]
     for i, a in enumerate(things):
         for b in things[:i]:
-            if math.hypot(a.x - b.x, a.y - b.y) < (a.diameter + b.diameter) / 2 + _MARGIN:
+            if math.hypot(a.x - b.x, a.y - b.y) < (a.diameter + b.diameter) / 2 + _GAP:
                 return False
     firsts = [group[0] for group in groups]
     if any(a.looks_like(b) for i, a in enumerate(firsts) for b in firsts[:i]):
         return False
     if kind == "one":
-        return _is_clear_offset(things[0].x - 0.5, things[0].y - 0.5, or_within=_FAR_OFF_CENTRE * 0.7)
+        return _is_clear_offset(things[0].x - 0.5, things[0].y - 0.5, or_within=_FAR_OFF_CENTRE * 0.5)
     if kind == "pair":
         return _is_clear_offset(things[0].x - things[1].x, things[0].y - things[1].y, or_within=0.0)
     return True
@@ -135,4 +136,4 @@ def _is_clear(kind: str, groups: tuple[tuple[Thing, ...], ...]) -> bool:
 
 def _is_clear_offset(dx: float, dy: float, or_within: float) -> bool:
     small, large = sorted((abs(dx), abs(dy)))
-    return large < or_within or (large > _CLEARLY * small and large > _FAR_OFF_CENTRE * 1.2)
+    return large < or_within or (large > _CLEARLY * small and large > _FAR_OFF_CENTRE * 1.4)

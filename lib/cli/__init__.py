@@ -1,0 +1,1 @@
+"""Commands for people: caption a photo of one's own."""

@@ -1,0 +1,177 @@
+"""Every stage end to end on tiny data sets, in process: what DVC would run, without DVC."""
+
+import importlib
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from lib.errors import UserError
+from lib.scoring import METRICS
+from tests.stages.imports import ROOT
+
+STAGES = ["download", "captions", "backbone", "features", "train", "generate", "evaluate", "report"]
+TINY = {
+    "dataset.scenes.train": 24, "dataset.scenes.val": 6, "dataset.scenes.test": 6, "dataset.scenes.size": 48,
+    "vocabulary.min_count": 1, "backbone.fit.epochs": 1, "backbone.fit.batch_size": 8, "train.epochs": 2,
+    "train.batch_size": 16, "model.embedding": 16, "model.hidden": 16,
+}  # fmt: skip
+
+
+def write_params(folder: Path, **changes) -> None:
+    content = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for key, value in {**TINY, **changes}.items():
+        section = content
+        *path, last = key.split(".")
+        for part in path:
+            section = section[part]
+        section[last] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(content))
+
+
+def run(folder: Path, monkeypatch, stages=STAGES, **changes) -> Path:
+    """Runs stages in `folder` with the tiny params and `changes` to them."""
+    folder.mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
+    write_params(folder, **changes)
+    try:
+        for stage in stages:
+            importlib.import_module(f"stages.{stage}").main()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield run(tmp_path_factory.mktemp("scenes"), monkeypatch)
+
+
+def test_scenes_go_through_to_scores_and_a_page(scenes):
+    scores = json.loads((scenes / "metrics/scores.json").read_text())
+    assert list(scores) == [*METRICS, "truth", "truth_shuffled"]
+    results = json.loads((scenes / "metrics/captions.json").read_text())
+    assert [row.keys() for row in results] == [{"image_id", "caption"}] * 6
+    each = pd.read_parquet(scenes / "metrics/per_image.parquet")
+    assert each["cider_d"].mean() == pytest.approx(scores["cider_d"])
+    assert each["true"].mean() == scores["truth"]
+    curves = pd.read_csv(scenes / "metrics/train/curves.csv")
+    assert curves.columns.tolist() == ["epoch", "train_loss", "val_loss", "val_bleu_4", "val_cider_d"]
+    assert json.loads((scenes / "metrics/train/summary.json").read_text())["best_epoch"] in curves["epoch"].tolist()
+
+
+def test_the_page_works_offline_and_shows_the_captions(scenes):
+    page = (scenes / "metrics/report/index.html").read_text()
+    assert "http" not in page
+    assert page.count("data:image/jpeg") >= 6
+    for row in json.loads((scenes / "metrics/captions.json").read_text()):
+        assert row["caption"] in page
+    for name in ("curves.png", "gallery.png"):
+        with Image.open(scenes / "metrics/report" / name) as picture:
+            assert min(picture.size) > 200
+
+
+def test_another_run_with_other_workers_gives_the_same_bytes(scenes, tmp_path, monkeypatch):
+    monkeypatch.setenv("CAPTION_WORKERS", "1")
+    again = run(tmp_path / "again", monkeypatch)
+    first, second = files(scenes), files(again)
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.cell": "rnn", "model.attention": "none"},
+        {"model.implementation": "torch", "model.layers": 1, "generate.beam_size": 1},
+        {"features.kind": "pooled", "model.attention": "none", "train.label_smoothing": 0.1, "dataset.limit": 5},
+    ],
+)
+def test_other_params_go_through_too(tmp_path, monkeypatch, changes):
+    run(tmp_path / "other", monkeypatch, **changes)
+    assert Path("metrics/scores.json").exists()
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A zip of photographs, two of which cannot be read, with Karpathy's JSON; and weights for resnet18."""
+    from torchvision.models import resnet18
+
+    torch.manual_seed(0)
+    torch.save(resnet18().state_dict(), tmp_path / "resnet18.pth")
+    images = []
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for i in range(16):
+            buffer = io.BytesIO()
+            Image.effect_noise((40, 50), 20 + i).convert("RGB").save(buffer, "JPEG")
+            if i != 3:
+                archive.writestr(f"some/folder/{i}.jpg", b"broken" if i == 4 else buffer.getvalue())
+            split = ["train", "train", "restval", "train", "train", "train", "val", "test"][i % 8]
+            sentences = [{"raw": f"Noise number {i}."}, {"raw": "A grey picture of noise!"}]
+            images.append({"filename": f"{i}.jpg", "imgid": i, "split": split, "sentences": sentences})
+    (tmp_path / "captions.json").write_text(json.dumps({"images": images}))
+    return {
+        "dataset.name": "local",
+        "dataset.local.images": str(tmp_path / "photos.zip"),
+        "dataset.local.annotations": str(tmp_path / "captions.json"),
+        "backbone.name": "resnet18",
+        "backbone.weights": str(tmp_path / "resnet18.pth"),
+        "backbone.size": 64,
+        "features.kind": "pooled",
+        "features.max_skipped": 0.2,
+        "model.attention": "none",
+    }
+
+
+def test_local_photographs_go_through_and_unreadable_ones_are_listed(tmp_path, monkeypatch, photographs):
+    run(tmp_path / "local", monkeypatch, **photographs)
+    skipped = pd.read_parquet("data/features/skipped.parquet")
+    assert skipped["image_id"].tolist() == [3, 4]
+    assert skipped["reason"].tolist() == ["missing", "not an image"]
+    assert len(pd.read_parquet("data/features/index.parquet")) == 14
+    scores = json.loads(Path("metrics/scores.json").read_text())
+    assert list(scores) == list(METRICS)
+    assert [row["image_id"] for row in json.loads(Path("metrics/captions.json").read_text())] == [7, 15]
+    assert set(json.loads(Path("data/captions/vocabulary.json").read_text())["words"]) >= {"noise", "grey"}
+    words = json.loads(Path("data/captions/vocabulary.json").read_text())["words"]
+    assert "6" not in words  # a validation caption's
+
+
+def test_too_many_unreadable_images_stop_the_features_stage(tmp_path, monkeypatch, photographs):
+    with pytest.raises(UserError, match=r"2 of 16 images cannot be read, more than features\.max_skipped \(0\.01\)"):
+        run(tmp_path / "local", monkeypatch, STAGES[:4], **{**photographs, "features.max_skipped": 0.01})
+
+
+def test_features_are_float16_shards_that_can_be_memory_mapped(scenes):
+    index = pd.read_parquet(scenes / "data/features/index.parquet")
+    shard = np.load(scenes / "data/features/features-00000.npy", mmap_mode="r")
+    assert shard.dtype == np.float16
+    assert shard.shape == (36, 16, 128)
+    assert index["row"].tolist() == list(range(36))
+
+
+def test_the_model_is_self_contained(scenes, tmp_path):
+    from lib.captioner.captioner import Captioner
+
+    shutil.copytree(scenes / "data/model", tmp_path / "model")
+    captioner = Captioner.load(tmp_path / "model")
+    written = {row["image_id"]: row["caption"] for row in json.loads((scenes / "metrics/captions.json").read_text())}
+    with zipfile.ZipFile(scenes / "data/raw/images.zip") as archive:
+        for image_id, caption in written.items():
+            picture = Image.open(archive.open(f"test/{image_id:012d}.jpg"))
+            assert captioner.caption(picture, beam_size=3, max_length=20, length_penalty=0.7) == caption
