@@ -44,7 +44,8 @@ def main() -> None:
     }
     first = next(iter(galleries.values()))[:12]
     draw_gallery([e.picture for e in first], [e.caption for e in first], out / "gallery.png")
-    draw_curves(pd.read_csv(METRICS / "train" / "curves.csv"), out / "curves.png")
+    best = json.loads((METRICS / "train" / "summary.json").read_text())["best_epoch"]
+    draw_curves(pd.read_csv(METRICS / "train" / "curves.csv"), best, out / "curves.png")
     model = read(ModelParams)
     write_page(
         out / "index.html",

@@ -10,7 +10,7 @@ from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.captioner.model import save_captioner
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import caption_set
-from lib.training.decoder import Recipe, Split, train_decoder
+from lib.training.decoder import Recipe, Split, best_epoch, train_decoder
 from lib.training.optimisation import make_deterministic
 from stages.params import read
 from stages.params.model import Params as ModelParams
@@ -44,7 +44,6 @@ def main() -> None:
             attention=model.attention,
             embedding_size=model.embedding,
             hidden_size=model.hidden,
-            layers=model.layers,
             dropout=model.dropout,
         )
     )
@@ -54,7 +53,7 @@ def main() -> None:
     out = METRICS / "train"
     out.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(map(asdict, curve)).to_csv(out / "curves.csv", index=False, float_format="%.6g")
-    best = max(curve, key=lambda epoch: epoch.val_cider_d)
+    best = best_epoch(curve, recipe.best_by)
     summary = {
         "best_epoch": best.epoch,
         "val_loss": best.val_loss,

@@ -1,11 +1,12 @@
-"""Additive attention (Bahdanau et al. 2015; over image regions, Xu et al. 2015).
+"""Additive attention (Bahdanau et al. 2015; over the regions of a picture, Xu et al. 2015).
 
-For each step t, every region p of the picture gets a score against the decoder's hidden vector h_t, and the
-context is the mean of the regions' values, weighted by the softmax of the scores:
+For each step t, every region p gets a score against the decoder's hidden vector h_t, and the context is the
+mean of the regions' values, weighted by the softmax of the scores:
 
     e_tp = w . tanh(k_p + W h_t)      a_t = softmax_p(e_t)      context_t = sum_p a_tp v_p
 
-The keys k_p, made from the values v_p, are the same for every word: they are made once per picture.
+Keys k_p and values v_p are linear in the region's features r_p plus a vector learned for its place: features
+do not say where they lie, and captions do. They are made once per picture, not once per word.
 """
 
 import torch
@@ -13,16 +14,23 @@ from torch import Tensor, nn
 
 
 class AdditiveAttention(nn.Module):
-    """Attends to the P regions of a picture. The values have H numbers, as many as the hidden vectors."""
+    """Attends to P regions of C features each. Keys and values have H numbers, as the hidden vectors do."""
 
-    def __init__(self, hidden_size: int, attention_size: int):
+    def __init__(self, places: int, channels: int, hidden_size: int):
         super().__init__()
-        self.key = nn.Linear(hidden_size, attention_size)
-        self.query = nn.Linear(hidden_size, attention_size, bias=False)
-        self.score = nn.Linear(attention_size, 1, bias=False)
+        self.place = nn.Parameter(0.1 * torch.randn(places, channels))  # not all alike, or none could be told apart
+        self.key = nn.Linear(channels, hidden_size)
+        self.value = nn.Linear(channels, hidden_size)
+        self.query = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.score = nn.Linear(hidden_size, 1, bias=False)
+
+    def regions(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """features (N, P, C) -> keys (N, P, H), values (N, P, H)."""
+        placed = features + self.place
+        return self.key(placed), self.value(placed)
 
     def forward(self, h: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """h (N, T, H), keys = self.key(values) (N, P, A), values (N, P, H) -> contexts (N, T, H), weights (N, T, P)."""
-        joined = torch.tanh(keys[:, None] + self.query(h)[:, :, None])  # (N, T, P, A)
+        """h (N, T, H), keys and values (N, P, H) -> contexts (N, T, H), weights (N, T, P)."""
+        joined = torch.tanh(keys[:, None] + self.query(h)[:, :, None])  # (N, T, P, H)
         weights = torch.softmax(self.score(joined).squeeze(-1), dim=-1)  # (N, T, P)
         return weights @ values, weights

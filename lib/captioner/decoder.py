@@ -1,24 +1,22 @@
 """The caption decoder: an image's features in, a distribution over the next word out, step by step.
 
-    features (P, C) --standardise--> relu(W_r . + place_p) = regions r_p (P, H), and their mean v (H)
-
-              v --+--> initial states h0 = tanh(W_s v), and c0 likewise for an LSTM
+    features (P, C) --standardise--> regions r_p, and their mean v
+                                      |
+              v --+--> initial state h0 = tanh(W_s v), and c0 likewise for an LSTM
                   |
-                  +--> W_i v --(+)--> x_t --> [ layer 1 ] --> [ layer 2 ] ... --> W_o --> next word
+                  +--> W_i v --(+)--> [ cell ] --> h_t --> W_o h_t --> next word             attention: none
                                 ^
              word w_t --> E[w_t] +
 
-    a layer with attention: none:            x_t --> [ cell ] --> h_t -->
-    a layer with attention: additive:        x_t --> [ cell ] --> h_t ---(+)-->
-                                                                   |      ^
-                                                                   +--> attention over the regions r_p
+                 ... [ cell ] --> h_t --+--------------------------+                         attention: additive
+                                        |                          +--> [ language cell ] --> W_o --> next word
+                                        +--> attention over r_p ---+
 
-The image enters by the initial states and again at every step (init-inject and par-inject together, in the
-terms of Tanti et al. 2018, "Where to put the image in an image caption generator"). Attention follows the
-cell and is added to what it gives out, as in Lu et al. 2017 ("Knowing when to look"), so that a whole caption
-runs through each part at once when training. One such layer cannot know what it looked at for earlier words;
-a second one reads what the first one saw, and remembers. The vector place_p is learned: features do not say
-where they lie, and captions do. Dropout as in Zaremba et al. 2014: between layers, not on the recurrence.
+The image enters by the initial state and again at every step (init-inject and par-inject together, in the
+terms of Tanti et al. 2018, "Where to put the image in an image caption generator"). With attention, a second
+cell reads what the first one said and what it looked at, side by side, as in the top-down model of Anderson
+et al. 2018; but the first does not read the second's state, so that a whole caption runs through each part at
+once when training. Dropout as in Zaremba et al. 2014: on what enters and leaves the cells, not on the recurrence.
 
 Shapes: N captions, T words, P places in the picture (1 for a pooled vector), C channels, E embedding, H hidden.
 """
@@ -53,7 +51,6 @@ class DecoderConfig:
     attention: str  # none, additive
     embedding_size: int
     hidden_size: int
-    layers: int
     dropout: float
 
 
@@ -64,18 +61,18 @@ Hidden = tuple[Tensor, ...]  # a cell's state: h, or h and c, each (1, N, H)
 class State:
     """Where decoding stands, one row for each of the N captions being written."""
 
-    hidden: tuple[Hidden, ...]  # one for each layer
+    hidden: Hidden
+    language: Hidden  # of the language cell; empty without attention
     image: Tensor  # (N, E), enters at every step
-    regions: Tensor  # (N, P, H), the values of attention
-    keys: tuple[Tensor, ...]  # (N, P, H), one for each layer that attends
+    regions: tuple[Tensor, ...]  # keys and values, each (N, P, H); empty without attention
 
     def select(self, rows: Tensor) -> "State":
         """The state of the captions `rows` (M,), in that order, repeats allowed."""
         return State(
-            tuple(tuple(part[:, rows] for part in hidden) for hidden in self.hidden),
+            tuple(part[:, rows] for part in self.hidden),
+            tuple(part[:, rows] for part in self.language),
             self.image[rows],
-            self.regions[rows],
-            tuple(keys[rows] for keys in self.keys),
+            tuple(part[rows] for part in self.regions),
         )
 
 
@@ -88,19 +85,19 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config
-        embedding, hidden, layers = config.embedding_size, config.hidden_size, config.layers
+        channels, embedding, hidden = config.channels, config.embedding_size, config.hidden_size
+        self.attends = config.attention == "additive"
         self.states = 2 if config.cell == "lstm" else 1  # tensors in a cell's state
-        self.register_buffer("feature_mean", torch.zeros(config.channels))
+        self.register_buffer("feature_mean", torch.zeros(channels))
         self.register_buffer("feature_scale", torch.ones(()))
-        self.region = nn.Linear(config.channels, hidden)
-        self.place = nn.Parameter(torch.zeros(config.places, hidden))
-        self.image_to_input = nn.Linear(hidden, embedding)
-        self.image_to_states = nn.Linear(hidden, layers * self.states * hidden)
+        self.image_to_input = nn.Linear(channels, embedding)
+        self.image_to_state = nn.Linear(channels, self.states * hidden)
         self.embed = nn.Embedding(config.vocabulary_size, embedding)
         cell = CELLS[config.cell, config.implementation]
-        self.cells = nn.ModuleList(cell(hidden if i else embedding, hidden, batch_first=True) for i in range(layers))
-        attentions = layers if config.attention == "additive" else 0
-        self.attentions = nn.ModuleList(AdditiveAttention(hidden, attention_size=hidden) for _ in range(attentions))
+        self.cell = cell(embedding, hidden, batch_first=True)
+        if self.attends:
+            self.attention = AdditiveAttention(config.places, channels, hidden)
+            self.language = cell(2 * hidden, hidden, batch_first=True)
         self.dropout = nn.Dropout(config.dropout)
         self.output = nn.Linear(hidden, config.vocabulary_size)
         nn.init.normal_(self.embed.weight, std=embedding**-0.5)
@@ -114,27 +111,30 @@ class Decoder(nn.Module):
     def start(self, features: Tensor) -> State:
         """The state before the first word. features (N, P, C)."""
         regions = (features.to(self.feature_mean.dtype) - self.feature_mean) * self.feature_scale  # (N, P, C)
-        regions = self.dropout(torch.relu(self.region(regions) + self.place))  # (N, P, H)
-        v = regions.mean(dim=1)  # (N, H)
-        initial = torch.tanh(self.image_to_states(v)).view(len(v), self.config.layers, self.states, -1)
-        hidden = tuple(tuple(h[None].contiguous() for h in layer.unbind(1)) for layer in initial.unbind(1))
-        keys = tuple(attention.key(regions) for attention in self.attentions)
-        return State(hidden, self.image_to_input(v), regions, keys)
+        regions = self.dropout(regions)
+        v = regions.mean(dim=1)  # (N, C)
+        hidden = tuple(h[None].contiguous() for h in torch.tanh(self.image_to_state(v)).chunk(self.states, dim=1))
+        return State(
+            hidden,
+            tuple(torch.zeros_like(h) for h in hidden) if self.attends else (),
+            self.image_to_input(v),
+            self.attention.regions(regions) if self.attends else (),
+        )
 
     def run(self, words: Tensor, state: State) -> tuple[Tensor, State]:
         """Reads the ids `words` (N, T) from `state`: what the next words follow from, (N, T, H), and the new state."""
-        h = self.dropout(self.embed(words) + state.image[:, None])  # (N, T, E)
-        after = []
-        for i, cell in enumerate(self.cells):
-            # torch's RNN takes and gives its state as one tensor, its LSTM as a pair; here both are tuples.
-            before = state.hidden[i]
-            h, last = cell(h, before if self.states == 2 else before[0])  # (N, T, H)
-            after.append(last if self.states == 2 else (last,))
-            if self.attentions:
-                context, _ = self.attentions[i](h, state.keys[i], state.regions)  # (N, T, H)
-                h = h + context
-            h = self.dropout(h)
-        return h, replace(state, hidden=tuple(after))
+        x = self.dropout(self.embed(words) + state.image[:, None])  # (N, T, E)
+        h, hidden = self._through(self.cell, x, state.hidden)
+        language = state.language
+        if self.attends:
+            context, _ = self.attention(h, *state.regions)  # (N, T, H)
+            h, language = self._through(self.language, self.dropout(torch.cat([h, context], dim=-1)), language)
+        return self.dropout(h), replace(state, hidden=hidden, language=language)
+
+    def _through(self, cell: nn.Module, x: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
+        """Runs a cell. torch's RNN takes and gives its state as a tensor, its LSTM as a pair; here both are tuples."""
+        h, last = cell(x, hidden if self.states == 2 else hidden[0])
+        return h, last if self.states == 2 else (last,)
 
     def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
         """Reads one word each, `words` (N,): log-probabilities of the next (N, V), and the state after it.

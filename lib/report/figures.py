@@ -17,8 +17,8 @@ _COLUMNS = 4
 _WIDTH = 34  # characters of a caption's line
 
 
-def draw_curves(curves: pd.DataFrame, path: Path) -> None:
-    """Loss, and scores of the validation split, by epoch; the epoch that was kept is marked.
+def draw_curves(curves: pd.DataFrame, best: int, path: Path) -> None:
+    """Loss, and scores of the validation split, by epoch; the epoch `best`, which was kept, is marked.
 
     `curves` has the columns epoch, train_loss, val_loss, val_bleu_4 and val_cider_d.
     """
@@ -32,7 +32,6 @@ def draw_curves(curves: pd.DataFrame, path: Path) -> None:
     cider = cider_axis.plot(epochs, curves["val_cider_d"], "s-", markersize=3, color="tab:red", label="CIDEr-D")
     scores.set(xlabel="epoch", ylabel="BLEU-4", title="Greedy captions of the validation split")
     cider_axis.set_ylabel("CIDEr-D")
-    best = epochs[curves["val_cider_d"].idxmax()]
     mark = scores.axvline(best, color="grey", linestyle=":", label=f"kept: epoch {best}")
     losses.axvline(best, color="grey", linestyle=":")
     losses.legend()

@@ -22,8 +22,8 @@ from lib.training.batches import pad
 from lib.training.optimisation import Optimiser
 from lib.vision.backbones import Backbone, for_inference
 
-_SIZE = 128  # of the throw-away decoder's word vectors and state
-_CAPTIONS = 3  # of each picture in an epoch
+_SIZE = 96  # of the throw-away decoder's word vectors and state
+_CAPTIONS = 2  # of each picture in an epoch
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ def fit_backbone(
     ids = [[vocabulary.encode(tokens, max_length=len(tokens)) for tokens in image] for image in captions]
     network = for_inference(backbone.network).to(device())
     _, places, channels = backbone.features(torch.from_numpy(pixels[:1]).to(device()), "grid").shape
-    decoder = Decoder(
-        DecoderConfig(places, channels, len(vocabulary), "lstm", "torch", "additive", _SIZE, _SIZE, 2, 0.0)
-    )
+    decoder = Decoder(DecoderConfig(places, channels, len(vocabulary), "lstm", "torch", "additive", _SIZE, _SIZE, 0.0))
     decoder.to(device())
     detector = _ConceptDetector(channels, len(vocabulary)).to(device())
     size = min(recipe.batch_size, len(ids))

@@ -1,6 +1,6 @@
 """Teaching the decoder: teacher forcing with cross-entropy, and the best epoch kept."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,7 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     label_smoothing: float
+    best_by: str  # val_loss, or a score: val_bleu_4, val_cider_d
     seed: int
 
 
@@ -51,12 +52,17 @@ class Epoch:
     val_cider_d: float
 
 
+def best_epoch(curve: Sequence[Epoch], best_by: str) -> Epoch:
+    """The epoch with the lowest loss, or the highest score; the first of equals."""
+    return min(curve, key=lambda epoch: epoch.val_loss if best_by == "val_loss" else -getattr(epoch, best_by))
+
+
 def train_decoder(
     decoder: Decoder, vocabulary: Vocabulary, train: Split, val: Split, recipe: Recipe, max_length: int
 ) -> list[Epoch]:
     """Trains `decoder` in place and leaves it, in evaluation mode, as it was after its best epoch.
 
-    The best epoch has the highest CIDEr-D of greedy captions of `val`. Returns the learning curves.
+    `recipe.best_by` says which is the best. Returns the learning curves.
     """
     rng = np.random.default_rng(recipe.seed)
     decoder.to(device())
@@ -87,7 +93,7 @@ def train_decoder(
             scores["bleu_4"], scores["cider_d"],
         )  # fmt: skip
         curve.append(epoch)
-        if epoch.val_cider_d >= max(row.val_cider_d for row in curve):
+        if best_epoch(curve, recipe.best_by) is epoch:
             best = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
         print(
             f"epoch {number}: train loss {epoch.train_loss:.3f}, val loss {epoch.val_loss:.3f}, "

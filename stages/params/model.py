@@ -15,5 +15,4 @@ class Params(Section):
     attention: Literal["none", "additive"]
     embedding: _Size
     hidden: _Size
-    layers: _Size
     dropout: Annotated[float, Field(ge=0, lt=1)]

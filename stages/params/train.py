@@ -1,6 +1,6 @@
 """The `train` section: how the decoder is taught."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,5 +12,6 @@ class Params(Section):
     batch_size: Annotated[int, Field(ge=1)]
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
+    best_by: Literal["val_loss", "val_bleu_4", "val_cider_d"]
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     seed: Annotated[int, Field(ge=0)]

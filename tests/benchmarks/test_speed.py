@@ -1,4 +1,4 @@
-"""Speed, as ratios against a baseline in the same run: `make bench` prints them; nothing here passes or fails by time."""
+"""Speed, as ratios against a baseline in the same run. `make bench` prints them; no time decides a test."""
 
 import statistics
 import time

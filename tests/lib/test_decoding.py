@@ -15,7 +15,7 @@ KINDS = list(itertools.product(["lstm", "rnn"], ["scratch", "torch"], ["none", "
 
 def decoder(cell="lstm", implementation="scratch", attention="additive", vocabulary=9, places=4, seed=0) -> Decoder:
     torch.manual_seed(seed)
-    config = DecoderConfig(places, 6, vocabulary, cell, implementation, attention, 8, 8, 2, 0.5)
+    config = DecoderConfig(places, 6, vocabulary, cell, implementation, attention, 8, 8, 0.5)
     made = Decoder(config).double().eval()
     for parameter in made.parameters():  # far from uniform predictions
         parameter.data.mul_(3)
