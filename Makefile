@@ -34,7 +34,7 @@ test-all: check
 	pytest
 
 bench: $(READY)
-	pytest tests/benchmarks
+	pytest tests/benchmarks/bench_*.py
 
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --group dev pyproject.toml -o requirements.lock

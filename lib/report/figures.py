@@ -24,7 +24,7 @@ def draw_curves(curves: pd.DataFrame, best: int, path: Path) -> None:
     """
     figure, (losses, scores) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     epochs = curves["epoch"]
-    losses.plot(epochs, curves["train_loss"], "o-", markersize=3, label="train (with dropout)")
+    losses.plot(epochs, curves["train_loss"], "o-", markersize=3, label="train")
     losses.plot(epochs, curves["val_loss"], "o-", markersize=3, label="validation")
     losses.set(xlabel="epoch", ylabel="cross-entropy per word (nats)", title="Loss")
     bleu = scores.plot(epochs, curves["val_bleu_4"], "o-", markersize=3, color="tab:green", label="BLEU-4")

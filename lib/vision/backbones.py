@@ -5,6 +5,7 @@ It is kept as a folder of weights.safetensors and backbone.json (name and prepro
 """
 
 import json
+import pickle
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -154,8 +155,12 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
         raise UserError(f"backbone.weights is {path}, and there is no such file")
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # its own text advises to run the pickle: never that
+        raise UserError(
+            f"backbone.weights is {path}, which holds more than tensors: save its state dict alone"
+        ) from error
     except Exception as error:  # whatever a wild file makes the readers raise
-        raise UserError(f"backbone.weights is {path}, which cannot be read as weights: {error}") from error
+        raise UserError(f"backbone.weights is {path}, which cannot be read: {' '.join(str(error).split())}") from error
     if not (isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())):
         raise UserError(f"backbone.weights is {path}, which holds no state dict (a mapping of names to tensors)")
     return content

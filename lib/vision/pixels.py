@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from lib.errors import UserError
 from lib.vision.images import Archives, ImageError, decode
 from lib.vision.preprocess import Preprocess
 
@@ -32,11 +33,16 @@ def decoded_pixels(archives: Archives, preprocess: Preprocess, row: ImageRow) ->
 def read_pixels(
     images: pd.DataFrame, raw: Path, preprocess: Preprocess, *, workers: int
 ) -> tuple[np.ndarray, list[int]]:
-    """The preprocessed pixels of the images that can be read, (I, size, size, 3) uint8, and their ids."""
+    """The preprocessed pixels of the images that can be read, (I, size, size, 3) uint8, and their ids.
+
+    Raises UserError when none can.
+    """
     archives = Archives(raw)
     with ThreadPoolExecutor(workers) as pool:
         work = pool.map(partial(decoded_pixels, archives, preprocess), image_rows(images))
         progress = tqdm(work, "reading pictures", len(images), unit="image", disable=None)
         good = [(image_id, found) for image_id, found in progress if isinstance(found, np.ndarray)]
     archives.close()
+    if not good:
+        raise UserError(f"none of the {len(images)} images can be read: are they in {raw}?")
     return np.stack([pixels for _, pixels in good]), [image_id for image_id, _ in good]

@@ -70,6 +70,9 @@ def test_what_cannot_be_a_backbone_is_told(tmp_path, weights):
         build("resnet_51")
     with pytest.raises(UserError, match="no such file"):
         pretrained("resnet18", str(tmp_path / "gone.pth"))
+    (tmp_path / "text.pth").write_text("no weights\nat all")
+    with pytest.raises(UserError, match=r"cannot be read|more than tensors"):
+        pretrained("resnet18", str(tmp_path / "text.pth"))
     with pytest.raises(UserError, match="are not those of resnet18"):
         pretrained("resnet18", str(folder / "w.pth"))
     with pytest.raises(UserError, match="for resnet18 use fit, a file, or one of DEFAULT, IMAGENET1K_V1"):
@@ -84,7 +87,7 @@ def test_a_pickle_is_never_run(tmp_path):
             return (open, (str(tmp_path / "sprung"), "w"))
 
     torch.save({"w": Trap()}, tmp_path / "trap.pth")
-    with pytest.raises(UserError, match="cannot be read as weights") as caught:
+    with pytest.raises(UserError, match="holds more than tensors") as caught:
         pretrained("resnet18", str(tmp_path / "trap.pth"))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "sprung").exists()

@@ -25,7 +25,7 @@ def saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     ("data", "colour"),
     [
         (saved(RED), (200, 30, 40)),
-        (saved(RED.convert("P")), (200, 30, 40)),
+        (saved(RED.quantize()), (200, 30, 40)),
         (saved(Image.new("L", (8, 6), 77)), (77, 77, 77)),
         (saved(Image.new("1", (8, 6), 1)), (255, 255, 255)),
         (saved(Image.new("RGBA", (8, 6), (0, 0, 0, 0))), (255, 255, 255)),

@@ -15,8 +15,9 @@ REAL = Path(__file__).parents[3] / "shared/realdata/coco/captions_val2017.json"
 
 words = st.sampled_from(["a", "dog", "cat", "runs", "on", "the", "red", "big", "grass"])
 caption = st.lists(words, max_size=9)
+reference = st.lists(words, min_size=1, max_size=9)  # coco-caption cannot score against empty ones alone
 images = st.dictionaries(
-    st.integers(1, 10**6), st.tuples(st.lists(caption, min_size=1, max_size=4), caption), min_size=1, max_size=6
+    st.integers(1, 10**6), st.tuples(st.lists(reference, min_size=1, max_size=4), caption), min_size=1, max_size=6
 )
 
 
