@@ -45,7 +45,10 @@ class Backbone:
         """Normalised pixels (N, 3, size, size) -> the last convolutional layer's output, (N, P, C).
 
         That is the last map of several places, (N, C, height, width), that any module of the network gives out.
+        Raises UserError for a transformer, whose only such map is the one that it begins with.
         """
+        if self.name.startswith("vit_"):
+            raise UserError(f"features.kind is grid, but {self.name} ends in no convolutional layer: use pooled")
         maps: list[Tensor] = []
 
         def keep(module: nn.Module, args: object, out: object) -> None:

@@ -43,6 +43,15 @@ def test_features_have_the_shapes_that_the_field_knows(name, pooled, grid):
     assert backbone.features(pixels, "grid").shape[1:] == grid
 
 
+def test_a_transformer_has_no_grid():
+    backbone = untrained("vit_b_16")
+    backbone.network.eval()
+    pixels = torch.zeros(1, 224, 224, 3, dtype=torch.uint8)
+    assert backbone.features(pixels, "pooled").shape == (1, 1, 768)
+    with pytest.raises(UserError, match="vit_b_16 ends in no convolutional layer"):
+        backbone.features(pixels, "grid")
+
+
 def test_a_saved_backbone_is_read_back_and_its_bytes_depend_on_the_weights_alone(weights, tmp_path):
     folder, _ = weights
     backbone = pretrained("mobilenet_v3_small", str(folder / "w.pth"))

@@ -52,6 +52,14 @@ def test_cocoid_is_the_image_id_where_there_is_one(folder, tmp_path):
     assert dataset.images["image_id"].tolist() == [97, 98, 99, 100]
 
 
+def test_karpathys_coco_json_names_the_folder_of_each_image(folder, tmp_path):
+    (folder / "val2014").mkdir()
+    (folder / "2.jpg").write_bytes(b"another of that name")
+    (folder / "sub" / "2.jpg").rename(folder / "val2014" / "2.jpg")
+    images = [{**image, "filepath": "val2014"} if image["imgid"] == 2 else image for image in KARPATHY["images"]]
+    assert taken_in(folder, {"images": images}, tmp_path).images["member"].tolist()[2] == "val2014/2.jpg"
+
+
 def test_a_coco_json_is_split_by_a_hash_of_the_id(folder, tmp_path):
     dataset = taken_in(folder, COCO, tmp_path)
     shares = dataset.images["split"].value_counts(normalize=True)

@@ -13,7 +13,7 @@ from PIL import Image
 from lib.datasets.scenes.language import describe
 from lib.datasets.scenes.reading import read, read_truth
 from lib.datasets.scenes.render import render
-from lib.datasets.scenes.truth import holds, read as read_caption, share_true, share_true_of_others
+from lib.datasets.scenes.truth import holds, read as read_caption, share_true_of_others
 from lib.datasets.scenes.world import BACKGROUNDS, COLOURS, KINDS, SHAPES, Scene, Thing, sample_scene
 from lib.datasets.scenes.writing import write_scenes
 from lib.text.tokenizer import tokenize
@@ -130,5 +130,13 @@ def test_a_data_set_is_written_in_cocos_layout_and_does_not_depend_on_workers(tm
     truth = read_truth(raw)
     captions = [tokenize(caption) for caption in dataset.captions["caption"]]
     scenes = [truth[image_id] for image_id in dataset.captions["image_id"]]
-    assert share_true(captions, scenes) == 1
+    assert all(holds(read_caption(tokens), scene) for tokens, scene in zip(captions, scenes, strict=True))
     assert share_true_of_others(captions[::5], scenes[::5]) < 0.2
+
+
+def test_the_share_true_of_others_is_over_all_pairs_of_different_pictures():
+    scenes = [PAIR, THREE, Scene("sea", ((thing(x=0.2),),))]
+    captions = [tokenize(c) for c in ("a red star and a green ring", "three red stars", "a red star")]
+    pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
+    expected = sum(holds(read_caption(captions[i]), scenes[j]) for i, j in pairs) / len(pairs)
+    assert share_true_of_others(captions, scenes) == expected == 1 / 6  # "a red star" is true of PAIR
