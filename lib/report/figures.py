@@ -52,7 +52,7 @@ def draw_gallery(pictures: Sequence[Image.Image], captions: Sequence[str], path:
         axes.axis("off")
     for axes, picture, caption in zip(grid.flat, pictures, captions, strict=False):
         axes.imshow(picture)
-        axes.set_title(textwrap.fill(caption, _WIDTH) or "(no words)", y=-0.02, va="top", fontsize=9)
+        axes.set_title(textwrap.fill(caption, _WIDTH) or "(no words)", y=-0.04, va="top", fontsize=9)
     _save(figure, path)
 
 
