@@ -12,6 +12,8 @@ from stages.params import read
 from stages.params.features import Params
 from stages.running import BACKBONE, CAPTIONS, FEATURES, RAW, run
 
+_SHOWN = 10  # skipped images; all are in the table
+
 
 def main() -> None:
     params = read(Params)
@@ -20,7 +22,7 @@ def main() -> None:
     index, skipped = extract(
         images, RAW, backbone, FEATURES, kind=params.kind, batch_size=params.batch_size, workers=worker_count()
     )  # fmt: skip
-    for image_id, reason in skipped.itertuples(index=False):
+    for image_id, reason in skipped.head(_SHOWN).itertuples(index=False):
         print(f"skipped image {image_id}: {reason}")
     if len(skipped) > params.max_skipped * len(images):
         raise UserError(
@@ -29,7 +31,7 @@ def main() -> None:
         )
     write_table(index, index_path(FEATURES))
     write_table(skipped, FEATURES / "skipped.parquet")
-    print(f"features of {len(index)} images, {len(skipped)} skipped")
+    print(f"features of {len(index)} images, {len(skipped)} skipped (all are listed in skipped.parquet)")
 
 
 if __name__ == "__main__":
