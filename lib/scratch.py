@@ -1,0 +1,70 @@
+"""Work in progress: a folder for each task, named by a fingerprint of all that its result depends on.
+
+What an interrupted stage has finished is found there when it starts again; a task whose result would differ has
+another folder.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+_ABANDONED = 3600.0  # seconds without a new file in it, after which a folder is nobody's
+
+
+def fingerprint(*parts: object) -> str:
+    """16 hex digits that differ where any part does. A part is bytes, a Path (for that file's bytes), or JSON."""
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.read_bytes() if isinstance(part, Path) else part
+        data = content if isinstance(content, bytes) else json.dumps(content, sort_keys=True).encode()
+        digest.update(hashlib.sha256(data).digest())
+    return digest.hexdigest()[:16]
+
+
+def identity(path: Path) -> list[object]:
+    """Stands for the content of a file that is too large to be read again: its name, size and time of change."""
+    status = path.stat()
+    return [path.name, status.st_size, status.st_mtime_ns]
+
+
+def publish(files: Iterable[Path], folder: Path) -> None:
+    """Puts finished files into `folder` under their own names, without a second copy where the disk knows hard links.
+
+    They stay in the scratch folder too: until the output is in DVC's cache, that is what survives an interruption.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        place(file, folder / file.name)
+
+
+def place(file: Path, target: Path) -> None:
+    """A hard link to `file` at `target`, or a copy where the disk knows none."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(file, target)
+    except OSError:
+        with written_whole(target) as unfinished:
+            shutil.copyfile(file, unfinished)
+
+
+def prune(finished: Path) -> None:
+    """Removes the folders beside that of a finished task, which has replaced them, but for those being worked in."""
+    for task in finished.parent.iterdir():
+        if task != finished and time.time() - task.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(task, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when all of it is on the disk: `path` is whole, or is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    yield unfinished
+    with unfinished.open("rb+") as file:
+        os.fsync(file.fileno())
+    unfinished.replace(path)
