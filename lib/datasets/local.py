@@ -2,10 +2,10 @@
 
 import shutil
 import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from lib.datasets import annotations
-from lib.datasets.archive import write_stored_zip
+from lib.datasets.archive import find_members, open_zip, write_stored_zip
 from lib.datasets.tables import Dataset
 from lib.errors import UserError
 
@@ -35,11 +35,25 @@ def take_in(images: Path, captions: Path, raw: Path) -> None:
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """Packs the image files below `folder` into one stored zip, in the order of their names."""
+    """Packs the image files below `folder` into one stored zip, in the order of their names. Raises UserError."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in _SUFFIXES)
     if not files:
         raise UserError(f"dataset.local.images is {folder}, in which there is no image file")
-    write_stored_zip(archive, ((path.relative_to(folder).as_posix(), path.read_bytes()) for path in files))
+    # A data set got from a stranger may hold a link named photo.jpg to a private file of the user's, whose bytes
+    # `dvc push` would hand on. Links may also be the user's own way of choosing pictures, and to leave these out
+    # unsaid would train on fewer than were meant: so the user is told, and decides.
+    home = folder.resolve()
+    if outside := [path for path in files if not path.resolve().is_relative_to(home)]:
+        raise UserError(
+            f"dataset.local.images is {folder}, in which {len(outside)} files are links to files outside it, "
+            f"such as {outside[0].relative_to(folder)}: put the files there, or remove the links"
+        )
+    try:
+        write_stored_zip(archive, ((path.relative_to(folder).as_posix(), path.read_bytes()) for path in files))
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"dataset.local.images is {folder}, in which a file's name is not UTF-8: {error.object!r}: rename it"
+        ) from error
 
 
 def read(raw: Path, seed: int, val_share: float, test_share: float) -> Dataset:
@@ -53,19 +67,7 @@ def read(raw: Path, seed: int, val_share: float, test_share: float) -> Dataset:
         images["split"] = [
             annotations.hashed_split(image_id, seed, val_share, test_share) for image_id in images["image_id"]
         ]
-    with zipfile.ZipFile(raw / IMAGES) as archive:
-        member = _members(archive.namelist())
     images["archive"] = IMAGES
-    images["member"] = [
-        member.get(name) or member.get(PurePosixPath(name).name) or name for name in images["file_name"]
-    ]
+    with open_zip(raw / IMAGES) as archive:
+        images["member"] = find_members(images["file_name"], archive.namelist())
     return Dataset(images[["image_id", "archive", "member", "split"]], captions)
-
-
-def _members(names: list[str]) -> dict[str, str]:
-    """Members by full name and, where only one member has it, by file name alone."""
-    by_name: dict[str, str] = {}
-    for name in names:
-        short = PurePosixPath(name).name
-        by_name[short] = "" if short in by_name else name
-    return by_name | {name: name for name in names}

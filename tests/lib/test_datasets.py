@@ -1,13 +1,21 @@
-"""Local data sets: both annotation formats, folders and zips, and what is wrong told in one line."""
+"""Local data sets: both annotation formats, folders and zips, what a stranger may have put there, and what is wrong
+told in one line."""
 
+import contextlib
 import json
+import os
+import struct
+import tracemalloc
 import zipfile
+import zlib
 
 import pytest
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from lib.datasets import local
 from lib.datasets.annotations import hashed_split
+from lib.datasets.archive import find_members, open_zip, read_member
 from lib.errors import UserError
 
 KARPATHY = {
@@ -104,6 +112,11 @@ def test_a_users_zip_is_copied_and_stays_as_it_is(folder, tmp_path):
         ({"images": [{**KARPATHY["images"][0], "split": "dev"}]}, "'dev'"),
         ({"images": KARPATHY["images"][:2]}, "no image with a caption is in the val split"),
         ({"images": [*KARPATHY["images"], KARPATHY["images"][0]]}, "1 image ids twice, such as 0"),
+        ({"images": [{**KARPATHY["images"][0], "imgid": 0.5}]}, "image id 0.5 is not a whole number"),
+        ({"images": [{**KARPATHY["images"][0], "filename": ["a.jpg"]}]}, r"\['a.jpg'\] is not a text"),
+        ({"images": [{**KARPATHY["images"][0], "sentences": [{"raw": None}]}]}, "None is not a text"),
+        ({"images": ["a.jpg"]}, "not a Karpathy JSON"),
+        ("[" * 100_000, "is not JSON"),
     ],
 )
 def test_bad_annotations_are_told_in_one_line(folder, tmp_path, annotations, message):
@@ -122,3 +135,158 @@ def test_missing_and_empty_inputs_are_told(tmp_path):
         local.take_in(tmp_path / "empty", captions, tmp_path / "raw")
     with pytest.raises(UserError, match="neither a folder nor a zip"):
         local.take_in(captions, captions, tmp_path / "raw")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "member"),
+    [
+        ("train/1.jpg", "train/1.jpg"),
+        ("1.jpg", "train/1.jpg"),
+        ("elsewhere/1.jpg", "train/1.jpg"),
+        ("2.jpg", "2.jpg"),  # in two folders: it must be said in which
+        ("val/2.jpg", "val/2.jpg"),
+        ("gone.jpg", "gone.jpg"),
+    ],
+)
+def test_a_member_is_found_by_its_name_or_by_its_file_name_where_that_is_clear(wanted, member):
+    assert find_members([wanted], ["train/", "train/1.jpg", "train/2.jpg", "val/2.jpg"]) == [member]
+
+
+@pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "sub/../../secret.jpg", "..", ""])
+def test_a_path_in_the_annotations_is_looked_up_in_the_zip_alone(folder, tmp_path, name):
+    (tmp_path / "secret.jpg").write_bytes(b"private")
+    images = [{**image, "filename": name} if image["imgid"] == 2 else image for image in KARPATHY["images"]]
+    member = taken_in(folder, {"images": images}, tmp_path).images["member"].tolist()[2]
+    assert member == name
+    with zipfile.ZipFile(tmp_path / "raw" / "images.zip") as archive, pytest.raises(KeyError):
+        read_member(archive, member, 1000)
+
+
+def test_a_path_in_a_users_zip_is_never_written_to(folder, tmp_path):
+    mine = tmp_path / "mine.zip"
+    with zipfile.ZipFile(mine, "w") as archive:
+        archive.writestr("../../escaped.jpg", b"0")
+    before = set(tmp_path.parent.rglob("*"))
+    taken_in(mine, KARPATHY, tmp_path)
+    assert {path.name for path in set(tmp_path.parent.rglob("*")) - before} == {
+        "captions.json",
+        "raw",
+        "images.zip",
+        "annotations.json",
+    }
+
+
+def test_a_link_that_leads_out_of_the_folder_is_told_and_its_file_not_packed(folder, tmp_path):
+    (tmp_path / "secret.txt").write_text("private")
+    (folder / "sub" / "photo.jpg").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(UserError, match=r"1 files are links to files outside it, such as sub/photo\.jpg"):
+        local.pack(folder, tmp_path / "a.zip")
+    assert not (tmp_path / "a.zip").exists()
+
+
+def test_a_linked_folder_is_not_looked_into(folder, tmp_path):
+    (tmp_path / "private").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "private" / "me.jpg")
+    (folder / "more").symlink_to(tmp_path / "private")
+    local.pack(folder, tmp_path / "a.zip")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.namelist() == ["0.jpg", "1.jpg", "3.jpg", "sub/2.jpg"]
+
+
+def test_links_within_the_folder_and_to_it_are_followed(folder, tmp_path):
+    (folder / "again.jpg").symlink_to("0.jpg")
+    (folder / "nowhere.jpg").symlink_to("gone.jpg")
+    (tmp_path / "link").symlink_to(folder)
+    local.pack(tmp_path / "link", tmp_path / "a.zip")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.namelist() == ["0.jpg", "1.jpg", "3.jpg", "again.jpg", "sub/2.jpg"]
+        assert archive.read("again.jpg") == (folder / "0.jpg").read_bytes()
+
+
+def test_a_file_name_that_is_not_utf_8_is_told(folder, tmp_path):
+    try:
+        (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"0")
+    except OSError:
+        pytest.skip("this file system refuses such names")
+    with pytest.raises(UserError, match=r"a file's name is not UTF-8: 'caf.*: rename it") as caught:
+        local.pack(folder, tmp_path / "a.zip")
+    assert "\n" not in str(caught.value)
+
+
+def bomb(path, size: int, declared: int, method: int = zipfile.ZIP_DEFLATED) -> None:
+    """A zip with a member of `size` zeros, which it declares to be `declared` bytes."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a.jpg", bytes(size))
+    content = path.read_bytes()
+    for header in (b"PK\x03\x04", b"PK\x01\x02"):  # at the member, and in the list of members at the zip's end
+        crc = content.index(header) + (14 if header[2] == 3 else 16)
+        sizes = struct.pack("<I", zlib.crc32(bytes(declared))), content[crc + 4 : crc + 8], struct.pack("<I", declared)
+        content = content[:crc] + b"".join(sizes) + content[crc + 12 :]
+    path.write_bytes(content)
+
+
+@contextlib.contextmanager
+def little_memory():
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5_000_000  # bytes
+
+
+LIMIT = 100_000
+
+
+@pytest.mark.parametrize(
+    ("size", "declared", "method", "message"),
+    [
+        (50_000_000, 50_000_000, zipfile.ZIP_DEFLATED, "it holds 50000000 bytes, more than the 100000"),
+        (LIMIT + 1, LIMIT + 1, zipfile.ZIP_STORED, "it holds 100001 bytes, more than the 100000"),
+        (50_000_000, 100, zipfile.ZIP_BZIP2, "neither stored nor deflated"),
+        (50_000_000, 100, zipfile.ZIP_LZMA, "neither stored nor deflated"),
+        (100, LIMIT, zipfile.ZIP_DEFLATED, "."),
+        (100, LIMIT, zipfile.ZIP_STORED, "."),
+    ],
+)
+def test_a_member_that_is_too_large_or_not_what_it_declares_is_refused(tmp_path, size, declared, method, message):
+    bomb(tmp_path / "a.zip", size, declared, method)
+    refused = pytest.raises(zipfile.BadZipFile, match=message)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive, little_memory(), refused as caught:
+        read_member(archive, "a.jpg", LIMIT)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("declared", [0, 100, LIMIT])
+def test_a_member_that_holds_more_than_it_declares_fills_no_memory(tmp_path, declared):
+    bomb(tmp_path / "a.zip", 50_000_000, declared)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive, little_memory():
+        assert read_member(archive, "a.jpg", LIMIT) == bytes(declared)
+
+
+@pytest.mark.parametrize("size", [0, 1, LIMIT])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_up_to_the_limit_is_read_whole(tmp_path, size, method):
+    content = os.urandom(size)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("a.jpg", content)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert read_member(archive, "a.jpg", LIMIT) == content
+        with pytest.raises(KeyError):
+            read_member(archive, "b.jpg", LIMIT)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_spoilt_zip_is_told_or_read_and_nothing_else_is_raised(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "spoilt.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("a.jpg"), b"some bytes", data.draw(st.sampled_from([0, 8])))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    with contextlib.suppress(UserError, zipfile.BadZipFile), open_zip(path) as archive:
+        for name in archive.namelist():
+            assert len(read_member(archive, name, LIMIT)) <= LIMIT

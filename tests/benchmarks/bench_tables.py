@@ -1,0 +1,89 @@
+"""The captions stage at the size of COCO: seconds and memory. `make bench` prints them; no figure decides a test."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from itertools import cycle, islice
+from pathlib import Path
+
+import pytest
+
+from tests import miniature
+from tests.stages.imports import ROOT
+from tests.stages.test_pipeline import write_params
+
+SOURCE = ROOT.parent / "shared/realdata/coco/captions_val2017.json"
+IMAGES, CAPTIONS = 123_287, 616_767
+IN_TRAIN2014, IN_VAL, IN_TEST = 82_783, 5_000, 5_000  # of the images; what remains of val2014 is restval
+
+# Runs a command and prints its peak of memory, in bytes. A process of its own, since to Linux what starts a process has
+# a part in that one's peak, and pytest has grown large by then.
+MEASURED = """
+import os, subprocess, sys
+_, status, usage = os.wait4(subprocess.Popen(sys.argv[1:]).pid, 0)
+print(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+def write_raw(raw: Path) -> None:
+    """The annotations of coco2014, as many as there are, from the captions of val2017 over and over with new ids."""
+    source = cycle(row["caption"] for row in json.loads(SOURCE.read_bytes())["annotations"])
+    # Five an image, and a sixth for some of the first, as in COCO.
+    captions = {i: list(islice(source, 5 + (i <= CAPTIONS - 5 * IMAGES))) for i in range(1, IMAGES + 1)}
+    rows = [(image_id, caption) for image_id, texts in captions.items() for caption in texts]
+
+    parts = {i: "train2014" if i <= IN_TRAIN2014 else "val2014" for i in captions}
+    names = {i: f"COCO_{part}_{i:012d}.jpg" for i, part in parts.items()}
+    annotations = {
+        part: {
+            "images": [
+                {"id": i, "file_name": names[i], "height": 480, "width": 640} for i in names if parts[i] == part
+            ],
+            "annotations": [
+                {"image_id": i, "id": number, "caption": caption}
+                for number, (i, caption) in enumerate(rows)
+                if parts[i] == part
+            ],
+        }
+        for part in ("train2014", "val2014")
+    }
+    raw.mkdir(parents=True)
+    miniature.write_annotations(raw, 2014, annotations)
+
+    of_val2014 = iter(range(IN_TRAIN2014 + 1, IMAGES + 1))
+    splits = {"val": set(islice(of_val2014, IN_VAL)), "test": set(islice(of_val2014, IN_TEST))}
+    lists = {
+        split: [{"image": f"val2014/{names[i]}", "caption": captions[i]} for i in sorted(ids)]
+        for split, ids in splits.items()
+    }
+    lists["train"] = [
+        {"caption": caption, "image": f"{parts[i]}/{names[i]}", "image_id": f"coco_{i}"}
+        for i, caption in rows
+        if i not in splits["val"] and i not in splits["test"]
+    ]
+    for split, listed in lists.items():
+        (raw / f"coco_karpathy_{split}.json").write_text(json.dumps(listed))
+
+
+@pytest.mark.skipif(not SOURCE.is_file(), reason=f"COCO's own captions are not in {SOURCE}")
+def test_captions_of_coco(tmp_path, capsys):
+    write_raw(tmp_path / "data/raw")
+    write_params(tmp_path, **{"dataset.name": "coco2014", "dataset.limit": None, "vocabulary.min_count": 5})
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, sys.executable, "-m", "stages.captions"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seconds = time.perf_counter() - start
+    assert done.returncode == 0, done.stdout + done.stderr
+    told, peak = done.stdout.strip().rsplit("\n", 1)
+    assert told.startswith(f"{IMAGES} images, {CAPTIONS} captions")
+    with capsys.disabled():
+        print(f"\nthe captions stage, {told}: {seconds:.1f} s, {int(peak) / 1e9:.2f} GB at its peak")

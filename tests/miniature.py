@@ -1,0 +1,126 @@
+"""COCO and Flickr8k in miniature: files of the same names and layout as the real ones, with a few drawn pictures."""
+
+import hashlib
+import json
+import zipfile
+from itertools import cycle, islice
+from pathlib import Path
+
+from lib.datasets.archive import write_stored_zip
+from lib.datasets.scenes.world import KINDS
+from lib.datasets.scenes.writing import make_scene
+from lib.datasets.tables import SPLITS
+
+PICTURES = 40
+# What becomes of picture 1, 2, 3 and so on. Restval is what Karpathy trains on of val2014; some is in no list.
+_ROLES = ["train", "train", "train", "train", "train", "train", "restval", "val", "test", "unlisted"]
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def roles() -> dict[int, str]:
+    """train, restval, val, test or unlisted, by image id."""
+    return dict(enumerate(islice(cycle(_ROLES), PICTURES), 1))
+
+
+def split_of(role: str) -> str:
+    return "train" if role == "restval" else role
+
+
+def file_name(image_id: int, year: int) -> str:
+    """Where COCO keeps an image, without `.zip`: a folder of the zip's own name, and the file name."""
+    if year == 2014:
+        part = "train2014" if roles()[image_id] == "train" else "val2014"
+        return f"{part}/COCO_{part}_{image_id:012d}.jpg"
+    # Of the images of val2014, 2017 calls a part val2017, whatever their split.
+    part = "val2017" if roles()[image_id] != "train" and image_id <= PICTURES // 2 else "train2017"
+    return f"{part}/{image_id:012d}.jpg"
+
+
+def pictures() -> dict[int, tuple[bytes, list[str]]]:
+    """(JPEG of 48 x 48 pixels, five captions) by image id."""
+    mix = dict.fromkeys(KINDS, 1.0)
+    return {image_id: make_scene(image_id, seed=1, size=48, mix=mix)[1:] for image_id in roles()}
+
+
+def write_coco(folder: Path, year: int) -> list[Path]:
+    """COCO's three zips and Karpathy's three lists, which have the file names of 2014 for both years."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = pictures()
+    captions = {}
+    for part in (f"train{year}", f"val{year}"):
+        ids = [image_id for image_id in drawn if file_name(image_id, year).startswith(f"{part}/")]
+        members = [(file_name(image_id, year), drawn[image_id][0]) for image_id in ids]
+        write_stored_zip(folder / f"{part}.zip", [(f"{part}/", b""), *members])
+        captions[part] = {
+            "info": {"year": year},
+            "images": [{"id": i, "file_name": file_name(i, year).rpartition("/")[2], "height": 48} for i in ids],
+            "annotations": [
+                {"id": 5 * i + number, "image_id": i, "caption": caption}
+                for i in ids
+                for number, caption in enumerate(drawn[i][1])
+            ],
+        }
+    write_annotations(folder, year, captions)
+    listed: dict[str, list] = {split: [] for split in SPLITS}
+    for image_id, role in roles().items():
+        if role != "unlisted":
+            listed[split_of(role)] += karpathy_rows(split_of(role), image_id, drawn[image_id][1])
+    for split, rows in listed.items():
+        (folder / f"coco_karpathy_{split}.json").write_text(json.dumps(rows))
+    return sorted(folder.iterdir())
+
+
+def write_annotations(folder: Path, year: int, captions: dict[str, dict]) -> None:
+    """COCO's zip of annotations: `captions` by part (train2014 and val2014), and a file that nobody asks for."""
+    with zipfile.ZipFile(folder / f"annotations_trainval{year}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        _deflate(archive, f"annotations/instances_train{year}.json", "[1, 2, 3]")
+        for part, content in captions.items():
+            _deflate(archive, f"annotations/captions_{part}.json", json.dumps(content))
+
+
+def karpathy_rows(split: str, image_id: int, captions: list[str]) -> list[dict]:
+    """The rows of one image: for train one a caption, else one of them all."""
+    name = file_name(image_id, 2014)
+    if split == "train":
+        return [{"caption": caption, "image": name, "image_id": f"coco_{image_id}"} for caption in captions]
+    return [{"image": name, "caption": captions}]
+
+
+def flickr_name(image_id: int) -> str:
+    return f"{image_id}_{hashlib.sha1(str(image_id).encode()).hexdigest()[:10]}.jpg"
+
+
+def write_flickr8k(folder: Path) -> list[Path]:
+    """Flickr8k's two zips, with what a Mac leaves in them, and the captions of a photograph that is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = pictures()
+    members = [("Flicker8k_Dataset/", b"")]
+    for image_id, (jpeg, _) in drawn.items():
+        name = flickr_name(image_id)
+        members += [(f"Flicker8k_Dataset/{name}", jpeg), (f"__MACOSX/Flicker8k_Dataset/._{name}", b"junk")]
+    write_stored_zip(folder / "Flickr8k_Dataset.zip", members)
+
+    tokens = [("2258277193_586949ec62.jpg.1", "Some people are here .")]
+    tokens += [(flickr_name(image_id), caption) for image_id, (_, captions) in drawn.items() for caption in captions]
+    lists = {
+        name: [flickr_name(image_id) for image_id, role in roles().items() if split_of(role) == split]
+        for name, split in (("trainImages", "train"), ("devImages", "val"), ("testImages", "test"))
+    }
+    with zipfile.ZipFile(folder / "Flickr8k_text.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        lines = [f"{name}#{number % 5}\t{caption}\n" for number, (name, caption) in enumerate(tokens)]
+        _deflate(archive, "Flickr8k.token.txt", "".join(lines))
+        _deflate(archive, "__MACOSX/._Flickr8k.token.txt", "\0junk")
+        for name, names in lists.items():
+            _deflate(archive, f"Flickr_8k.{name}.txt", "".join(f"{one}\n" for one in names))
+    return sorted(folder.iterdir())
+
+
+def write_checksums(files: list[Path], path: Path) -> Path:
+    """A file of `md5  name` lines, for `dataset.checksums`."""
+    lines = [f"{hashlib.md5(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+    path.write_text("".join(lines))
+    return path
+
+
+def _deflate(archive: zipfile.ZipFile, name: str, text: str) -> None:
+    archive.writestr(zipfile.ZipInfo(name, _EPOCH), text, zipfile.ZIP_DEFLATED)

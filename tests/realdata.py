@@ -1,0 +1,8 @@
+"""Real photographs, captions and weights, where someone has laid them beside the project."""
+
+from pathlib import Path
+
+import pytest
+
+REALDATA = Path(__file__).resolve().parents[2] / "shared" / "realdata"
+needs_realdata = pytest.mark.skipif(not REALDATA.exists(), reason=f"needs real data in {REALDATA}")
