@@ -21,7 +21,7 @@ once when training. Dropout as in Zaremba et al. 2014: on what enters and leaves
 Shapes: N captions, T words, P places in the picture (1 for a pooled vector), C channels, E embedding, H hidden.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -102,11 +102,17 @@ class Decoder(nn.Module):
         self.output = nn.Linear(hidden, config.vocabulary_size)
         nn.init.normal_(self.embed.weight, std=embedding**-0.5)
 
-    def fit_standardisation(self, features: Tensor) -> None:
-        """Centres features and scales them to unit variance overall, as measured on `features` (I, P, C)."""
-        flat = features.flatten(0, 1).float()
-        self.feature_mean.copy_(flat.mean(0))
-        self.feature_scale.copy_(1 / flat.var(dim=0, correction=0).mean().sqrt().clamp_min(1e-6))
+    def fit_standardisation(self, parts: Iterable[Tensor]) -> None:
+        """Centres features and scales them to unit variance overall, as measured on `parts` of them, (n, P, C) each."""
+        count, total, squares = 0, torch.zeros(()), torch.zeros(())
+        for part in parts:
+            vectors = part.flatten(0, 1).double()  # (n P, C)
+            count += len(vectors)
+            total, squares = total + vectors.sum(0), squares + vectors.square().sum(0)
+        mean = total / count
+        variance = (squares / count - mean.square()).mean()
+        self.feature_mean.copy_(mean)
+        self.feature_scale.copy_(1 / variance.clamp_min(1e-12).sqrt())
 
     def start(self, features: Tensor) -> State:
         """The state before the first word. features (N, P, C)."""

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.text.vocabulary import Vocabulary
+from lib.vision.projection import projection_path
 
 _DECODER, _CONFIG, _VOCABULARY = "decoder.safetensors", "decoder.json", "vocabulary.json"
 
@@ -18,10 +19,15 @@ def backbone_folder(folder: Path) -> Path:
     return folder / "backbone"
 
 
-def save_captioner(folder: Path, backbone: Path, decoder: Decoder, vocabulary: Vocabulary) -> None:
-    """Writes the folder; `backbone` is the folder of a saved backbone. The same weights give the same bytes."""
+def save_captioner(folder: Path, backbone: Path, features: Path, decoder: Decoder, vocabulary: Vocabulary) -> None:
+    """Writes the folder; `backbone` is the folder of a saved backbone, `features` that of what was learned from.
+
+    The same weights give the same bytes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(backbone, backbone_folder(folder), dirs_exist_ok=True, copy_function=shutil.copyfile)
+    if projection_path(features).exists():
+        shutil.copyfile(projection_path(features), projection_path(folder))
     save_file({name: tensor.contiguous().cpu() for name, tensor in decoder.state_dict().items()}, folder / _DECODER)
     (folder / _CONFIG).write_text(json.dumps(asdict(decoder.config), indent=2) + "\n")
     vocabulary.save(folder / _VOCABULARY)

@@ -26,7 +26,7 @@ def main() -> int:
     failed = False
     for path in arguments.pictures:
         try:
-            picture = decode(path.read_bytes())
+            picture = decode(path.read_bytes(), captioner.backbone.preprocess.least)
         except (OSError, ImageError) as error:
             print(f"error: {path}: {error}", file=sys.stderr)
             failed = True

@@ -15,6 +15,7 @@ from lib.scoring import score
 from lib.text.vocabulary import PAD, Vocabulary
 from lib.training.batches import CaptionSet
 from lib.training.optimisation import Optimiser
+from lib.vision.features import Features
 
 _DECODING_BATCH = 256  # images
 
@@ -23,7 +24,7 @@ _DECODING_BATCH = 256  # images
 class Split:
     """One split: the images' features (I, P, C), their ids and reference tokens, and their captions as ids."""
 
-    features: Tensor
+    features: Features | Tensor  # never taken whole: what is on the disk may be larger than the memory
     references: dict[int, list[list[str]]]  # by image id, in the order of `features`
     captions: CaptionSet
 
@@ -66,8 +67,7 @@ def train_decoder(
     """
     rng = np.random.default_rng(recipe.seed)
     decoder.to(device())
-    train_features, val_features = (split.features.to(device()) for split in (train, val))
-    decoder.fit_standardisation(train_features)
+    decoder.fit_standardisation(train.features.split(_DECODING_BATCH))
     steps_per_epoch = -(-len(train.captions.ids) // recipe.batch_size)
     optimiser = Optimiser(
         decoder.parameters(), recipe.learning_rate, recipe.epochs * steps_per_epoch, recipe.weight_decay
@@ -80,16 +80,15 @@ def train_decoder(
             train.captions.batches(recipe.batch_size, rng),
             f"epoch {number} of {recipe.epochs}", steps_per_epoch, leave=False, unit="batch", disable=None,
         )  # fmt: skip
-        losses, words = 0.0, 0
+        losses = _WordMean()
         for rows, captions in batches:
-            loss, count = _loss(decoder, train_features, rows, captions, recipe.label_smoothing)
+            loss, words = _loss(decoder, train.features, rows, captions, recipe.label_smoothing)
             optimiser.step(loss)
-            losses += loss.item() * count
-            words += count
+            losses.add(loss, words)
         decoder.eval()
-        scores = score(val.references, write_captions(decoder, vocabulary, val_features, val.references, max_length))
+        scores = score(val.references, write_captions(decoder, vocabulary, val.features, val.references, max_length))
         epoch = Epoch(
-            number, losses / words, mean_loss(decoder, val_features, val.captions, recipe.batch_size),
+            number, losses.value, mean_loss(decoder, val.features, val.captions, recipe.batch_size),
             scores["bleu_4"], scores["cider_d"],
         )  # fmt: skip
         curve.append(epoch)
@@ -107,32 +106,47 @@ def train_decoder(
 def write_captions(
     decoder: Decoder,
     vocabulary: Vocabulary,
-    features: Tensor,
+    features: Features | Tensor,
     image_ids: Iterable[int],
     max_length: int,
 ) -> dict[int, list[str]]:
     """Greedy captions, tokens by image id. features (I, P, C), in the order of `image_ids`."""
-    written = [ids for part in features.split(_DECODING_BATCH) for ids in greedy(decoder, part, max_length)]
+    parts = (part.to(device()) for part in features.split(_DECODING_BATCH))
+    written = [ids for part in parts for ids in greedy(decoder, part, max_length)]
     return {image_id: vocabulary.decode(ids) for image_id, ids in zip(image_ids, written, strict=True)}
 
 
+@dataclass
+class _WordMean:
+    """The mean over words of losses that come as means over the words of a batch."""
+
+    total: float = 0.0
+    words: int = 0
+
+    def add(self, loss: Tensor, words: int) -> None:
+        self.total += loss.item() * words
+        self.words += words
+
+    @property
+    def value(self) -> float:
+        return self.total / self.words
+
+
 @torch.inference_mode()
-def mean_loss(decoder: Decoder, features: Tensor, captions: CaptionSet, batch_size: int) -> float:
+def mean_loss(decoder: Decoder, features: Features | Tensor, captions: CaptionSet, batch_size: int) -> float:
     """Cross-entropy per word, in nats, teacher-forced."""
-    losses, words = 0.0, 0
+    losses = _WordMean()
     for rows, batch in captions.batches(batch_size):
-        loss, count = _loss(decoder, features, rows, batch, label_smoothing=0.0)
-        losses += loss.item() * count
-        words += count
-    return losses / words
+        losses.add(*_loss(decoder, features, rows, batch, label_smoothing=0.0))
+    return losses.value
 
 
 def _loss(
-    decoder: Decoder, features: Tensor, rows: Tensor, captions: Tensor, label_smoothing: float
+    decoder: Decoder, features: Features | Tensor, rows: Tensor, captions: Tensor, label_smoothing: float
 ) -> tuple[Tensor, int]:
     """The mean cross-entropy of the words of a batch, and how many there are."""
-    rows, captions = rows.to(features.device), captions.to(features.device)
-    words = captions[:, 1:][captions[:, 1:] != PAD]  # (words,)
     images, image_rows = torch.unique(rows, return_inverse=True)  # an image with several captions enters once
-    scores = decoder(features[images], image_rows, captions)  # (words, V)
+    captions = captions.to(device())
+    words = captions[:, 1:][captions[:, 1:] != PAD]  # (words,)
+    scores = decoder(features[images].to(device()), image_rows.to(device()), captions)  # (words, V)
     return nn.functional.cross_entropy(scores, words, label_smoothing=label_smoothing), len(words)

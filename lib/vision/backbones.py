@@ -4,16 +4,20 @@ A backbone is the network without its classifier: the feature vector is what the
 It is kept as a folder of weights.safetensors and backbone.json (name and preprocessing).
 """
 
+import copy
 import json
 import pickle
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.fx
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib.errors import UserError
 from lib.vision.preprocess import Preprocess
@@ -32,14 +36,17 @@ class Backbone:
     preprocess: Preprocess
 
     @torch.inference_mode()
-    def features(self, pixels: Tensor, kind: str) -> Tensor:
+    def features(self, pixels: Tensor, kind: str, precision: str = "float32") -> Tensor:
         """uint8 pixels (N, size, size, 3), on the network's device -> (N, P, C), by `kind`:
 
         - pooled: the feature vector, as the one place that there is, P = 1
         - grid: the last convolutional layer's output, place by place, row by row
+
+        `precision` is float32, or bfloat16 for the layers that stand it.
         """
-        x = self.preprocess.normalise(pixels)
-        return self.network(x)[:, None] if kind == "pooled" else self.grid(x)
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            x = self.preprocess.normalise(pixels)
+            return self.network(x)[:, None] if kind == "pooled" else self.grid(x)
 
     def grid(self, x: Tensor) -> Tensor:
         """Normalised pixels (N, 3, size, size) -> the last convolutional layer's output, (N, P, C).
@@ -63,12 +70,36 @@ class Backbone:
                 hook.remove()
         return maps[0].flatten(2).transpose(1, 2)
 
+    def fused(self) -> "Backbone":
+        """The same function with each batch normalisation folded into the convolution that it follows.
+
+        A pass over memory less for each: features are made 1.2 to 2 times as fast, and differ by rounding alone.
+        """
+        network = copy.deepcopy(self.network)
+        for node in torch.fx.symbolic_trace(network).graph.nodes:
+            before = node.args[0] if node.op == "call_module" else None
+            if isinstance(before, torch.fx.Node) and before.op == "call_module" and len(before.users) == 1:
+                convolution, norm = (network.get_submodule(str(name)) for name in (before.target, node.target))
+                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    network.set_submodule(str(before.target), fuse_conv_bn_eval(convolution, norm))
+                    network.set_submodule(str(node.target), nn.Identity())
+        return Backbone(self.name, for_inference(network), self.preprocess)
+
+    def replica(self) -> "Backbone":
+        """Another network over the very same tensors, for another thread: `grid` listens to its network's modules."""
+        shared = {id(tensor): tensor for tensor in (*self.network.parameters(), *self.network.buffers())}
+        return replace(self, network=copy.deepcopy(self.network, shared))
+
     def save(self, folder: Path) -> None:
         """Writes `folder`; the same weights give the same bytes."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in self.network.state_dict().items()}, folder / WEIGHTS_FILE)
+        (folder / WEIGHTS_FILE).write_bytes(self.weights())
         config = {"name": self.name, "preprocess": asdict(self.preprocess)}
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+    def weights(self) -> bytes:
+        """The weights as a safetensors file's bytes, which depend on them alone."""
+        return save({name: tensor.contiguous() for name, tensor in self.network.state_dict().items()})
 
     @classmethod
     def load(cls, folder: Path) -> "Backbone":
@@ -108,12 +139,12 @@ def without_classifier(network: nn.Module) -> nn.Module:
     return network
 
 
-def pretrained(name: str, weights: str) -> Backbone:
+def pretrained(name: str, weights: str, store: Path) -> Backbone:
     """A backbone with given weights, preprocessed as those weights want.
 
     `weights` is a file (.safetensors, or a .pth state dict), `DEFAULT`, or the name of one of torchvision's
-    weights for that model, which are downloaded and verified by hash. A file says nothing of preprocessing:
-    it gets that of the model's default weights. Raises UserError.
+    weights for that model, which are downloaded to `store` and verified by hash. A file says nothing of
+    preprocessing: it gets that of the model's default weights. Raises UserError.
     """
     network = build(name)
     if _is_file_name(weights):
@@ -123,7 +154,7 @@ def pretrained(name: str, weights: str) -> Backbone:
         if name == SMALL_NET:
             raise UserError(f"backbone.weights is {weights}, but {SMALL_NET} has none to download: use fit or a file")
         entry = _torchvision_weights(name, weights)
-        network.load_state_dict(entry.get_state_dict(progress=False, check_hash=True))
+        _load_file(network, _fetched(entry.url, store), name)
     preprocess = small_net_preprocess() if entry is None else _preset(entry)
     return Backbone(name, for_inference(without_classifier(network)), preprocess)
 
@@ -167,6 +198,17 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
     if not (isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())):
         raise UserError(f"backbone.weights is {path}, which holds no state dict (a mapping of names to tensors)")
     return content
+
+
+def _fetched(url: str, store: Path) -> Path:
+    """torchvision's weights carry the first eight digits of their SHA-256 in their name."""
+    from lib.download import RemoteFile, fetch  # not needed for files, nor for weights made here
+
+    found = re.search(r"-([0-9a-f]{8,})\.pth$", url)
+    if found is None:
+        raise UserError(f"{url} has no hash in its name to verify it by: fetch it yourself, and give the file")
+    (path,) = fetch([RemoteFile(url, found[1], "sha256")], store)
+    return path
 
 
 def _load_file(network: nn.Module, path: Path, name: str) -> None:

@@ -1,14 +1,21 @@
 """Running a CNN over a data set: images in, float16 feature shards and a table of skipped images out.
 
-The unit is one shard, a pure function of a fixed slice of the images table. Decoding runs ahead of the CNN
-in threads (the decoder releases Python's lock); their number changes speed alone.
+The unit of work is a batch, which one worker takes all the way from the zip to features: reading, decoding and
+the CNN itself, on one core. Workers then never wait for one another: on two cores that is faster than two cores
+sharing each layer while others decode. On a GPU the workers' decoding overlaps the GPU's work in the same way.
+
+The unit of storage is a shard, a fixed slice of the images table. It is written when it is whole, and found
+when an interrupted extraction starts again. No result depends on the number of workers.
 """
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,80 +23,170 @@ import torch
 from tqdm import tqdm
 
 from lib.compute import device
+from lib.errors import UserError
+from lib.scratch import fingerprint, identity, written_whole
 from lib.vision.backbones import Backbone
 from lib.vision.features import shard_path
 from lib.vision.images import Archives
-from lib.vision.pixels import Decoded, ImageRow, decoded_pixels, image_rows
+from lib.vision.pixels import ImageRow, decoded_pixels, image_rows
 
 SHARD_SIZE = 2048  # images
 
 
-class _Shard(NamedTuple):
-    features: np.ndarray  # (I, P, C) float16
-    image_ids: list[int]
-    skipped: list[tuple[int, str]]
+@dataclass(frozen=True)
+class Extraction:
+    """How images become features; `kind` and `precision` as in `Backbone.features`."""
+
+    raw: Path
+    backbone: Backbone
+    kind: str
+    precision: str
+    batch_size: int
 
 
-def extract(
-    images: pd.DataFrame, raw: Path, backbone: Backbone, out: Path, *, kind: str, batch_size: int, workers: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Writes the feature shards of `images` (image_id, archive, member), in its order, to `out`.
+@dataclass(frozen=True)
+class Extracted:
+    """What came of an extraction."""
 
-    `kind` is pooled or grid, as in `Backbone.features`.
+    folder: Path  # of the shards
+    index: pd.DataFrame  # where each feature is: image_id, shard, row
+    skipped: pd.DataFrame  # the images that have none: image_id, reason
 
-    Returns where each feature is (image_id, shard, row), and which images have none (image_id, reason).
+
+def extract(images: pd.DataFrame, how: Extraction, scratch: Path, workers: int) -> Extracted:
+    """Makes the feature shards of `images` (image_id, archive, member), in its order, in a folder within `scratch`.
+
+    The folder is named by all that the features depend on: shards found there are not made again.
+    Raises UserError for features that float16 cannot hold.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    backbone.network.to(device())
-    rows: list[tuple[int, int, int]] = []
-    skipped: list[tuple[int, str]] = []
-    archives = Archives(raw)
-    with (
-        ThreadPoolExecutor(workers) as pool,
-        tqdm(desc="extracting features", total=len(images), unit="image", disable=None) as progress,
-    ):
-        for number, first in enumerate(range(0, len(images), SHARD_SIZE)):
-            part = images.iloc[first : first + SHARD_SIZE]
-            shard = _extract_shard(part, archives, backbone, kind, batch_size, pool, progress)
-            np.save(shard_path(out, number), shard.features)
-            rows += [(image_id, number, row) for row, image_id in enumerate(shard.image_ids)]
-            skipped += shard.skipped
-    archives.close()
-    return (
-        pd.DataFrame(rows, columns=["image_id", "shard", "row"], dtype="int64"),
-        pd.DataFrame(skipped, columns=["image_id", "reason"]).astype({"image_id": "int64", "reason": "str"}),
+    rows = image_rows(images)
+    folder = scratch / _fingerprint(rows, how)
+    shards = [rows[first : first + SHARD_SIZE] for first in range(0, len(rows), SHARD_SIZE)]
+    missing = [number for number in range(len(shards)) if not _report_path(folder, number).exists()]
+    if missing:
+        _fill(shards, missing, how, folder, workers)
+    reports = [pd.read_parquet(_report_path(folder, number)).assign(shard=number) for number in range(len(shards))]
+    report = pd.concat(reports, ignore_index=True)
+    has = report["row"] >= 0
+    return Extracted(
+        folder,
+        report.loc[has, ["image_id", "shard", "row"]].reset_index(drop=True),
+        report.loc[~has, ["image_id", "reason"]].reset_index(drop=True),
     )
 
 
-def _extract_shard(
-    images: pd.DataFrame,
-    archives: Archives,
-    backbone: Backbone,
-    kind: str,
-    batch_size: int,
-    pool: ThreadPoolExecutor,
-    progress: tqdm,
-) -> _Shard:
-    features, image_ids, skipped = [], [], []
-    rows = image_rows(images)
-    for batch in _ahead(pool, partial(decoded_pixels, archives, backbone.preprocess), rows, batch_size):
-        good = [(image_id, found) for image_id, found in batch if isinstance(found, np.ndarray)]
-        skipped += [(image_id, found) for image_id, found in batch if isinstance(found, str)]
-        if good:
-            stacked = torch.from_numpy(np.stack([found for _, found in good])).to(device())
-            features.append(backbone.features(stacked, kind).to("cpu", torch.float16).numpy())
-            image_ids += [image_id for image_id, _ in good]
-        progress.update(len(batch))
-    empty = np.empty((0, 0, 0), np.float16)
-    return _Shard(np.concatenate(features) if features else empty, image_ids, skipped)
+def _fingerprint(rows: list[ImageRow], how: Extraction) -> str:
+    return fingerprint(
+        rows,
+        [identity(how.raw / archive) for archive in sorted({archive for _, archive, _ in rows})],
+        how.backbone.weights(),
+        [how.backbone.name, asdict(how.backbone.preprocess), how.kind, how.precision, how.batch_size, SHARD_SIZE],
+        [torch.__version__, device().type],
+        *sorted(Path(__file__).parent.glob("*.py")),  # an altered program may give other features
+    )
 
 
-def _ahead(
-    pool: ThreadPoolExecutor, work: Callable[[ImageRow], Decoded], rows: list[ImageRow], batch_size: int
-) -> Iterator[list[Decoded]]:
-    """The results of `work` on `rows`, a batch at a time, the next batch being worked on meanwhile."""
-    batches = [rows[i : i + batch_size] for i in range(0, len(rows), batch_size)]
-    waiting = [pool.submit(work, row) for row in batches[0]] if batches else []
-    for following in [*batches[1:], []]:
-        ready, waiting = waiting, [pool.submit(work, row) for row in following]
-        yield [future.result() for future in ready]
+def _fill(shards: list[list[ImageRow]], missing: list[int], how: Extraction, folder: Path, workers: int) -> None:
+    """Makes the `missing` shards."""
+    archives = Archives(how.raw)
+    fused = how.backbone.fused()
+    fused.network.to(device())
+
+    own = threading.local()
+
+    def start() -> None:
+        torch.set_num_threads(1)  # OpenMP counts for each thread apart: here a layer runs on the worker's own core
+        own.backbone = fused.replica()
+
+    def work(batch: tuple[int, list[ImageRow]]) -> tuple[int, _Part]:
+        number, rows = batch
+        return number, _featured(rows, archives, own.backbone, how)
+
+    batches = [
+        (number, shards[number][first : first + how.batch_size])
+        for number in missing
+        for first in range(0, len(shards[number]), how.batch_size)
+    ]
+    total, left = sum(map(len, shards)), sum(len(rows) for _, rows in batches)
+    threads = torch.get_num_threads()
+    with (
+        ThreadPoolExecutor(workers, initializer=start) as pool,
+        tqdm(desc="extracting features", total=total, initial=total - left, unit="image", disable=None) as progress,
+    ):
+        results = _in_order(pool, work, batches, ahead=2 * workers)
+        for number, group in itertools.groupby(results, key=lambda result: result[0]):
+            parts = []
+            for _, part in group:
+                parts.append(part)
+                progress.update(len(part.image_ids))
+            _write_shard(folder, number, parts)
+    torch.set_num_threads(threads)  # MKL counts for the whole process
+    archives.close()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A batch's results."""
+
+    image_ids: list[int]
+    reasons: list[str | None]  # why an image has no features; None where it has
+    features: np.ndarray | None  # of the images that have: (n, P, C) float16
+
+
+def _featured(batch: Sequence[ImageRow], archives: Archives, backbone: Backbone, how: Extraction) -> _Part:
+    found = [decoded_pixels(archives, backbone.preprocess, row)[1] for row in batch]
+    good = [pixels for pixels in found if isinstance(pixels, np.ndarray)]
+    reasons = [None if isinstance(pixels, np.ndarray) else pixels for pixels in found]
+    image_ids = [image_id for image_id, *_ in batch]
+    if not good:
+        return _Part(image_ids, reasons, None)
+    pixels = torch.from_numpy(np.stack(good)).to(device())
+    features = backbone.features(pixels, how.kind, how.precision).to("cpu", torch.float16)
+    if not features.isfinite().all():
+        raise UserError(
+            f"{backbone.name} gives features that are not numbers of float16 for image {image_ids[0]} "
+            f"or one of the {len(batch) - 1} after it: check backbone.weights, mean and std"
+        )
+    return _Part(image_ids, reasons, features.numpy())
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Sequence[Item], ahead: int
+) -> Iterator[Result]:
+    """The results of `work` on the items, of which at most `ahead` are under way or waiting to be taken."""
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _report_path(folder: Path, number: int) -> Path:
+    """What became of a shard's images: image_id, row (or -1), reason. Where this file is, the shard is whole."""
+    return folder / f"report-{number:05d}.parquet"
+
+
+def _write_shard(folder: Path, number: int, parts: Sequence[_Part]) -> None:
+    reasons = [reason for part in parts for reason in part.reasons]
+    read = np.array([reason is None for reason in reasons])
+    report = pd.DataFrame({
+        "image_id": [image_id for part in parts for image_id in part.image_ids],
+        "row": np.where(read, np.cumsum(read) - 1, -1),
+        "reason": pd.array(reasons, dtype="str"),
+    })  # fmt: skip
+    made = [part.features for part in parts if part.features is not None]
+    features = np.concatenate(made) if made else np.empty((0, 0, 0), np.float16)
+    with written_whole(shard_path(folder, number)) as path, path.open("wb") as file:
+        np.save(file, features)
+    with written_whole(_report_path(folder, number)) as path:
+        report.to_parquet(path, index=False)

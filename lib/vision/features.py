@@ -1,11 +1,14 @@
-"""Features on disk: float16 npy shards that can be memory-mapped, and an index of who is where."""
+"""Features on disk: float16 npy shards, memory-mapped, and an index of who is where."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
-_INDEX = "index.parquet"
+_INDEX, _SKIPPED = "index.parquet", "skipped.parquet"
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -13,19 +16,48 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"features-{number:05d}.npy"
 
 
+def shard_paths(folder: Path) -> list[Path]:
+    """The files of all shards, in order."""
+    return sorted(folder.glob("features-*.npy"))
+
+
 def index_path(folder: Path) -> Path:
     """The file of the index: image_id, shard, row. The images that it names are those that exist from here on."""
     return folder / _INDEX
 
 
-def load_features(folder: Path, index: pd.DataFrame) -> np.ndarray:
-    """The features of the rows of `index` (shard, row), in its order: (I, P, C) float16."""
-    shards = index["shard"].to_numpy()
-    rows = index["row"].to_numpy()
-    parts = {shard: np.load(shard_path(folder, shard), mmap_mode="r") for shard in np.unique(shards)}
-    shape = next(iter(parts.values())).shape[1:]
-    features = np.empty((len(index), *shape), np.float16)
-    for shard, stored in parts.items():
-        here = shards == shard
-        features[here] = stored[rows[here]]
-    return features
+def skipped_path(folder: Path) -> Path:
+    """The file of the images that could not be read: image_id, reason."""
+    return folder / _SKIPPED
+
+
+class Features:
+    """The features of some images, (I, P, C) float16, read from the disk when they are asked for.
+
+    Stands in for a tensor of that shape: the operating system keeps in memory what fits, and the rest costs a read.
+    """
+
+    def __init__(self, folder: Path, index: pd.DataFrame):
+        """Those of the rows of `index` (shard, row), in its order."""
+        self._shards = index["shard"].to_numpy()
+        self._rows = index["row"].to_numpy()
+        self._stored = {shard: np.load(shard_path(folder, shard), mmap_mode="r") for shard in np.unique(self._shards)}
+        self.shape = (len(index), *next(iter(self._stored.values())).shape[1:])
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __getitem__(self, images: Tensor | slice) -> Tensor:
+        """The features of some images, given by their places among these: (n, P, C) float16."""
+        chosen = images if isinstance(images, slice) else images.numpy()
+        shards, rows = self._shards[chosen], self._rows[chosen]
+        features = np.empty((len(rows), *self.shape[1:]), np.float16)
+        for shard in np.unique(shards):
+            here = shards == shard
+            features[here] = self._stored[shard][rows[here]]
+        return torch.from_numpy(features)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """All of them, in order, `size` images at a time."""
+        for first in range(0, len(self), size):
+            yield self[first : first + size]

@@ -7,6 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lib.datasets.archive import MOST_IMAGE, open_zip, read_member
+
+_MOST_PIXELS = 150_000_000  # 450 MB as RGB: no camera's picture is refused, and no bomb fills the memory
+Image.MAX_IMAGE_PIXELS = None  # PIL's own limit warns, before it refuses: `decode` has the limit above
+
 
 class ImageError(Exception):
     """An image cannot be had; the text is the reason, for the table of skipped images."""
@@ -20,14 +25,14 @@ class Archives:
         self._open: dict[str, zipfile.ZipFile] = {}
 
     def read(self, archive: str, member: str) -> bytes:
-        """The bytes of one member; raises ImageError where it is missing or broken."""
+        """The bytes of one member. Raises ImageError where it is missing or broken, UserError where the zip is."""
         if archive not in self._open:
-            self._open[archive] = zipfile.ZipFile(self._folder / archive)
+            self._open[archive] = open_zip(self._folder / archive)
         try:
-            return self._open[archive].read(member)
+            return read_member(self._open[archive], member, MOST_IMAGE)
         except KeyError:
             raise ImageError("missing") from None
-        except (zipfile.BadZipFile, OSError, EOFError) as error:
+        except zipfile.BadZipFile as error:
             raise ImageError(f"broken zip member: {error}") from error
 
     def close(self) -> None:
@@ -35,8 +40,11 @@ class Archives:
             archive.close()
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, least: int | None = None) -> Image.Image:
     """The picture as RGB: turned as its EXIF says, transparency on white, 16 bits brought to 8.
+
+    With `least`, a JPEG of which both sides stay that many pixels or more at a half, a quarter or an eighth of its
+    size is decoded at that size: the decoder then skips the work for what a later resize would average away.
 
     Raises ImageError with the reason where it cannot be decoded whole.
     """
@@ -44,12 +52,23 @@ def decode(data: bytes) -> Image.Image:
         raise ImageError("empty file")
     try:
         opened = Image.open(io.BytesIO(data))
+        if opened.width * opened.height > _MOST_PIXELS:
+            raise ImageError(f"{opened.width} x {opened.height} pixels are too many")
+        if least is not None:
+            opened.draft(None, (least, least))
         opened.load()
+        return _as_shown(ImageOps.exif_transpose(opened))
+    except ImageError:
+        raise
     except UnidentifiedImageError:
         raise ImageError("not an image") from None
     except Exception as error:  # a decoder meeting wild bytes may raise anything
         raise ImageError(f"cannot be decoded: {error}") from error
-    image: Image.Image = ImageOps.exif_transpose(opened)
+
+
+def _as_shown(image: Image.Image) -> Image.Image:
+    if image.mode == "F":  # without a scale, a viewer cannot know what is white
+        raise ImageError("pixels are floating-point numbers")
     if image.mode.startswith("I"):  # 16 bits of grey; PIL's own conversion would clip them to white
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
     if image.has_transparency_data:

@@ -1,5 +1,7 @@
 """Backbones: torchvision's models at their feature vector and their grid, files, and what is refused."""
 
+import hashlib
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -7,6 +9,7 @@ from torchvision import models
 
 from lib.errors import UserError
 from lib.vision.backbones import Backbone, build, override, pretrained, untrained
+from tests.servers import serving
 
 
 @pytest.fixture
@@ -19,9 +22,9 @@ def weights(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_a_file_of_weights_gives_that_models_features(weights, name):
+def test_a_file_of_weights_gives_that_models_features(weights, name, tmp_path):
     folder, model = weights
-    backbone = pretrained("mobilenet_v3_small", str(folder / name))
+    backbone = pretrained("mobilenet_v3_small", str(folder / name), tmp_path)
     pixels = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
     x = backbone.preprocess.normalise(pixels)
     with torch.inference_mode():
@@ -54,7 +57,7 @@ def test_a_transformer_has_no_grid():
 
 def test_a_saved_backbone_is_read_back_and_its_bytes_depend_on_the_weights_alone(weights, tmp_path):
     folder, _ = weights
-    backbone = pretrained("mobilenet_v3_small", str(folder / "w.pth"))
+    backbone = pretrained("mobilenet_v3_small", str(folder / "w.pth"), tmp_path)
     backbone.save(tmp_path / "a")
     loaded = Backbone.load(tmp_path / "a")
     loaded.save(tmp_path / "elsewhere" / "b")
@@ -78,16 +81,70 @@ def test_what_cannot_be_a_backbone_is_told(tmp_path, weights):
     with pytest.raises(UserError, match=r"backbone\.name is resnet_51"):
         build("resnet_51")
     with pytest.raises(UserError, match="no such file"):
-        pretrained("resnet18", str(tmp_path / "gone.pth"))
+        pretrained("resnet18", str(tmp_path / "gone.pth"), tmp_path)
     (tmp_path / "text.pth").write_text("no weights\nat all")
     with pytest.raises(UserError, match=r"cannot be read|more than tensors"):
-        pretrained("resnet18", str(tmp_path / "text.pth"))
+        pretrained("resnet18", str(tmp_path / "text.pth"), tmp_path)
     with pytest.raises(UserError, match="are not those of resnet18"):
-        pretrained("resnet18", str(folder / "w.pth"))
+        pretrained("resnet18", str(folder / "w.pth"), tmp_path)
     with pytest.raises(UserError, match="for resnet18 use fit, a file, or one of DEFAULT, IMAGENET1K_V1"):
-        pretrained("resnet18", "IMAGENET")
+        pretrained("resnet18", "IMAGENET", tmp_path)
     with pytest.raises(UserError, match="small_net has none to download"):
-        pretrained("small_net", "DEFAULT")
+        pretrained("small_net", "DEFAULT", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet18", "densenet121", "small_net"])
+@pytest.mark.parametrize("kind", ["pooled", "grid"])
+def test_folding_batch_normalisation_away_changes_features_by_rounding_alone(name, kind):
+    torch.manual_seed(0)
+    backbone = untrained(name)
+    for module in backbone.network.modules():  # as training leaves them, not the identity
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    backbone.network.eval()
+    pixels = torch.randint(0, 256, (2, backbone.preprocess.size, backbone.preprocess.size, 3), dtype=torch.uint8)
+    plain, fused = backbone.features(pixels, kind), backbone.fused().features(pixels, kind)
+    assert ((fused - plain).norm() / plain.norm()).item() < 1e-5
+    left = [m for m in backbone.fused().network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert (not left) or name == "densenet121"  # where some stand before their convolution
+    assert backbone.fused().network.training is False
+
+
+def test_bfloat16_gives_nearly_the_same_features():
+    torch.manual_seed(0)
+    backbone = untrained("small_net")
+    backbone.network.eval()
+    pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    full, half = (backbone.features(pixels, "grid", precision).float() for precision in ("float32", "bfloat16"))
+    assert 0 < ((half - full).norm() / full.norm()).item() < 0.03
+
+
+@pytest.fixture
+def torchvisions_server(weights, monkeypatch):
+    """A server that has the default weights of mobilenet_v3_small, which here are those of the fixture."""
+    folder, _ = weights
+    content = (folder / "w.pth").read_bytes()
+    name = f"/mobilenet_v3_small-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    entry = models.MobileNet_V3_Small_Weights.DEFAULT
+    with serving() as server:
+        server.serve(name, content)
+        monkeypatch.setattr(entry.value, "url", f"{server.url}{name}")
+        yield server
+
+
+def test_weights_by_name_are_fetched_once_and_verified(torchvisions_server, weights, tmp_path):
+    _, model = weights
+    for _ in range(2):
+        backbone = pretrained("mobilenet_v3_small", "DEFAULT", tmp_path / "store")
+    assert len(torchvisions_server.gets()) == 1
+    assert torch.equal(backbone.network.features[0][0].weight, model.features[0][0].weight)
+    (stored,) = [path for path in (tmp_path / "store").iterdir() if not path.name.startswith(".")]
+    stored.unlink()
+    for page in torchvisions_server.pages.values():
+        page.content = page.content[:-1] + b"x"
+    with pytest.raises(UserError, match="the sha256 is"):
+        pretrained("mobilenet_v3_small", "DEFAULT", tmp_path / "store")
 
 
 def test_a_pickle_is_never_run(tmp_path):
@@ -97,6 +154,6 @@ def test_a_pickle_is_never_run(tmp_path):
 
     torch.save({"w": Trap()}, tmp_path / "trap.pth")
     with pytest.raises(UserError, match="holds more than tensors") as caught:
-        pretrained("resnet18", str(tmp_path / "trap.pth"))
+        pretrained("resnet18", str(tmp_path / "trap.pth"), tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "sprung").exists()

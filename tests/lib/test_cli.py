@@ -17,7 +17,7 @@ def model(tmp_path):
     vocabulary = Vocabulary(["a", "dog"])
     decoder = Decoder(DecoderConfig(16, 128, len(vocabulary), "lstm", "scratch", "additive", 8, 8, 0.0))
     untrained("small_net").save(tmp_path / "backbone")
-    save_captioner(tmp_path / "model", tmp_path / "backbone", decoder, vocabulary)
+    save_captioner(tmp_path / "model", tmp_path / "backbone", tmp_path, decoder, vocabulary)
     return tmp_path / "model"
 
 
