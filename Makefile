@@ -1,5 +1,6 @@
 # make repro    run the whole pipeline          make test       the tests, linter and type checker
 # make bench    speed, as ratios                make test-all   the long end-to-end tests too
+# make coco2014 | coco2017 | flickr8k    fetch that data set and run the pipeline on it
 # Each sets up .venv first, if it must. make lock renews requirements.lock.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ READY := .venv/.ready
 # dvc starts each stage as `python -m stages.NAME`: that must be this python.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test test-all check bench lock
+.PHONY: setup repro coco2014 coco2017 flickr8k test test-all check bench lock
 
 setup: $(READY)
 
@@ -21,6 +22,16 @@ $(READY): requirements.lock
 
 repro: $(READY)
 	dvc repro
+
+# Photographs want a larger CNN and decoder than `scenes`. SET holds further settings, which win:
+#     make coco2014 SET="-S dataset.limit=1000 -S backbone.name=mobilenet_v3_large"
+PHOTOGRAPHS := -S backbone.name=resnet50 -S backbone.weights=DEFAULT -S features.kind=pooled \
+	-S model.attention=none -S model.embedding=512 -S model.hidden=512 -S model.dropout=0.3 \
+	-S train.epochs=8 -S train.learning_rate=0.001 -S train.label_smoothing=0.1 -S train.best_by=val_cider_d \
+	-S generate.beam_size=5 -S generate.length_penalty=1.0
+
+coco2014 coco2017 flickr8k: $(READY)
+	dvc exp run -S dataset.name=$@ $(PHOTOGRAPHS) $(SET)
 
 check: $(READY)
 	ruff check

@@ -9,14 +9,14 @@ from lib.vision.pixels import read_pixels
 from lib.workers import worker_count
 from stages.params import read
 from stages.params.backbone import Params
-from stages.running import BACKBONE, CAPTIONS, RAW, run
+from stages.running import BACKBONE, CAPTIONS, DOWNLOADS, RAW, run
 
 
 def main() -> None:
     params = read(Params)
     make_deterministic(params.fit.seed)
     fit = params.weights == "fit"
-    backbone = untrained(params.name) if fit else pretrained(params.name, params.weights)
+    backbone = untrained(params.name) if fit else pretrained(params.name, params.weights, DOWNLOADS)
     backbone.preprocess = override(backbone.preprocess, size=params.size, mean=params.mean, std=params.std)
     if fit:
         images = pd.read_parquet(CAPTIONS / "images.parquet")

@@ -1,8 +1,8 @@
 """captions: reads the annotations, applies the split, tokenises, and counts the vocabulary on the train split alone."""
 
-from lib.datasets import local
+from lib.datasets import local, named
 from lib.datasets.scenes import reading as scenes
-from lib.datasets.tables import write_table
+from lib.datasets.tables import Dataset, write_table
 from lib.text.tokenizer import tokenize
 from lib.text.vocabulary import Vocabulary
 from stages.params import read
@@ -11,13 +11,19 @@ from stages.params.vocabulary import Params as VocabularyParams
 from stages.running import CAPTIONS, RAW, run
 
 
+def read_dataset(params: DatasetParams) -> Dataset:
+    match params.name:
+        case "scenes":
+            return scenes.read(RAW)
+        case "local":
+            return local.read(RAW, params.local.split_seed, params.local.val_share, params.local.test_share)
+        case name:
+            return named.read(name, RAW)
+
+
 def main() -> None:
     params = read(DatasetParams)
-    if params.name == "local":
-        shares = params.local.val_share, params.local.test_share
-        dataset = local.read(RAW, params.local.split_seed, *shares).checked()
-    else:
-        dataset = scenes.read(RAW).checked()
+    dataset = read_dataset(params).checked()
     if params.limit is not None:
         dataset = dataset.first(params.limit)
     captions = dataset.captions.assign(tokens=[tokenize(caption) for caption in dataset.captions["caption"]])

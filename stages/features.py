@@ -4,13 +4,15 @@ import pandas as pd
 
 from lib.datasets.tables import write_table
 from lib.errors import UserError
+from lib.scratch import prune, publish
 from lib.vision.backbones import Backbone
-from lib.vision.extraction import extract
-from lib.vision.features import index_path
+from lib.vision.extraction import Extraction, extract
+from lib.vision.features import Features, index_path, shard_paths, skipped_path
+from lib.vision.projection import Projection, project_shards
 from lib.workers import worker_count
 from stages.params import read
 from stages.params.features import Params
-from stages.running import BACKBONE, CAPTIONS, FEATURES, RAW, run
+from stages.running import BACKBONE, CAPTIONS, FEATURES, RAW, SCRATCH, run
 
 _SHOWN = 10  # skipped images; all are in the table
 
@@ -18,10 +20,9 @@ _SHOWN = 10  # skipped images; all are in the table
 def main() -> None:
     params = read(Params)
     images = pd.read_parquet(CAPTIONS / "images.parquet")
-    backbone = Backbone.load(BACKBONE)
-    index, skipped = extract(
-        images, RAW, backbone, FEATURES, kind=params.kind, batch_size=params.batch_size, workers=worker_count()
-    )  # fmt: skip
+    how = Extraction(RAW, Backbone.load(BACKBONE), params.kind, params.precision, params.batch_size)
+    made = extract(images, how, SCRATCH / "features", worker_count())
+    skipped = made.skipped
     for image_id, reason in skipped.head(_SHOWN).itertuples(index=False):
         print(f"skipped image {image_id}: {reason}")
     if len(skipped) > params.max_skipped * len(images):
@@ -29,9 +30,17 @@ def main() -> None:
             f"{len(skipped)} of {len(images)} images cannot be read, more than features.max_skipped "
             f"({params.max_skipped}) allows; the first: image {skipped['image_id'][0]}, {skipped['reason'][0]}"
         )
-    write_table(index, index_path(FEATURES))
-    write_table(skipped, FEATURES / "skipped.parquet")
-    print(f"features of {len(index)} images, {len(skipped)} skipped (all are listed in skipped.parquet)")
+    if params.components is None:
+        publish(shard_paths(made.folder), FEATURES)
+    else:
+        train = made.index["image_id"].isin(images.loc[images["split"] == "train", "image_id"])
+        projection = Projection.fit(Features(made.folder, made.index[train]).split(256), params.components)
+        project_shards(shard_paths(made.folder), projection, FEATURES)
+        projection.save(FEATURES)
+    write_table(made.index, index_path(FEATURES))
+    write_table(skipped, skipped_path(FEATURES))
+    prune(made.folder)
+    print(f"features of {len(made.index)} images, {len(skipped)} skipped (all are listed in skipped.parquet)")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import json
 
-import torch
 from tqdm import tqdm
 
 from lib.captioner.beam import beam_search
@@ -22,9 +21,8 @@ def main() -> None:
     decoder.to(device())
     images = images_with_features("test")
     written: list[str] = []
-    for features in tqdm(
-        torch.from_numpy(features_of(images)).split(_BATCH), "writing captions", unit="batch", disable=None
-    ):
+    batches = -(-len(images) // _BATCH)
+    for features in tqdm(features_of(images).split(_BATCH), "writing captions", batches, unit="batch", disable=None):
         captions = beam_search(
             decoder, features.to(device()), params.beam_size, params.max_length, params.length_penalty
         )  # fmt: skip

@@ -7,11 +7,12 @@ import pandas as pd
 
 from lib.report.figures import draw_curves, draw_gallery
 from lib.report.page import Example, write_page
+from lib.vision.features import skipped_path
 from lib.vision.images import Archives, decode
 from stages.params import read
 from stages.params.dataset import Params as DatasetParams
 from stages.params.model import Params as ModelParams
-from stages.running import CAPTIONS, METRICS, RAW, run
+from stages.running import CAPTIONS, FEATURES, METRICS, RAW, run
 
 _GALLERY, _EXTREMES = 24, 8  # pictures
 _THUMBNAIL = (320, 320)  # pixels
@@ -46,11 +47,15 @@ def main() -> None:
     draw_gallery([e.picture for e in first], [e.caption for e in first], out / "gallery.png")
     best = json.loads((METRICS / "train" / "summary.json").read_text())["best_epoch"]
     draw_curves(pd.read_csv(METRICS / "train" / "curves.csv"), best, out / "curves.png")
+    skipped = pd.read_parquet(skipped_path(FEATURES))
+    reasons = ", ".join(f"{count} {reason}" for reason, count in skipped["reason"].value_counts().items())
+    left_out = f"; {len(skipped)} could not be read and are left out, captions and all: {reasons}" if reasons else ""
     model = read(ModelParams)
     write_page(
         out / "index.html",
         f"Captions of {read(DatasetParams).name}",
-        f"{model.cell.upper()} decoder ({model.implementation} cell); {len(each)} test pictures.",
+        f"{model.cell.upper()} decoder ({model.implementation} cell); {len(each)} test pictures, "
+        f"of {len(images)} in all{left_out}.",
         scores,
         out / "curves.png",
         galleries,

@@ -1,5 +1,7 @@
-"""How a stage is started: outputs made afresh, errors told in one line, an interrupted stage never taken for done."""
+"""How a stage is started: errors told in one line, an interrupted stage never taken for done; and where things are."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +10,27 @@ from lib.errors import UserError
 
 RAW, CAPTIONS, BACKBONE, FEATURES = (Path("data") / name for name in ("raw", "captions", "backbone", "features"))
 MODEL, METRICS = Path("data/model"), Path("metrics")
+# What an interrupted stage goes on from. DVC removes a stage's outputs before it runs it, and leaves this alone.
+SCRATCH = Path(os.environ.get("CAPTION_SCRATCH") or ".scratch")
+DOWNLOADS = SCRATCH / "downloads"
+
+
+def dvc_cache() -> Path | None:
+    """The folder of DVC's cache; None outside a DVC project."""
+    asked = subprocess.run(
+        [sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False
+    )  # fmt: skip
+    return Path(asked.stdout.strip()) if asked.returncode == 0 else None
 
 
 def run(stage: Callable[[], None]) -> None:
-    """Runs a stage; on an error of the user's, or Ctrl-C, says so in one line and exits with 1 or 130."""
+    """Runs a stage; on an error of the user's or the disk's, or Ctrl-C, says so in one line and exits with 1 or 130."""
     try:
         stage()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:  # a full disk, a file that may not be read
+        sys.exit(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
     except KeyboardInterrupt:  # DVC takes a stage that exits 0 after Ctrl-C for finished
         print("interrupted", file=sys.stderr)
         sys.exit(130)

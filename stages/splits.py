@@ -1,9 +1,8 @@
 """What train, generate and evaluate read: the images that have features, split by split, with their captions."""
 
-import numpy as np
 import pandas as pd
 
-from lib.vision.features import index_path, load_features
+from lib.vision.features import Features, index_path
 from stages.running import CAPTIONS, FEATURES
 
 
@@ -14,9 +13,9 @@ def images_with_features(split: str) -> pd.DataFrame:
     return images[images["split"] == split].merge(index, on="image_id", validate="1:1")
 
 
-def features_of(images: pd.DataFrame) -> np.ndarray:
-    """Their features, (I, P, C) float16."""
-    return load_features(FEATURES, images)
+def features_of(images: pd.DataFrame) -> Features:
+    """Their features, (I, P, C), left on the disk."""
+    return Features(FEATURES, images)
 
 
 def references_of(images: pd.DataFrame) -> dict[int, list[list[str]]]:

@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict
 
 import pandas as pd
-import torch
 
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.captioner.model import save_captioner
@@ -16,7 +15,7 @@ from stages.params import read
 from stages.params.model import Params as ModelParams
 from stages.params.train import Params as TrainParams
 from stages.params.vocabulary import Params as VocabularyParams
-from stages.running import BACKBONE, CAPTIONS, METRICS, MODEL, run
+from stages.running import BACKBONE, CAPTIONS, FEATURES, METRICS, MODEL, run
 from stages.splits import features_of, images_with_features, references_of
 
 
@@ -28,9 +27,7 @@ def main() -> None:
     def split(name: str) -> Split:
         images = images_with_features(name)
         references = references_of(images)
-        return Split(
-            torch.from_numpy(features_of(images)), references, caption_set(references.values(), vocabulary, max_length)
-        )
+        return Split(features_of(images), references, caption_set(references.values(), vocabulary, max_length))
 
     train, val = split("train"), split("val")
     make_deterministic(recipe.seed)
@@ -49,7 +46,7 @@ def main() -> None:
     )
     curve = train_decoder(decoder, vocabulary, train, val, recipe, max_length)
 
-    save_captioner(MODEL, BACKBONE, decoder, vocabulary)
+    save_captioner(MODEL, BACKBONE, FEATURES, decoder, vocabulary)
     out = METRICS / "train"
     out.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(map(asdict, curve)).to_csv(out / "curves.csv", index=False, float_format="%.6g")

@@ -1,8 +1,10 @@
 """The pipeline as its users run it: real `dvc` commands in a fresh clone, on a tiny data set."""
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import miniature
+from tests.servers import serving
 from tests.stages.imports import ROOT
 from tests.stages.test_pipeline import write_params
 
@@ -75,6 +79,44 @@ def test_plots_are_drawn(clone):
     page = (clone / "dvc_plots/index.html").read_text()
     for name in ("train_loss", "val_bleu_4", "curves.png", "gallery.png"):
         assert name in page, name
+
+
+def test_a_data_set_by_name_is_one_command_and_lies_on_the_disk_once(clone, tmp_path):
+    made = miniature.write_coco(tmp_path / "made", 2014)
+    checksums = miniature.write_checksums(made, tmp_path / "checksums.txt")
+    changes = {
+        "dataset.checksums": checksums, "backbone.name": "small_net", "backbone.weights": "fit",
+        "model.embedding": 16, "model.hidden": 16, "train.epochs": 1,
+    }  # fmt: skip
+    with serving() as server:
+        for path in made:
+            server.serve(f"/{path.name}", path.read_bytes())
+
+        def run(**more: object) -> str:
+            settings = {**changes, "dataset.mirror": server.url, **more}
+            given = " ".join(f"-S {name}={value}" for name, value in settings.items())
+            return command(clone, "make", "-o", ".venv/.ready", "coco2014", f"SET={given}")
+
+        assert stages_run(run()) == [
+            "download",
+            "captions",
+            "backbone",
+            "features",
+            "train",
+            "generate",
+            "evaluate",
+            "report",
+        ]
+        for path in made:
+            raw, digest = clone / "data/raw" / path.name, hashlib.md5(path.read_bytes()).hexdigest()
+            assert raw.samefile(clone / ".dvc/cache/files/md5" / digest[:2] / digest[2:])
+            assert raw.samefile(clone / ".scratch/downloads" / digest)
+        asked = len(server.requests)
+        assert stages_run(run(**{"dataset.mirror": "http://elsewhere.invalid/"})) == []
+        # The store is the user's to empty: DVC's cache still has the files.
+        shutil.rmtree(clone / ".scratch")
+        assert stages_run(run(**{"dataset.limit": 1}))[:2] == ["download", "captions"]
+        assert len(server.requests) == asked
 
 
 def test_a_slip_stops_the_pipeline_before_anything_is_lost(clone):

@@ -41,7 +41,7 @@ def read(section: type[AnySection], path: Path = PARAMS_FILE) -> AnySection:
         try:
             found = checked.model_validate(content.get(name, {}))
         except ValidationError as error:
-            problems += [_problem(name, content.get(name), detail) for detail in error.errors()]
+            problems += [_problem(name, detail) for detail in error.errors()]
         else:
             if checked is section:
                 result = found
@@ -62,7 +62,7 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
-def _problem(section: str, content: Any, error: Any) -> str:
+def _problem(section: str, error: Any) -> str:
     key = ".".join([section, *map(str, error["loc"])])
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key"

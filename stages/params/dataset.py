@@ -42,7 +42,9 @@ class Local(Section):
 
 
 class Params(Section):
-    name: Literal["scenes", "local"]
+    name: Literal["scenes", "coco2014", "coco2017", "flickr8k", "local"]
     limit: _Count | None
+    mirror: Annotated[str, Field(pattern=r"^https?://")] | None
+    checksums: str | None
     scenes: Scenes
     local: Local

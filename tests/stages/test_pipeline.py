@@ -51,9 +51,9 @@ def run(folder: Path, monkeypatch, stages=STAGES, **changes) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+    """What is in a folder, but for the scratch folder."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".scratch" not in path.parts]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,7 @@ def test_another_run_with_other_workers_gives_the_same_bytes(scenes, tmp_path, m
         {"model.cell": "rnn", "model.attention": "none"},
         {"model.implementation": "torch", "generate.beam_size": 1},
         {"features.kind": "pooled", "model.attention": "none", "train.label_smoothing": 0.1, "dataset.limit": 5},
+        {"features.precision": "bfloat16"},
     ],
 )
 def test_other_params_go_through_too(tmp_path, monkeypatch, changes):
@@ -146,6 +147,8 @@ def test_local_photographs_go_through_and_unreadable_ones_are_listed(tmp_path, m
     assert len(pd.read_parquet("data/features/index.parquet")) == 14
     scores = json.loads(Path("metrics/scores.json").read_text())
     assert list(scores) == list(METRICS)
+    page = Path("metrics/report/index.html").read_text()
+    assert "2 test pictures, of 16 in all; 2 could not be read and are left out, captions and all" in page
     assert [row["image_id"] for row in json.loads(Path("metrics/captions.json").read_text())] == [7, 15]
     assert set(json.loads(Path("data/captions/vocabulary.json").read_text())["words"]) >= {"noise", "grey"}
     words = json.loads(Path("data/captions/vocabulary.json").read_text())["words"]
@@ -165,13 +168,23 @@ def test_features_are_float16_shards_that_can_be_memory_mapped(scenes):
     assert index["row"].tolist() == list(range(36))
 
 
-def test_the_model_is_self_contained(scenes, tmp_path):
+@pytest.fixture(scope="module")
+def projected(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder = run(tmp_path_factory.mktemp("projected"), monkeypatch, **{"features.components": 24})
+    assert np.load(folder / "data/features/features-00000.npy", mmap_mode="r").shape == (36, 16, 24)
+    return folder
+
+
+@pytest.mark.parametrize("made", ["scenes", "projected"])
+def test_the_model_is_self_contained(made, request, tmp_path):
     from lib.captioner.captioner import Captioner
 
-    shutil.copytree(scenes / "data/model", tmp_path / "model")
+    folder = request.getfixturevalue(made)
+    shutil.copytree(folder / "data/model", tmp_path / "model")
     captioner = Captioner.load(tmp_path / "model")
-    written = {row["image_id"]: row["caption"] for row in json.loads((scenes / "metrics/captions.json").read_text())}
-    with zipfile.ZipFile(scenes / "data/raw/images.zip") as archive:
+    written = {row["image_id"]: row["caption"] for row in json.loads((folder / "metrics/captions.json").read_text())}
+    with zipfile.ZipFile(folder / "data/raw/images.zip") as archive:
         for image_id, caption in written.items():
             picture = Image.open(archive.open(f"test/{image_id:012d}.jpg"))
             assert captioner.caption(picture, beam_size=3, max_length=20, length_penalty=0.7) == caption

@@ -1,0 +1,118 @@
+"""The data sets that go by name, end to end on miniatures of them served on 127.0.0.1."""
+
+import hashlib
+import json
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from lib.errors import UserError
+from stages.running import DOWNLOADS
+from tests import miniature
+from tests.servers import serving
+from tests.stages.test_pipeline import STAGES, files, run
+
+WRITERS = {
+    "coco2014": lambda folder: miniature.write_coco(folder, 2014),
+    "coco2017": lambda folder: miniature.write_coco(folder, 2017),
+    "flickr8k": miniature.write_flickr8k,
+}
+ARCHIVES = {"train2014.zip", "val2014.zip", "train2017.zip", "val2017.zip", "Flickr8k_Dataset.zip"}
+
+
+@pytest.fixture
+def mirror():
+    with serving() as server:
+        yield server
+
+
+def served(name: str, mirror, folder: Path) -> dict:
+    """Params for the miniature of `name`, which `mirror` serves from now on."""
+    made = WRITERS[name](folder / "made")
+    for path in made:
+        mirror.serve(f"/{path.name}", path.read_bytes())
+    checksums = miniature.write_checksums(made, folder / "checksums.txt")
+    return {
+        "dataset.name": name,
+        "dataset.mirror": mirror.url,
+        "dataset.checksums": str(checksums),
+        "features.kind": "pooled",
+        "model.attention": "none",
+    }
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_data_set_goes_through_by_name(name, mirror, tmp_path, monkeypatch):
+    run(tmp_path / "here", monkeypatch, **served(name, mirror, tmp_path))
+    images = pd.read_parquet("data/captions/images.parquet").set_index("image_id")
+    expected = {i: miniature.split_of(role) for i, role in miniature.roles().items() if role != "unlisted"}
+    assert images["split"].to_dict() == expected
+    assert len(pd.read_parquet("data/features/index.parquet")) == len(expected)
+    results = json.loads(Path("metrics/captions.json").read_text())
+    assert [row["image_id"] for row in results] == [i for i, split in expected.items() if split == "test"]
+    assert "cider_d" in json.loads(Path("metrics/scores.json").read_text())
+
+
+def test_what_was_fetched_once_is_not_asked_for_again(mirror, tmp_path, monkeypatch):
+    params = served("coco2014", mirror, tmp_path)
+    run(tmp_path / "here", monkeypatch, STAGES[:1], **params)
+    first, asked = files(Path("data/raw")), len(mirror.requests)
+    for path in Path("data/raw").iterdir():
+        path.unlink()
+    run(tmp_path / "here", monkeypatch, STAGES[:1], **params)
+    assert files(Path("data/raw")) == first
+    assert len(mirror.requests) == asked
+
+
+def test_what_dvc_has_in_its_cache_is_not_fetched_unless_it_was_altered(mirror, tmp_path, monkeypatch):
+    params = served("coco2014", mirror, tmp_path)
+    cache = tmp_path / "cache"
+    for path in (tmp_path / "made").iterdir():
+        digest = hashlib.md5(path.read_bytes()).hexdigest()
+        place = cache / "files/md5" / digest[:2] / digest[2:]
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(b"altered" if path.name == "val2014.zip" else path.read_bytes())
+    monkeypatch.setattr("stages.download.dvc_cache", lambda: cache)
+    run(tmp_path / "here", monkeypatch, STAGES[:1], **params)
+    assert {request.path for request in mirror.gets()} == {"/val2014.zip"}
+    assert files(Path("data/raw")) == files(tmp_path / "made")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_small_run_takes_its_images_alone_out_of_the_zip_on_the_server(name, mirror, tmp_path, monkeypatch):
+    params = served(name, mirror, tmp_path) | {"dataset.limit": 2}
+    run(tmp_path / "few", monkeypatch, STAGES[:4], **params)
+    images = pd.read_parquet("data/captions/images.parquet")
+    assert images["split"].value_counts().to_dict() == {"train": 2, "val": 2, "test": 2}
+    assert len(pd.read_parquet("data/features/index.parquet")) == 6
+    held = {path.name: set(zipfile.ZipFile(path).namelist()) for path in Path("data/raw").glob("*.zip")}
+    for archive, rows in images.groupby("archive"):
+        assert held[archive] == set(rows["member"])
+    assert all(request.range for request in mirror.gets() if request.path.strip("/") in ARCHIVES)
+    few = files(Path("data/raw"))
+
+    # Where the whole zips are at hand, the same bytes come out of those.
+    run(tmp_path / "all", monkeypatch, STAGES[:1], **params | {"dataset.limit": None})
+    asked = len(mirror.requests)
+    run(tmp_path / "all", monkeypatch, STAGES[:1], **params)
+    assert files(Path("data/raw")) == few
+    assert len(mirror.requests) == asked
+
+
+def test_a_zip_that_is_broken_on_the_mirror_is_told_of_even_where_its_md5_is_right(mirror, tmp_path, monkeypatch):
+    params = served("coco2014", mirror, tmp_path)
+    cut = tmp_path / "made" / "train2014.zip"
+    cut.write_bytes(cut.read_bytes()[:-500])
+    mirror.serve("/train2014.zip", cut.read_bytes())
+    miniature.write_checksums(sorted((tmp_path / "made").iterdir()), tmp_path / "checksums.txt")
+    with pytest.raises(UserError, match=r"train2014\.zip has the md5 that dataset\.checksums names.*but is no zip"):
+        run(tmp_path / "here", monkeypatch, STAGES[:1], **params)
+
+
+def test_a_file_that_is_not_the_official_one_is_refused(mirror, tmp_path, monkeypatch):
+    params = served("flickr8k", mirror, tmp_path) | {"dataset.checksums": None}
+    with pytest.raises(UserError, match=r"should be (bf6c1abc|f18a1e29).*another dataset\.mirror"):
+        run(tmp_path / "here", monkeypatch, STAGES[:1], **params)
+    assert not [path for path in DOWNLOADS.iterdir() if len(path.name) == 32]  # an md5: a file that was verified
