@@ -3,15 +3,23 @@
 Same constructor arguments, state dict (names, shapes, gate order) and results; `batch_first` is always true.
 The equations are those of `rnn` and `lstm`; what does not depend on the previous step is done for all steps
 at once: the input projections before the loop, and the gradients of weights and inputs after it.
-Tensors are time-major inside, so that a step is one contiguous block.
+Tensors are time-major inside, so that a step is one contiguous block. `products` has the matrix products.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from lib.cells.products import accumulate, packed, project, weight_gradient
+
+# The derivatives of tanh and sigmoid, times a gradient, from their values: dout (1 - out^2) and dout out (1 - out),
+# in one pass and in place.
+tanh_backward = torch.ops.aten.tanh_backward.grad_input
+sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 
 
 class _RNNLayer(torch.autograd.Function):
@@ -19,22 +27,26 @@ class _RNNLayer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b: Tensor) -> Tensor:
-        h = torch.addmm(b, x.flatten(0, 1), w_ih.T).unflatten(0, x.shape[:2])  # (T, N, H): a, then h in place
-        previous = h0
-        for h_t in h:
-            previous = h_t.addmm_(previous, w_hh.T).tanh_()
-        ctx.save_for_backward(x, h0, w_ih, w_hh, h)
-        return h
+        a = project(x.flatten(0, 1), w_ih, b).unflatten(0, x.shape[:2])  # (T, N, H)
+        h = _beginning_with(h0, len(x))  # (T + 1, N, H)
+        recurrent = packed(w_hh, len(h0), len(x))
+        for a_t, previous_h, h_t in zip(a.unbind(), h[:-1].unbind(), h[1:].unbind(), strict=True):
+            torch.tanh(accumulate(a_t, previous_h, recurrent), out=h_t)
+        ctx.save_for_backward(x, w_ih, w_hh, h)
+        return h[1:]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dh: Tensor) -> tuple[Tensor, ...]:
-        x, h0, w_ih, w_hh, h = ctx.saved_tensors
-        da = 1 - h * h  # (T, N, H): tanh', then da in place
-        dprevious = torch.zeros_like(h0)
-        for t in reversed(range(len(x))):
-            dprevious = da[t].mul_(dh[t] + dprevious) @ w_hh
-        return _gradients(da, x, h0, h, w_ih, dprevious)
+    def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
+        x, w_ih, w_hh, h = ctx.saved_tensors
+        da = torch.empty_like(h[1:])  # (T, N, H)
+        back = packed(w_hh.T, h.shape[1], len(x))
+        above = (torch.zeros_like(h[0]), *dh.unbind())  # (N, H) each: none reaches h0 from above
+        dh_t = above[-1]
+        for h_t, da_t, dh_above in _reversed(h[1:].unbind(), da.unbind(), above[:-1]):
+            tanh_backward(dh_t, h_t, grad_input=da_t)
+            dh_t = project(da_t, back, dh_above)  # of the step before
+        return _after_the_loop(ctx, da, x, h, w_ih, (dh_t,))
 
 
 class _LSTMLayer(torch.autograd.Function):
@@ -44,55 +56,83 @@ class _LSTMLayer(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, h0: Tensor, c0: Tensor, w_ih: Tensor, w_hh: Tensor, b: Tensor
     ) -> tuple[Tensor, Tensor]:
-        gates = torch.addmm(b, x.flatten(0, 1), w_ih.T).unflatten(0, x.shape[:2])  # (T, N, 4H)
-        h = gates.new_empty(*x.shape[:2], h0.shape[1])  # (T, N, H)
-        c = torch.empty_like(h)
-        previous_h, previous_c = h0, c0
-        for gates_t, h_t, c_t in zip(gates, h, c, strict=True):
-            gates_t.addmm_(previous_h, w_hh.T)
-            i, f, g, o = gates_t.chunk(4, dim=1)  # views, each (N, H)
-            i.sigmoid_(), f.sigmoid_(), g.tanh_(), o.sigmoid_()
-            torch.addcmul(f * previous_c, i, g, out=c_t)
-            torch.mul(o, c_t.tanh(), out=h_t)
-            previous_h, previous_c = h_t, c_t
-        ctx.save_for_backward(x, h0, c0, w_ih, w_hh, gates, h, c)
-        return h, previous_c.clone()
+        gates = project(x.flatten(0, 1), w_ih, b).unflatten(0, x.shape[:2])  # (T, N, 4H): a, then i, f, g, o in place
+        h, c = _beginning_with(h0, len(x)), _beginning_with(c0, len(x))  # (T + 1, N, H)
+        tanh_c = torch.empty_like(c[1:])
+        recurrent = packed(w_hh, len(h0), len(x))
+        hs, cs = h.unbind(), c.unbind()
+        for t, gates_t in enumerate(gates.unbind()):
+            i, f, g, o = accumulate(gates_t, hs[t], recurrent).chunk(4, dim=1)  # views, each (N, H)
+            gates_t[:, : 2 * h.shape[-1]].sigmoid_(), g.tanh_(), o.sigmoid_()  # i and f lie side by side
+            torch.mul(f, cs[t], out=cs[t + 1]).addcmul_(i, g)
+            torch.mul(torch.tanh(cs[t + 1], out=tanh_c[t]), o, out=hs[t + 1])
+        ctx.save_for_backward(x, w_ih, w_hh, gates, h, c, tanh_c)
+        return h[1:], c[-1].clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dh: Tensor, dlast_c: Tensor) -> tuple[Tensor, ...]:
-        x, h0, c0, w_ih, w_hh, gates, h, c = ctx.saved_tensors
-        da = torch.empty_like(gates)  # (T, N, 4H)
-        dprevious_h, dc = torch.zeros_like(h0), dlast_c
-        for t in reversed(range(len(x))):
-            i, f, g, o = gates[t].chunk(4, dim=1)
-            da_i, da_f, da_g, da_o = da[t].chunk(4, dim=1)
-            dh_t = dh[t] + dprevious_h
-            tanh_c = c[t].tanh()
-            dc = dc + dh_t * o * (1 - tanh_c * tanh_c)
-            torch.mul(dc * g, i * (1 - i), out=da_i)
-            torch.mul(dc * (c[t - 1] if t else c0), f * (1 - f), out=da_f)
-            torch.mul(dc * i, 1 - g * g, out=da_g)
-            torch.mul(dh_t * tanh_c, o * (1 - o), out=da_o)
-            dc = dc * f
-            dprevious_h = da[t] @ w_hh
-        dx, dh0, dw_ih, dw_hh, db = _gradients(da, x, h0, h, w_ih, dprevious_h)
-        return dx, dh0, dc, dw_ih, dw_hh, db
+    def backward(ctx: Any, dh: Tensor, dlast_c: Tensor) -> tuple[Tensor | None, ...]:
+        x, w_ih, w_hh, gates, h, c, tanh_c = ctx.saved_tensors
+        # (T, N, 4H). The gates' own memory where no other backward pass will need them: touching as much again would
+        # take longer than all that is computed in it.
+        da = torch.empty_like(gates) if _graph_is_kept() else gates
+        back = packed(w_hh.T, h.shape[1], len(x))
+        above = (torch.zeros_like(h[0]), *dh.unbind())  # (N, H) each: none reaches h0 from above
+        dh_t, dc = above[-1], dlast_c.clone()
+        product, another = torch.empty_like(dc), torch.empty_like(dc)
+        for gates_t, da_t, tanh_c_t, previous_c, dh_above in _reversed(
+            gates.unbind(), da.unbind(), tanh_c.unbind(), c[:-1].unbind(), above[:-1]
+        ):
+            (i, f, g, o), (da_i, da_f, da_g, da_o) = gates_t.chunk(4, dim=1), da_t.chunk(4, dim=1)
+            torch.mul(dh_t, o, out=product)
+            dc += tanh_backward(product, tanh_c_t, grad_input=product)
+            # A gate is read for the last time where its da, which may be the same memory, is written.
+            torch.mul(dh_t, tanh_c_t, out=product)
+            sigmoid_backward(product, o, grad_input=da_o)
+            torch.mul(dc, g, out=product)
+            tanh_backward(torch.mul(dc, i, out=another), g, grad_input=da_g)
+            sigmoid_backward(product, i, grad_input=da_i)
+            torch.mul(dc, previous_c, out=product)
+            dc *= f
+            sigmoid_backward(product, f, grad_input=da_f)
+            dh_t = project(da_t, back, dh_above)  # of the step before
+        return _after_the_loop(ctx, da, x, h, w_ih, (dh_t, dc))
 
 
-def _gradients(
-    da: Tensor, x: Tensor, h0: Tensor, h: Tensor, w_ih: Tensor, dh0: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """All that follows from da (T, N, G) without a loop: dx (T, N, D), dh0, dw_ih (G, D), dw_hh (G, H), db (G,)."""
-    flat = da.flatten(0, 1)  # (TN, G)
-    previous_h = torch.cat([h0[None], h[:-1]])  # (T, N, H)
-    return da @ w_ih, dh0, flat.T @ x.flatten(0, 1), flat.T @ previous_h.flatten(0, 1), flat.sum(0)
+def _beginning_with(state: Tensor, steps: int) -> Tensor:
+    """Room for the states of all steps after a copy of the first: (steps + 1, N, H)."""
+    states = state.new_empty(steps + 1, *state.shape)
+    states[0] = state
+    return states
+
+
+def _graph_is_kept() -> bool:
+    """If the backward pass that runs now may be followed by another over the same graph (`retain_graph`)."""
+    return bool(torch._C._autograd._get_current_graph_task_keep_graph())
+
+
+def _reversed(*parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """What belongs to each step, from the last to the first."""
+    return zip(*map(reversed, parts), strict=True)
+
+
+def _after_the_loop(
+    ctx: Any, da: Tensor, x: Tensor, h: Tensor, w_ih: Tensor, dstates: tuple[Tensor, ...]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of x, the initial states, w_ih, w_hh and b; all but the states' follow from da (T, N, G)."""
+    dx = None
+    if ctx.needs_input_grad[0]:
+        dx = project(da.flatten(0, 1), w_ih.T, da.new_zeros(w_ih.shape[1])).unflatten(0, x.shape[:2])
+    if not any(ctx.needs_input_grad[-3:]):
+        return dx, *dstates, None, None, None
+    return dx, *dstates, weight_gradient(da, x), weight_gradient(da, h[:-1]), da.sum((0, 1))
 
 
 class _ScratchRecurrent(nn.Module):
     """Parameters, initialisation and the stack of layers, shared by both cells."""
 
     gates: int  # blocks of hidden_size rows in each weight
+    layer: type[torch.autograd.Function]
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, *, batch_first: bool = True, dropout: float = 0.0
@@ -127,6 +167,15 @@ class _ScratchRecurrent(nn.Module):
         )
         return w_ih, w_hh, b_ih + b_hh
 
+    def _run(self, number: int, x: Tensor, *states: Tensor) -> Any:
+        """One layer, time-major, in the precision of autocast where that is on: within it, all is of one type."""
+        tensors = (x, *states, *self._weights(number))
+        kind = x.device.type
+        if torch.is_autocast_enabled(kind):
+            tensors = tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
+        with torch.autocast(kind, enabled=False):
+            return self.layer.apply(*tensors)
+
     def _zeros(self, x: Tensor) -> Tensor:
         return x.new_zeros(self.num_layers, x.shape[0], self.hidden_size)  # (L, N, H)
 
@@ -141,13 +190,14 @@ class ScratchRNN(_ScratchRecurrent):
     """Stands in for `torch.nn.RNN(..., nonlinearity="tanh", batch_first=True)`."""
 
     gates = 1
+    layer = _RNNLayer
 
     def forward(self, x: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (N, T, D), h0 (L, N, H) or None for zeros -> h (N, T, H) of the last layer, last h (L, N, H)."""
         h0 = self._zeros(x) if h0 is None else h0
         h, lasts = x.transpose(0, 1).contiguous(), []  # (T, N, D)
         for layer in range(self.num_layers):
-            h = _RNNLayer.apply(h, h0[layer], *self._weights(layer))
+            h = self._run(layer, h, h0[layer])
             lasts.append(h[-1])
             h = self._between(h, layer)
         return h.transpose(0, 1), torch.stack(lasts)
@@ -157,13 +207,14 @@ class ScratchLSTM(_ScratchRecurrent):
     """Stands in for `torch.nn.LSTM(..., batch_first=True)`."""
 
     gates = 4
+    layer = _LSTMLayer
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """x (N, T, D), state (h0, c0), each (L, N, H), or None for zeros -> h (N, T, H), (last h, last c)."""
         h0, c0 = (self._zeros(x), self._zeros(x)) if state is None else state
         h, last_h, last_c = x.transpose(0, 1).contiguous(), [], []  # (T, N, D)
         for layer in range(self.num_layers):
-            h, c = _LSTMLayer.apply(h, h0[layer], c0[layer], *self._weights(layer))
+            h, c = self._run(layer, h, h0[layer], c0[layer])
             last_h.append(h[-1])
             last_c.append(c)
             h = self._between(h, layer)

@@ -139,6 +139,131 @@ def test_a_second_backward_pass_gives_the_same_and_a_double_backward_is_refused(
         gradient.sum().backward()
 
 
+def outputs(module: nn.Module, x: Tensor, states: list[Tensor]) -> list[Tensor]:
+    """h, and the last state or states."""
+    h, last = module(x, tuple(states) if len(states) == 2 else states[0])
+    return [h, *(last if isinstance(last, tuple) else (last,))]
+
+
+def pair(scratch, reference, d: int, h: int, layers: int = 1, **options) -> tuple[nn.Module, nn.Module]:
+    """Both modules with the same weights."""
+    ours = scratch(d, h, layers, batch_first=True, **options)
+    theirs = reference(d, h, layers, batch_first=True, **options)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def initial(reference, layers: int, n: int, h: int, **options) -> list[Tensor]:
+    return [torch.randn(layers, n, h, **options) for _ in range(2 if reference is nn.LSTM else 1)]
+
+
+@pytest.mark.parametrize(("scratch", "reference"), MODULES)
+@settings(max_examples=15, deadline=None)
+@given(
+    n=st.integers(1, 40), t=st.integers(1, 12), d=st.integers(1, 40), h=st.integers(1, 40), layers=st.integers(1, 2),
+    seed=st.integers(0, 2**31),
+)  # fmt: skip
+def test_single_precision_is_torchs_within_rounding(scratch, reference, n, t, d, h, layers, seed):
+    torch.manual_seed(seed)
+    ours, theirs = pair(scratch, reference, d, h, layers)
+    theirs = theirs.double()
+    x, states = torch.randn(n, t, d), initial(reference, layers, n, h)
+    tensors = [x.requires_grad_(), *(state.requires_grad_() for state in states)]
+    doubles = [tensor.detach().double().requires_grad_() for tensor in tensors]
+    mine, exact = outputs(ours, x, states), outputs(theirs, doubles[0], doubles[1:])
+    gradients = torch.autograd.grad(sum(out.sum() for out in mine), [*tensors, *ours.parameters()])
+    exact_gradients = torch.autograd.grad(sum(out.sum() for out in exact), [*doubles, *theirs.parameters()])
+    for a, b in zip([*mine, *gradients], [*exact, *exact_gradients], strict=True):
+        assert relative_error(a, b) < 1e-5
+
+
+@pytest.mark.parametrize(("scratch", "reference"), MODULES)
+@pytest.mark.parametrize("frozen", ["x", "states", "weights"])
+def test_what_needs_no_gradient_changes_that_of_nothing_else(scratch, reference, frozen):
+    torch.manual_seed(0)
+    ours, theirs = (module.double() for module in pair(scratch, reference, 4, 5, 2))
+    x, states = random(3, 6, 4).requires_grad_(frozen != "x"), initial(reference, 2, 3, 5, dtype=torch.float64)
+    for state in states:
+        state.requires_grad_(frozen != "states")
+    for parameter in [*ours.parameters(), *theirs.parameters()]:
+        parameter.requires_grad_(frozen != "weights")
+    for module in (ours, theirs):
+        sum(out.square().sum() for out in outputs(module, x, states)).backward()
+        got = [tensor.grad for tensor in (x, *states, *module.parameters())]
+        for tensor in (x, *states):
+            tensor.grad = None
+        if module is ours:
+            expected = got
+    for a, b in zip(expected, got, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or relative_error(a, b) < 1e-9
+
+
+@pytest.mark.parametrize(("scratch", "reference"), MODULES)
+def test_not_a_number_spreads_as_far_as_in_torch_nn(scratch, reference):
+    torch.manual_seed(0)
+    ours, theirs = pair(scratch, reference, 4, 5)
+    x = torch.randn(3, 6, 4)
+    x[1, 2, 0] = float("nan")
+    mine, other = ours(x)[0], theirs(x)[0]
+    assert torch.equal(mine.isnan(), other.isnan())
+    assert mine.isnan().any(dim=2).tolist() == [[False] * 6, [False] * 2 + [True] * 4, [False] * 6]
+
+
+@pytest.mark.parametrize(("scratch", "reference"), MODULES)
+def test_autocast_gives_what_torch_nn_gives_within_rounding(scratch, reference):
+    torch.manual_seed(0)
+    ours, theirs = pair(scratch, reference, 24, 32, 2)
+    x = torch.randn(6, 7, 24)
+    results = []
+    for module in (ours, theirs):
+        with torch.autocast("cpu", torch.bfloat16):
+            h, _ = module(x)
+            h.float().square().sum().backward()
+        results.append((h, [parameter.grad for parameter in module.parameters()]))
+    (mine, gradients), (other, other_gradients) = results
+    assert mine.dtype == torch.bfloat16
+    for a, b in zip([mine, *gradients], [other, *other_gradients], strict=True):
+        assert relative_error(a.float(), b.float()) < 0.03
+
+
+@pytest.mark.parametrize("scratch", [ScratchRNN, ScratchLSTM])
+def test_compiled_it_gives_the_same(scratch):
+    torch.manual_seed(0)
+    module = scratch(8, 9, 2)
+    compiled = torch.compile(module, backend="aot_eager")
+    x = torch.randn(3, 4, 8)
+    results = []
+    for run in (module, compiled):
+        module.zero_grad()
+        h, _ = run(x)
+        h.square().sum().backward()
+        results.append([h, *(parameter.grad.clone() for parameter in module.parameters())])
+    for a, b in zip(*results, strict=True):
+        assert relative_error(a, b) < 1e-5
+
+
+@pytest.mark.parametrize(("scratch", "reference"), MODULES)
+def test_no_more_is_kept_for_the_backward_pass_than_torch_nn_keeps(scratch, reference):
+    def kept(module: nn.Module, x: Tensor) -> int:
+        storages = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            outputs = module(x)
+        for known in (x, *module.parameters()):
+            storages.pop(known.untyped_storage().data_ptr(), None)
+        assert outputs
+        return sum(storages.values())
+
+    ours, theirs = pair(scratch, reference, 64, 64)
+    x = torch.randn(16, 17, 64, requires_grad=True)
+    assert kept(ours, x) <= kept(theirs, x)
+
+
 def test_only_batch_first_is_supported():
     with pytest.raises(ValueError, match="batch_first"):
         ScratchLSTM(3, 4, batch_first=False)

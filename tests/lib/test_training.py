@@ -1,12 +1,14 @@
 """Training: batches lose nothing, the loss is the cross-entropy, and a small set is learned by heart."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from lib.captioner.beam import beam_search
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.text.vocabulary import END, PAD, START, Vocabulary
 from lib.training.batches import caption_set
@@ -96,3 +98,22 @@ def test_padding_and_the_start_are_never_asked_for():
     captions = torch.tensor([[START, 4, END, PAD], [START, 5, 6, END]])
     scores = decoder()(torch.randn(2, 1, 8), torch.tensor([0, 1]), captions)
     assert scores.shape == (5, len(VOCABULARY))
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+@pytest.mark.parametrize(("trained", "other"), [("scratch", "torch"), ("torch", "scratch")])
+@pytest.mark.parametrize("attention", ["none", "additive"])
+def test_a_model_that_one_implementation_trained_writes_the_same_captions_with_the_other(
+    cell, trained, other, attention
+):
+    torch.manual_seed(0)
+    data = split()
+    config = DecoderConfig(1, 8, len(VOCABULARY), cell, trained, attention, 16, 16, 0.0)
+    model = Decoder(config)
+    train_decoder(model, VOCABULARY, data, data, recipe(10), 20)
+    twin = Decoder(replace(config, implementation=other))
+    twin.load_state_dict(model.state_dict())
+    twin.eval()
+    written = [beam_search(decoder, data.features, 3, 10, 0.7) for decoder in (model, twin)]
+    assert written[0] == written[1]
+    assert any(written[0])
