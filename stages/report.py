@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from lib.report.figures import draw_curves, draw_gallery
+from lib.report.figures import draw_curves, draw_gallery, draw_gradients
 from lib.report.page import Example, write_page
 from lib.vision.features import skipped_path
 from lib.vision.images import Archives, decode
@@ -47,6 +47,7 @@ def main() -> None:
     draw_gallery([e.picture for e in first], [e.caption for e in first], out / "gallery.png")
     best = json.loads((METRICS / "train" / "summary.json").read_text())["best_epoch"]
     draw_curves(pd.read_csv(METRICS / "train" / "curves.csv"), best, out / "curves.png")
+    draw_gradients(pd.read_csv(METRICS / "gradients.csv"), out / "gradients.png")
     skipped = pd.read_parquet(skipped_path(FEATURES))
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped["reason"].value_counts().items())
     left_out = f"; {len(skipped)} could not be read and are left out, captions and all: {reasons}" if reasons else ""
@@ -58,6 +59,7 @@ def main() -> None:
         f"of {len(images)} in all{left_out}.",
         scores,
         out / "curves.png",
+        out / "gradients.png",
         galleries,
     )
     archives.close()

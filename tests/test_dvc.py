@@ -15,7 +15,7 @@ import pytest
 from tests import miniature
 from tests.servers import serving
 from tests.stages.imports import ROOT
-from tests.stages.test_pipeline import write_params
+from tests.stages.test_pipeline import STAGES, write_params
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +71,7 @@ def test_an_experiment_reruns_what_depends_on_the_change_and_nothing_else(clone)
     output = command(clone, "dvc", "exp", "run", "-S", "generate.beam_size=2")
     assert stages_run(output)[0] == "generate"
     output = command(clone, "dvc", "exp", "run", "-S", "vocabulary.min_count=2")
-    assert stages_run(output)[:2] == ["captions", "train"]
+    assert {"captions", "train"} <= set(stages_run(output)) <= {*STAGES} - {"download", "backbone", "features"}
 
 
 def test_plots_are_drawn(clone):
@@ -97,16 +97,7 @@ def test_a_data_set_by_name_is_one_command_and_lies_on_the_disk_once(clone, tmp_
             given = " ".join(f"-S {name}={value}" for name, value in settings.items())
             return command(clone, "make", "-o", ".venv/.ready", "coco2014", f"SET={given}")
 
-        assert stages_run(run()) == [
-            "download",
-            "captions",
-            "backbone",
-            "features",
-            "train",
-            "generate",
-            "evaluate",
-            "report",
-        ]
+        assert set(stages_run(run())) == set(STAGES)
         for path in made:
             raw, digest = clone / "data/raw" / path.name, hashlib.md5(path.read_bytes()).hexdigest()
             assert raw.samefile(clone / ".dvc/cache/files/md5" / digest[:2] / digest[2:])

@@ -42,6 +42,25 @@ def draw_curves(curves: pd.DataFrame, best: int, path: Path) -> None:
     _save(figure, path)
 
 
+def draw_gradients(fading: pd.DataFrame, path: Path) -> None:
+    """How the gradient fades with the steps back, before and after training, for an RNN and an LSTM.
+
+    `fading` is what `lib.training.gradient_flow.gradient_flow` gives.
+    """
+    figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
+    for cell, colour in (("rnn", "tab:orange"), ("lstm", "tab:blue")):
+        for when, line in (("untrained", "--"), ("trained", "-")):
+            column = fading[f"{cell}_{when}"]
+            axes.plot(fading["steps_back"], column, line, color=colour, label=f"{cell.upper()}, {when}")
+    axes.set(
+        xlabel="words back", ylabel="norm of the gradient\n(1 for one word back)", yscale="log", ylim=(1e-12, 3),
+        title="What reaches the state so many words before the last",
+    )  # fmt: skip
+    axes.legend()
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def draw_gallery(pictures: Sequence[Image.Image], captions: Sequence[str], path: Path) -> None:
     """Pictures in rows of four, each over its caption."""
     rows = -(-len(pictures) // _COLUMNS)

@@ -29,6 +29,10 @@ figcaption { font-size: .85rem; color: #666; } figcaption b { display: block; fo
 <table><tr>$names</tr><tr>$values</tr></table>
 <h2>Learning curves</h2>
 <img alt="learning curves" src="$curves">
+<h2>Gradient flow</h2>
+<p>A language model reads the captions of one picture after another, without seeing them. How strongly does the state
+so many words back still feel the loss of the last word? What does not reach it cannot be learned.</p>
+<img alt="gradient flow" src="$gradients">
 $galleries
 </html>
 """)
@@ -50,9 +54,10 @@ def write_page(
     summary: str,
     scores: Mapping[str, float],
     curves: Path,
+    gradients: Path,
     galleries: Mapping[str, Sequence[Example]],
 ) -> None:
-    """Writes the page. `curves` is a PNG; `galleries` are shown in their order under their names."""
+    """Writes the page. `curves` and `gradients` are PNGs; `galleries` are shown in their order under their names."""
     sections = [
         f'<h2>{html.escape(name)}</h2>\n<div class="gallery">\n{"".join(map(_figure, examples))}</div>'
         for name, examples in galleries.items()
@@ -64,6 +69,7 @@ def write_page(
         names="".join(f"<th>{html.escape(name)}</th>" for name in scores),
         values="".join(f"<td>{value:.3f}</td>" for value in scores.values()),
         curves=_data_uri(curves.read_bytes(), "png"),
+        gradients=_data_uri(gradients.read_bytes(), "png"),
         galleries="\n".join(sections),
     )
     path.write_text(page, "utf-8")

@@ -20,7 +20,8 @@ def outputs(stage: dict) -> set[str]:
 
 
 def test_the_main_line_is_whole_and_in_order():
-    assert list(STAGES) == ["download", "captions", "backbone", "features", "train", "generate", "evaluate", "report"]
+    order = ["download", "captions", "backbone", "features", "train", "generate", "evaluate", "gradients", "report"]
+    assert list(STAGES) == order
     assert all(stage["cmd"] == f"python -m stages.{name}" for name, stage in STAGES.items())
     assert all(stage["desc"] for stage in STAGES.values())
 

@@ -16,9 +16,10 @@ from PIL import Image
 
 from lib.errors import UserError
 from lib.scoring import METRICS
+from lib.training import gradient_flow
 from tests.stages.imports import ROOT
 
-STAGES = ["download", "captions", "backbone", "features", "train", "generate", "evaluate", "report"]
+STAGES = ["download", "captions", "backbone", "features", "train", "generate", "evaluate", "gradients", "report"]
 TINY = {
     "dataset.scenes.train": 24, "dataset.scenes.val": 6, "dataset.scenes.test": 6, "dataset.scenes.size": 48,
     "vocabulary.min_count": 1, "backbone.fit.epochs": 1, "backbone.fit.batch_size": 8, "train.epochs": 2,
@@ -41,6 +42,7 @@ def run(folder: Path, monkeypatch, stages=STAGES, **changes) -> Path:
     """Runs stages in `folder` with the tiny params and `changes` to them."""
     folder.mkdir(exist_ok=True)
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(gradient_flow, "_UPDATES", 1)
     write_params(folder, **changes)
     try:
         for stage in stages:
@@ -81,7 +83,7 @@ def test_the_page_works_offline_and_shows_the_captions(scenes):
     assert page.count("data:image/jpeg") >= 6
     for row in json.loads((scenes / "metrics/captions.json").read_text()):
         assert row["caption"] in page
-    for name in ("curves.png", "gallery.png"):
+    for name in ("curves.png", "gradients.png", "gallery.png"):
         with Image.open(scenes / "metrics/report" / name) as picture:
             assert min(picture.size) > 200
 

@@ -1,0 +1,49 @@
+"""Gradient flow: what is measured is the gradient, and the cells' story is in it."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lib.text.vocabulary import Vocabulary
+from lib.training import gradient_flow as module
+from lib.training.gradient_flow import STEPS_BACK, gradient_flow
+
+WORDS = [f"w{i}" for i in range(12)]
+VOCABULARY = Vocabulary(WORDS)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "lstm"])
+def test_norms_are_those_of_nudging_a_state(cell):
+    torch.manual_seed(0)
+    model = module._LanguageModel(cell, len(VOCABULARY), 6, 5).double()
+    sequences = torch.randint(4, len(VOCABULARY), (1, 9))
+    faded = module._faded(model, sequences)
+
+    def loss(k: int, nudge: torch.Tensor) -> torch.Tensor:
+        x, split = model.embed(sequences[:, :-1]), sequences.shape[1] - 1 - k
+        _, state = model.cell(x[:, :split])
+        parts = state if isinstance(state, tuple) else (state,)
+        nudged = tuple(part + some for part, some in zip(parts, nudge.chunk(len(parts)), strict=True))
+        h, _ = model.cell(x[:, split:], nudged if len(nudged) == 2 else nudged[0])
+        return nn.functional.cross_entropy(model.output(h[:, -1]), sequences[:, -1], reduction="sum")
+
+    size = 5 * (2 if cell == "lstm" else 1)
+    norms = []
+    for k in (1, 2, 5):
+        numeric = [
+            (loss(k, 1e-6 * unit) - loss(k, -1e-6 * unit)).item() / 2e-6 for unit in torch.eye(size).double()
+        ]  # fmt: skip
+        norms.append(np.linalg.norm(numeric))
+    assert faded[[1, 4]] == pytest.approx([norms[1] / norms[0], norms[2] / norms[0]], rel=1e-5)
+
+
+def test_an_untrained_rnn_forgets_faster_than_an_lstm_and_the_result_is_repeatable(monkeypatch):
+    monkeypatch.setattr(module, "_UPDATES", 3)
+    rng = np.random.default_rng(0)
+    captions = [[[WORDS[i] for i in rng.integers(0, 12, 8)] for _ in range(5)] for _ in range(20)]
+    first, second = (gradient_flow(captions, VOCABULARY, 16, 32, seed=1) for _ in range(2))
+    assert first.equals(second)
+    assert first["steps_back"].tolist() == list(range(1, STEPS_BACK + 1))
+    assert (first.iloc[0, 1:] == 1).all()
+    assert first["rnn_untrained"].iloc[-1] < first["lstm_untrained"].iloc[-1] < 1e-3
