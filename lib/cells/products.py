@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 _onednn = torch.ops.mkldnn
-_WORTHWHILE = 8  # products, from which on packing takes less time than it saves
+_WORTHWHILE = 4096  # rows in all, from which on packing takes less time than it saves
 _AT_ONCE = 512  # columns of a weight's gradient: with more, what is summed falls out of the cache
 
 
 def packed(w: Tensor, rows: int, times: int) -> Tensor:
     """w (G, K), laid out for `times` products with `rows` rows each, by `project` and `accumulate` alone."""
-    if times < _WORTHWHILE or not _by_onednn(w):
+    if rows * times < _WORTHWHILE or not _by_onednn(w):
         return w
     return _onednn._reorder_linear_weight(w.contiguous(), rows)
 
