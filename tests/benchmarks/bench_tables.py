@@ -8,13 +8,12 @@ import time
 from itertools import cycle, islice
 from pathlib import Path
 
-import pytest
-
 from tests import miniature
+from tests.realdata import REALDATA, needs_realdata
 from tests.stages.imports import ROOT
 from tests.stages.test_pipeline import write_params
 
-SOURCE = ROOT.parent / "shared/realdata/coco/captions_val2017.json"
+SOURCE = REALDATA / "coco/captions_val2017.json"
 IMAGES, CAPTIONS = 123_287, 616_767
 IN_TRAIN2014, IN_VAL, IN_TEST = 82_783, 5_000, 5_000  # of the images; what remains of val2014 is restval
 
@@ -68,7 +67,7 @@ def write_raw(raw: Path) -> None:
         (raw / f"coco_karpathy_{split}.json").write_text(json.dumps(listed))
 
 
-@pytest.mark.skipif(not SOURCE.is_file(), reason=f"COCO's own captions are not in {SOURCE}")
+@needs_realdata
 def test_captions_of_coco(tmp_path, capsys):
     write_raw(tmp_path / "data/raw")
     write_params(tmp_path, **{"dataset.name": "coco2014", "dataset.limit": None, "vocabulary.min_count": 5})

@@ -12,10 +12,9 @@ from lib.datasets.annotations import read_coco, read_json
 from lib.datasets.tables import SPLITS
 from lib.errors import UserError
 from tests import miniature
-from tests.stages.imports import ROOT
+from tests.realdata import REALDATA, needs_realdata
 
-REAL = ROOT.parent / "shared/realdata/coco"
-real_data = pytest.mark.skipif(not REAL.is_dir(), reason=f"COCO's own files are not in {REAL}")
+REAL = REALDATA / "coco"
 
 
 @pytest.fixture(scope="module", params=[2014, 2017])
@@ -185,7 +184,7 @@ def test_a_path_in_a_file_name_is_only_a_name(raw, year):
     assert images["member"].tolist()[0] == f"train{year}/../../etc/passwd"
 
 
-@real_data
+@needs_realdata
 def test_cocos_own_captions_are_read_whole():
     source = REAL / "captions_val2017.json"
     images, captions = read_coco(read_json(source), source)
@@ -194,7 +193,7 @@ def test_cocos_own_captions_are_read_whole():
     assert set(captions["image_id"]) == set(images["image_id"])
 
 
-@real_data
+@needs_realdata
 def test_karpathys_own_images_make_exactly_his_split(tmp_path):
     listed = {
         split: dict(line.split() for line in (REAL / f"karpathy_{split}_images.txt").read_text().splitlines())

@@ -1,7 +1,6 @@
 """Scores against coco-caption's own code (pycocoevalcap), and what coco-caption leaves open."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +9,9 @@ from hypothesis import given, settings, strategies as st
 from lib.scoring import score, score_each
 from lib.scoring.bleu import bleu_statistics
 from lib.text.tokenizer import tokenize
+from tests.realdata import REALDATA
 
-REAL = Path(__file__).parents[3] / "shared/realdata/coco/captions_val2017.json"
+REAL = REALDATA / "coco/captions_val2017.json"
 
 words = st.sampled_from(["a", "dog", "cat", "runs", "on", "the", "red", "big", "grass"])
 caption = st.lists(words, max_size=9)

@@ -8,9 +8,7 @@ from hypothesis import example, given, settings, strategies as st
 
 from lib.text import tokenizer
 from lib.text.tokenizer import tokenize, treebank_words
-from tests.stages.imports import ROOT
-
-REAL = ROOT.parent / "shared/realdata"
+from tests.realdata import REALDATA, needs_realdata
 
 # The halves of the words that Treebank takes apart, and what may stand beside them.
 PIECES = [
@@ -52,10 +50,10 @@ def test_every_word_that_nltk_takes_apart_is_known_here():
     assert {word for word in words if word.isalpha()} == tokenizer._TAKEN_APART
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real captions are not in {REAL}")
+@needs_realdata
 @pytest.mark.parametrize("name", ["coco/captions_val2017.json", "flickr8k/dataset_flickr8k.json"])
 def test_real_captions_have_the_same_words_by_either_way(name):
-    content = json.loads((REAL / name).read_text("utf-8"))
+    content = json.loads((REALDATA / name).read_text("utf-8"))
     if "annotations" in content:
         texts = [row["caption"] for row in content["annotations"]]
     else:
