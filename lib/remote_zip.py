@@ -15,12 +15,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lib.datasets.archive import write_stored_zip
+from lib.datasets.archive import MOST_IMAGE, write_stored_zip
 from lib.download import PATIENCE, Line, Patience, alone, disk_error, in_parallel
 from lib.errors import UserError
 from lib.scratch import written_whole
 
-_MOST_BYTES = 256 * 2**20  # of one member, and of a directory: what claims to be larger is no photograph
 _TAIL = 128 * 2**10  # bytes at a zip's end: what points to the directory is in the last 66 kB
 _HEADER = struct.Struct("<4s22xHH")  # a member's local header: signature, ..., lengths of the name and of what follows
 _SPARE = 64  # bytes by which that may be longer here than in the directory, without another request
@@ -84,7 +83,7 @@ class _RemoteBytes:
     def read(self, count: int = -1) -> bytes:
         first = min(self._position, self.size)
         end = self.size if count < 0 else min(first + count, self.size)
-        if end - first > _MOST_BYTES:
+        if end - first > MOST_IMAGE:  # a zip's directory is far smaller: COCO's is a thirtieth of that
             raise UserError(
                 f"{self.url}: its directory claims {(end - first) / 1e9:.1f} GB: try another dataset.mirror"
             )
@@ -132,7 +131,7 @@ def _check(info: zipfile.ZipInfo, remote: _RemoteBytes) -> None:
         raise _damaged(remote, info, "is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise _damaged(remote, info, f"is compressed in a way (number {info.compress_type}) that is not known here")
-    if max(info.file_size, info.compress_size) > _MOST_BYTES:
+    if max(info.file_size, info.compress_size) > MOST_IMAGE:
         raise _damaged(remote, info, f"claims {max(info.file_size, info.compress_size) / 1e6:.0f} MB")
     if not 0 <= info.header_offset <= remote.size - _HEADER.size - info.compress_size:
         raise _damaged(remote, info, "is said to be where the zip has ended")

@@ -37,10 +37,10 @@ def gradient_flow(
     words = torch.tensor([word for caption in ids for word in caption])
     words = words.repeat(1 + (STEPS_BACK + 2) // len(words))  # once, but for the tiniest of data sets
     columns: dict[str, np.ndarray] = {"steps_back": np.arange(1, STEPS_BACK + 1)}
+    measured = _windows(words, _MEASURED, np.random.default_rng(seed))
     for cell in ("rnn", "lstm"):
         torch.manual_seed(seed)
         model = _LanguageModel(cell, len(vocabulary), embedding, hidden)
-        measured = _windows(words, _MEASURED, np.random.default_rng(seed))
         columns[f"{cell}_untrained"] = _faded(model, measured)
         optimiser = Optimiser(model.parameters(), _LEARNING_RATE, _UPDATES, weight_decay=0.0)
         for _ in range(_UPDATES):

@@ -28,12 +28,15 @@ from tests.stages.imports import ROOT
 IMAGES = 23
 
 
+def for_inference_of(backbone):
+    for_inference(backbone.network)
+    return backbone
+
+
 @pytest.fixture(scope="module")
 def backbone():
     torch.manual_seed(0)
-    backbone = untrained("small_net")
-    for_inference(backbone.network)
-    return backbone
+    return for_inference_of(untrained("small_net"))
 
 
 @pytest.fixture
@@ -155,11 +158,6 @@ def test_what_would_change_the_features_has_a_folder_of_its_own(photographs, bac
     ]
     folders = [extract(table, settings, tmp_path / "scratch", 2).folder for table, settings in variants]
     assert len(set(folders)) == len(folders)
-
-
-def for_inference_of(backbone):
-    for_inference(backbone.network)
-    return backbone
 
 
 def test_weights_that_give_no_numbers_are_told_of(photographs, tmp_path):
