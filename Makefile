@@ -1,6 +1,7 @@
 # make repro    run the whole pipeline          make test       the tests, linter and type checker
 # make bench    speed, as ratios                make test-all   the long end-to-end tests too
 # make coco2014 | coco2017 | flickr8k    fetch that data set and run the pipeline on it
+# make compare    train an RNN and an LSTM, all else equal, and put them side by side in metrics/compare
 # Each sets up .venv first, if it must. make lock renews requirements.lock.
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ READY := .venv/.ready
 # dvc starts each stage as `python -m stages.NAME`: that must be this python.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro coco2014 coco2017 flickr8k test test-all check bench lock
+.PHONY: setup repro coco2014 coco2017 flickr8k compare test test-all check bench lock
 
 setup: $(READY)
 
@@ -32,6 +33,13 @@ PHOTOGRAPHS := -S backbone.name=resnet50 -S backbone.weights=DEFAULT -S features
 
 coco2014 coco2017 flickr8k: $(READY)
 	dvc exp run -S dataset.name=$@ $(PHOTOGRAPHS) $(SET)
+
+# WHAT is cell, implementation or features (stages/compare.py). In SET, single quotes let $(PHOTOGRAPHS) through:
+#     make compare WHAT=features SET='-S dataset.name=flickr8k $(PHOTOGRAPHS)'
+WHAT := cell
+
+compare: $(READY)
+	python -m stages.compare '$(WHAT)' $(SET)
 
 check: $(READY)
 	ruff check

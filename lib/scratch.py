@@ -32,6 +32,11 @@ def identity(path: Path) -> list[object]:
     return [path.name, status.st_size, status.st_mtime_ns]
 
 
+def library() -> list[Path]:
+    """The files of this library's code: what was begun with other code is not gone on from."""
+    return sorted(Path(__file__).parent.rglob("*.py"))
+
+
 def publish(files: Iterable[Path], folder: Path) -> None:
     """Puts finished files into `folder` under their own names, without a second copy where the disk knows hard links.
 

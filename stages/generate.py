@@ -1,11 +1,18 @@
-"""generate: captions the test split, in COCO's results format."""
+"""generate: captions the test split, and val to choose settings on, in COCO's results format."""
 
 import json
+from collections.abc import Iterator
 
+import pandas as pd
+import torch
 from tqdm import tqdm
 
 from lib.captioner.beam import beam_search
+from lib.captioner.decoder import Decoder
 from lib.captioner.model import load_decoder
+from lib.captioner.rules import Rules
+from lib.captioner.sampling import Narrowing, sample
+from lib.captioner.writing import Caption
 from lib.compute import device
 from stages.params import read
 from stages.params.generate import Params
@@ -19,21 +26,32 @@ def main() -> None:
     params = read(Params)
     decoder, vocabulary = load_decoder(MODEL)
     decoder.to(device())
-    images = images_with_features("test")
-    written: list[str] = []
-    batches = -(-len(images) // _BATCH)
-    for features in tqdm(features_of(images).split(_BATCH), "writing captions", batches, unit="batch", disable=None):
-        captions = beam_search(
-            decoder, features.to(device()), params.beam_size, params.max_length, params.length_penalty
-        )  # fmt: skip
-        written += [" ".join(vocabulary.decode(ids)) for ids in captions]
-    results = [
-        {"image_id": int(image_id), "caption": caption}
-        for image_id, caption in zip(images["image_id"], written, strict=True)
-    ]
     METRICS.mkdir(exist_ok=True)
-    (METRICS / "captions.json").write_text(json.dumps(results, indent=0) + "\n")
-    print(f"{len(results)} captions written")
+    for split, name in (("test", "captions.json"), ("val", "captions_val.json")):
+        images = images_with_features(split)
+        results = [
+            {"image_id": int(image_id), "caption": " ".join(vocabulary.decode(caption.ids))}
+            for image_id, caption in zip(images["image_id"], _captions(params, decoder, images), strict=True)
+        ]
+        (METRICS / name).write_text(json.dumps(results, indent=0) + "\n")
+        print(f"{split}: {len(results)} captions written")
+
+
+def _captions(params: Params, decoder: Decoder, images: pd.DataFrame) -> Iterator[Caption]:
+    """One for each of `images`, which may be none."""
+    if images.empty:
+        return
+    rules, drawn = Rules(params.min_length, params.no_repeat), params.sample
+    narrowing = Narrowing(drawn.temperature, drawn.top_k, drawn.top_p)
+    generator = torch.Generator().manual_seed(drawn.seed)
+    batches = -(-len(images) // _BATCH)
+    for part in tqdm(features_of(images).split(_BATCH), "writing captions", batches, unit="batch", disable=None):
+        features = part.to(device())
+        if params.method == "beam":
+            found = beam_search(decoder, features, params.beam_size, params.max_length, params.length_penalty, rules)
+        else:
+            found = sample(decoder, features, 1, params.max_length, narrowing, generator, rules)
+        yield from (best for best, *_ in found)
 
 
 if __name__ == "__main__":

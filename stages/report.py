@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 
+from lib.report.comparison import read_comparisons
 from lib.report.figures import draw_curves, draw_gallery, draw_gradients
 from lib.report.page import Example, write_page
 from lib.vision.features import skipped_path
@@ -59,6 +60,7 @@ def main() -> None:
         f"of {len(images)} in all{left_out}.",
         scores,
         out / "curves.png",
+        read_comparisons(METRICS / "compare"),
         out / "gradients.png",
         galleries,
     )

@@ -4,18 +4,22 @@ import json
 from dataclasses import asdict
 
 import pandas as pd
+import torch
 
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.captioner.model import save_captioner
+from lib.compute import device
+from lib.scratch import fingerprint, identity, library, prune
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import caption_set
 from lib.training.decoder import Recipe, Split, best_epoch, train_decoder
 from lib.training.optimisation import make_deterministic
+from lib.vision.features import index_path, shard_paths
 from stages.params import read
 from stages.params.model import Params as ModelParams
 from stages.params.train import Params as TrainParams
 from stages.params.vocabulary import Params as VocabularyParams
-from stages.running import BACKBONE, CAPTIONS, FEATURES, METRICS, MODEL, run
+from stages.running import BACKBONE, CAPTIONS, FEATURES, METRICS, MODEL, SCRATCH, run
 from stages.splits import features_of, images_with_features, references_of
 
 
@@ -30,21 +34,21 @@ def main() -> None:
         return Split(features_of(images), references, caption_set(references.values(), vocabulary, max_length))
 
     train, val = split("train"), split("val")
-    make_deterministic(recipe.seed)
-    decoder = Decoder(
-        DecoderConfig(
-            places=train.features.shape[1],
-            channels=train.features.shape[2],
-            vocabulary_size=len(vocabulary),
-            cell=model.cell,
-            implementation=model.implementation,
-            attention=model.attention,
-            embedding_size=model.embedding,
-            hidden_size=model.hidden,
-            dropout=model.dropout,
-        )
+    config = DecoderConfig(
+        places=train.features.shape[1],
+        channels=train.features.shape[2],
+        vocabulary_size=len(vocabulary),
+        cell=model.cell,
+        implementation=model.implementation,
+        attention=model.attention,
+        embedding_size=model.embedding,
+        hidden_size=model.hidden,
+        dropout=model.dropout,
     )
-    curve = train_decoder(decoder, vocabulary, train, val, recipe, max_length)
+    make_deterministic(recipe.seed)
+    decoder = Decoder(config)
+    task = SCRATCH / "train" / _fingerprint(asdict(recipe), asdict(config), max_length)
+    curve = train_decoder(decoder, vocabulary, train, val, recipe, max_length, task / "checkpoint.safetensors")
 
     save_captioner(MODEL, BACKBONE, FEATURES, decoder, vocabulary)
     out = METRICS / "train"
@@ -58,6 +62,15 @@ def main() -> None:
         "val_cider_d": best.val_cider_d,
     }
     (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    prune(task)
+
+
+def _fingerprint(*settings: object) -> str:
+    """Of everything that the weights depend on: a checkpoint of anything else is not gone on from."""
+    tables = [CAPTIONS / "captions.parquet", CAPTIONS / "vocabulary.json", index_path(FEATURES)]
+    shards = [identity(shard) for shard in shard_paths(FEATURES)]
+    machine = [device().type, torch.__version__, torch.get_num_threads()]
+    return fingerprint(*settings, *tables, shards, machine, *library())
 
 
 if __name__ == "__main__":

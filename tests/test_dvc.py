@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import miniature
 from tests.servers import serving
@@ -38,12 +39,17 @@ def clone(tmp_path_factory):
     return folder
 
 
-def command(folder: Path, *words: str) -> str:
-    """Runs a command with the virtual environment first on the path; returns what it printed."""
+def attempt(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command with the virtual environment first on the path."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
+    return subprocess.run(
         words, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
     )
+
+
+def command(folder: Path, *words: str) -> str:
+    """Runs a command that must succeed; returns what it printed."""
+    done = attempt(folder, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -114,11 +120,76 @@ def test_a_slip_stops_the_pipeline_before_anything_is_lost(clone):
     before = (clone / "metrics/scores.json").read_text()
     params = (clone / "params.yaml").read_text()
     (clone / "params.yaml").write_text(params.replace("cell: ", "cell: x"))
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    done = subprocess.run(
-        ["dvc", "repro"], cwd=clone, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-    )
+    done = attempt(clone, "dvc", "repro")
     (clone / "params.yaml").write_text(params)
     assert done.returncode != 0
     assert "model.cell: got 'x" in done.stdout + done.stderr
     assert (clone / "metrics/scores.json").read_text() == before
+
+
+def test_two_runs_are_compared_while_the_workspace_stays_as_it_is(clone):
+    command(clone, "git", "checkout", "-qf", "HEAD", "--", ".")
+    # Changes that are not committed: they count, and stay.
+    write_params(clone, **{"generate.beam_size": 10})
+    command(clone, "dvc", "repro")
+    command(clone, "git", "add", "dvc.lock")
+    (clone / "README.md").write_text("changed")
+    compared = clone / "metrics/compare/cell"
+
+    def workspace() -> dict[str, str]:
+        status = command(clone, "git", "status", "--porcelain", "--", ".", ":!metrics/compare/cell")
+        folders = [clone / name for name in ("data", "metrics")]
+        files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        files += [clone / name for name in ("params.yaml", "dvc.lock", "README.md")]
+        digests = {
+            str(path): hashlib.md5(path.read_bytes()).hexdigest() for path in files if compared not in path.parents
+        }
+        return {"status": status, **digests}
+
+    def compare(settings: str) -> subprocess.CompletedProcess[str]:
+        return attempt(clone, "make", "-o", ".venv/.ready", "compare", f"SET={settings}")
+
+    before = workspace()
+    done = compare("-S train.epochs=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stages_run(done.stdout).count("train") == 2
+    assert workspace() == before
+    shown = command(clone, "dvc", "exp", "show", "--csv")
+    for cell in ("rnn", "lstm"):
+        assert f"compare-cell-{cell}" in shown
+        revision = command(clone, "git", "for-each-ref", "--format=%(refname)", f"refs/exps/**/compare-cell-{cell}")
+        params = yaml.safe_load(command(clone, "git", "show", f"{revision.strip()}:params.yaml"))
+        assert (params["model"]["cell"], params["train"]["epochs"], params["generate"]["beam_size"]) == (cell, 1, 10)
+        scores = json.loads(command(clone, "git", "show", f"{revision.strip()}:metrics/scores.json"))
+        assert json.loads((compared / "scores.json").read_text())["scores"][cell.upper()] == scores
+
+    files = {path.name: path.read_bytes() for path in compared.iterdir()}
+    done = compare("-S train.epochs=1")
+    assert set(stages_run(done.stdout)) <= {"report"}  # which shows a comparison that Git tracks
+    assert {path.name: path.read_bytes() for path in compared.iterdir()} == files
+    experiments = command(clone, "dvc", "exp", "list")
+    done = compare("-S train.epochs=none")
+    assert done.returncode != 0
+    assert "error: params.yaml: train.epochs: got 'none'" in done.stdout + done.stderr
+    assert "error: compare-cell-rnn failed" in done.stderr
+    assert {path.name: path.read_bytes() for path in compared.iterdir()} == files
+    assert command(clone, "dvc", "exp", "list") == experiments
+
+    assert workspace() == before
+    assert stages_run(command(clone, "dvc", "repro")) == ["report"]
+    assert "<h2>RNN against LSTM</h2>" in (clone / "metrics/report/index.html").read_text()
+    assert stages_run(command(clone, "dvc", "repro")) == []
+
+
+def test_a_fresh_clone_compares_before_anything_else_was_run(clone, tmp_path):
+    command(tmp_path, "git", "clone", "-q", str(clone), "fresh")
+    fresh = tmp_path / "fresh"
+    output = command(fresh, "make", "-o", ".venv/.ready", "compare", "WHAT=features", "SET=-S train.epochs=1")
+    assert stages_run(output).count("features") == 2
+    assert stages_run(output).count("backbone") == 1
+    assert list(json.loads((fresh / "metrics/compare/features/scores.json").read_text())["scores"]) == [
+        "pooled",
+        "grid",
+    ]
+    assert command(fresh, "git", "status", "--porcelain").split("\n")[0] in ("", "?? metrics/compare/features/")
+    assert not (fresh / "data/model").exists()

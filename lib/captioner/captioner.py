@@ -9,6 +9,7 @@ from PIL import Image
 from lib.captioner.beam import beam_search
 from lib.captioner.decoder import Decoder
 from lib.captioner.model import backbone_folder, load_decoder
+from lib.captioner.rules import NO_RULES, Rules
 from lib.text.vocabulary import Vocabulary
 from lib.vision.backbones import Backbone
 from lib.vision.projection import Projection, projection_path
@@ -30,7 +31,15 @@ class Captioner:
         return cls(Backbone.load(backbone_folder(folder)).fused(), projection, *load_decoder(folder))
 
     @torch.inference_mode()
-    def caption(self, image: Image.Image, *, beam_size: int, max_length: int, length_penalty: float) -> str:
+    def caption(
+        self,
+        image: Image.Image,
+        *,
+        beam_size: int,
+        max_length: int,
+        length_penalty: float,
+        rules: Rules = NO_RULES,
+    ) -> str:
         """A caption for one RGB picture."""
         pixels = torch.from_numpy(self.backbone.preprocess.pixels(image).copy())[None]
         kind = "pooled" if self.decoder.config.places == 1 else "grid"
@@ -38,5 +47,5 @@ class Captioner:
         features = self.backbone.features(pixels, kind).half()
         if self.projection:
             features = self.projection(features).half()
-        (ids,) = beam_search(self.decoder, features, beam_size, max_length, length_penalty)
-        return " ".join(self.vocabulary.decode(ids))
+        ((best, *_),) = beam_search(self.decoder, features, beam_size, max_length, length_penalty, rules)
+        return " ".join(self.vocabulary.decode(best.ids))

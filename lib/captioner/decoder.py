@@ -28,6 +28,8 @@ import torch
 from torch import Tensor, nn
 
 from lib.captioner.attention import AdditiveAttention
+from lib.captioner.dropout import Dropout
+from lib.captioner.linear import Linear
 from lib.cells import ScratchLSTM, ScratchRNN
 from lib.text.vocabulary import PAD, START, UNKNOWN
 
@@ -59,20 +61,23 @@ Hidden = tuple[Tensor, ...]  # a cell's state: h, or h and c, each (1, N, H)
 
 @dataclass(frozen=True)
 class State:
-    """Where decoding stands, one row for each of the N captions being written."""
+    """Where decoding stands: N captions being written, of I images."""
 
     hidden: Hidden
     language: Hidden  # of the language cell; empty without attention
-    image: Tensor  # (N, E), enters at every step
-    regions: tuple[Tensor, ...]  # keys and values, each (N, P, H); empty without attention
+    image: Tensor  # (I, E), enters at every step
+    regions: tuple[Tensor, ...]  # keys and values, each (I, P, H); empty without attention
+    rows: Tensor  # (N,): which image each caption is of
+    looked: Tensor  # (N, P): attention weights of the last step; (N, 0) before the first, and without attention
 
     def select(self, rows: Tensor) -> "State":
-        """The state of the captions `rows` (M,), in that order, repeats allowed."""
-        return State(
-            tuple(part[:, rows] for part in self.hidden),
-            tuple(part[:, rows] for part in self.language),
-            self.image[rows],
-            tuple(part[rows] for part in self.regions),
+        """The state of the captions `rows` (M,), in that order, repeats allowed. What is of the images is shared."""
+        return replace(
+            self,
+            hidden=tuple(part.index_select(1, rows) for part in self.hidden),
+            language=tuple(part.index_select(1, rows) for part in self.language),
+            rows=self.rows[rows],
+            looked=self.looked[rows],
         )
 
 
@@ -90,16 +95,16 @@ class Decoder(nn.Module):
         self.states = 2 if config.cell == "lstm" else 1  # tensors in a cell's state
         self.register_buffer("feature_mean", torch.zeros(channels))
         self.register_buffer("feature_scale", torch.ones(()))
-        self.image_to_input = nn.Linear(channels, embedding)
-        self.image_to_state = nn.Linear(channels, self.states * hidden)
+        self.image_to_input = Linear(channels, embedding)
+        self.image_to_state = Linear(channels, self.states * hidden)
         self.embed = nn.Embedding(config.vocabulary_size, embedding)
         cell = CELLS[config.cell, config.implementation]
         self.cell = cell(embedding, hidden, batch_first=True)
         if self.attends:
             self.attention = AdditiveAttention(config.places, channels, hidden)
             self.language = cell(2 * hidden, hidden, batch_first=True)
-        self.dropout = nn.Dropout(config.dropout)
-        self.output = nn.Linear(hidden, config.vocabulary_size)
+        self.dropout = Dropout(config.dropout)
+        self.output = Linear(hidden, config.vocabulary_size)
         nn.init.normal_(self.embed.weight, std=embedding**-0.5)
 
     def fit_standardisation(self, parts: Iterable[Tensor]) -> None:
@@ -125,17 +130,21 @@ class Decoder(nn.Module):
             tuple(torch.zeros_like(h) for h in hidden) if self.attends else (),
             self.image_to_input(v),
             self.attention.regions(regions) if self.attends else (),
+            torch.arange(len(v), device=v.device),
+            v.new_empty(len(v), 0),
         )
 
     def run(self, words: Tensor, state: State) -> tuple[Tensor, State]:
         """Reads the ids `words` (N, T) from `state`: what the next words follow from, (N, T, H), and the new state."""
-        x = self.dropout(self.embed(words) + state.image[:, None])  # (N, T, E)
+        image = state.image.index_select(0, state.rows)  # (N, E)
+        x = self.dropout(self.embed(words) + image[:, None])  # (N, T, E)
         h, hidden = self._through(self.cell, x, state.hidden)
-        language = state.language
+        language, looked = state.language, state.looked
         if self.attends:
-            context, _ = self.attention(h, *state.regions)  # (N, T, H)
+            context, weights = self.attention(h, *state.regions, state.rows)  # (N, T, H), (N, T, P)
+            looked = weights[:, -1]
             h, language = self._through(self.language, self.dropout(torch.cat([h, context], dim=-1)), language)
-        return self.dropout(h), replace(state, hidden=hidden, language=language)
+        return self.dropout(h), replace(state, hidden=hidden, language=language, looked=looked)
 
     def _through(self, cell: nn.Module, x: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
         """Runs a cell. torch's RNN takes and gives its state as a tensor, its LSTM as a pair; here both are tuples."""

@@ -3,22 +3,15 @@
 import torch
 from torch import Tensor
 
-from lib.captioner.decoder import Decoder
-from lib.text.vocabulary import END, START
+from lib.captioner.rules import NO_RULES, Rules
+from lib.captioner.writing import AnyState, Caption, Model, word_by_word
+from lib.text.vocabulary import START
 
 
 @torch.inference_mode()
-def greedy(decoder: Decoder, features: Tensor, max_length: int) -> list[list[int]]:
-    """The likeliest word at each step. features (N, P, C) -> N lists of ids, up to and with <end>."""
-    state = decoder.start(features)
+def greedy(model: Model[AnyState], features: Tensor, max_length: int, rules: Rules = NO_RULES) -> list[Caption]:
+    """The likeliest word at each step, at most `max_length` of them. features (N, P, C) -> N captions."""
     words = torch.full((len(features),), START, device=features.device)
-    ended = torch.zeros_like(words, dtype=torch.bool)
-    written = []
-    for _ in range(max_length):
-        log_p, state = decoder.step(words, state)
-        words = log_p.argmax(dim=1)  # (N,)
-        written.append(words)
-        ended |= words == END
-        if ended.all():
-            break
-    return torch.stack(written, dim=1).tolist()
+    state = model.start(features)
+    # topk, as in beam search, so that a tie falls as it does in a beam of one.
+    return word_by_word(model, words, state, max_length, rules, lambda log_p, _: log_p.topk(1, dim=1).indices[:, 0])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lib.cells.products import accumulate, packed, project, weight_gradient
+from lib.cells.products import accumulate, packed, project, tanh, weight_gradient
 
 # The derivatives of tanh and sigmoid, times a gradient, from their values: dout (1 - out^2) and dout out (1 - out),
 # in one pass and in place.
@@ -31,7 +31,7 @@ class _RNNLayer(torch.autograd.Function):
         h = _beginning_with(h0, len(x))  # (T + 1, N, H)
         recurrent = packed(w_hh, len(h0), len(x))
         for a_t, previous_h, h_t in zip(a.unbind(), h[:-1].unbind(), h[1:].unbind(), strict=True):
-            torch.tanh(accumulate(a_t, previous_h, recurrent), out=h_t)
+            tanh(accumulate(a_t, previous_h, recurrent), out=h_t)
         ctx.save_for_backward(x, w_ih, w_hh, h)
         return h[1:]
 
@@ -63,9 +63,9 @@ class _LSTMLayer(torch.autograd.Function):
         hs, cs = h.unbind(), c.unbind()
         for t, gates_t in enumerate(gates.unbind()):
             i, f, g, o = accumulate(gates_t, hs[t], recurrent).chunk(4, dim=1)  # views, each (N, H)
-            gates_t[:, : 2 * h.shape[-1]].sigmoid_(), g.tanh_(), o.sigmoid_()  # i and f lie side by side
+            gates_t[:, : 2 * h.shape[-1]].sigmoid_(), tanh(g, out=g), o.sigmoid_()  # i and f lie side by side
             torch.mul(f, cs[t], out=cs[t + 1]).addcmul_(i, g)
-            torch.mul(torch.tanh(cs[t + 1], out=tanh_c[t]), o, out=hs[t + 1])
+            torch.mul(tanh(cs[t + 1], out=tanh_c[t]), o, out=hs[t + 1])
         ctx.save_for_backward(x, w_ih, w_hh, gates, h, c, tanh_c)
         return h[1:], c[-1].clone()
 
@@ -125,7 +125,12 @@ def _after_the_loop(
         dx = project(da.flatten(0, 1), w_ih.T, da.new_zeros(w_ih.shape[1])).unflatten(0, x.shape[:2])
     if not any(ctx.needs_input_grad[-3:]):
         return dx, *dstates, None, None, None
-    return dx, *dstates, weight_gradient(da, x), weight_gradient(da, h[:-1]), da.sum((0, 1))
+    return (
+        dx,
+        *dstates,
+        *(weight_gradient(da.flatten(0, 1), part.flatten(0, 1)) for part in (x, h[:-1])),
+        da.sum((0, 1)),
+    )
 
 
 class _ScratchRecurrent(nn.Module):

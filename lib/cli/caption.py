@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from lib.captioner.captioner import Captioner
+from lib.captioner.rules import Rules
 from lib.vision.images import ImageError, decode
 
 
@@ -18,6 +19,8 @@ def main() -> int:
     parser.add_argument("--beam-size", type=int, default=3)
     parser.add_argument("--max-length", type=int, default=20, help="words")
     parser.add_argument("--length-penalty", type=float, default=0.7)
+    parser.add_argument("--min-length", type=int, default=0, help="words")
+    parser.add_argument("--no-repeat", type=int, default=0, help="no so many words in a row come twice; 0: they may")
     arguments = parser.parse_args()
     if not arguments.model.is_dir():
         print(f"error: no model in {arguments.model}: run make repro, or name one with --model", file=sys.stderr)
@@ -36,6 +39,7 @@ def main() -> int:
             beam_size=arguments.beam_size,
             max_length=arguments.max_length,
             length_penalty=arguments.length_penalty,
+            rules=Rules(arguments.min_length, arguments.no_repeat),
         )
         print(f"{path}: {caption}", flush=True)
     return int(failed)

@@ -1,7 +1,7 @@
 """Pictures of a run, drawn with matplotlib: learning curves, and test images with their captions."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,31 @@ def draw_curves(curves: pd.DataFrame, best: int, path: Path) -> None:
     for axes in (losses, scores):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_comparison(curves: Mapping[str, pd.DataFrame], path: Path) -> None:
+    """Loss, BLEU-4 and CIDEr-D of the validation split by epoch, for two runs on the same axes.
+
+    Each run's `curves` have the columns epoch, val_loss, val_bleu_4 and val_cider_d.
+    """
+    panels = {
+        "val_loss": "Loss: cross-entropy per word (nats)",
+        "val_bleu_4": "BLEU-4 of greedy captions",
+        "val_cider_d": "CIDEr-D of greedy captions",
+    }
+    # Orange and blue are told apart by the colour-blind too. The rings of the first are seen around the dots of the
+    # second where two curves are one, as those of two implementations of one cell.
+    styles = ({"color": "tab:orange", "markersize": 8, "mfc": "none"}, {"color": "tab:blue", "markersize": 4})
+    figure, grid = plt.subplots(1, len(panels), figsize=(12, 3.6), layout="constrained")
+    for axes, (column, title) in zip(grid, panels.items(), strict=True):
+        for (run, curve), style in zip(curves.items(), styles, strict=True):
+            axes.plot(curve["epoch"], curve[column], "o-", label=run, **style)
+        axes.set(xlabel="epoch", title=title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+    grid[0].legend()
+    figure.suptitle("Validation split")
     _save(figure, path)
 
 

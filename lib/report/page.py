@@ -10,6 +10,8 @@ from string import Template
 
 from PIL import Image
 
+from lib.report.comparison import Comparison, columns
+
 _PAGE = Template("""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -29,6 +31,7 @@ figcaption { font-size: .85rem; color: #666; } figcaption b { display: block; fo
 <table><tr>$names</tr><tr>$values</tr></table>
 <h2>Learning curves</h2>
 <img alt="learning curves" src="$curves">
+$comparisons
 <h2>Gradient flow</h2>
 <p>A language model reads the captions of one picture after another, without seeing them. How strongly does the state
 so many words back still feel the loss of the last word? What does not reach it cannot be learned.</p>
@@ -54,6 +57,7 @@ def write_page(
     summary: str,
     scores: Mapping[str, float],
     curves: Path,
+    comparisons: Sequence[Comparison],
     gradients: Path,
     galleries: Mapping[str, Sequence[Example]],
 ) -> None:
@@ -69,10 +73,24 @@ def write_page(
         names="".join(f"<th>{html.escape(name)}</th>" for name in scores),
         values="".join(f"<td>{value:.3f}</td>" for value in scores.values()),
         curves=_data_uri(curves.read_bytes(), "png"),
+        comparisons="\n".join(map(_comparison, comparisons)),
         gradients=_data_uri(gradients.read_bytes(), "png"),
         galleries="\n".join(sections),
     )
     path.write_text(page, "utf-8")
+
+
+def _comparison(comparison: Comparison) -> str:
+    names = columns(comparison.scores)
+    rows = "".join(
+        f"<tr><th>{html.escape(run)}</th>{''.join(f'<td>{scores[name]:.3f}</td>' for name in names)}</tr>\n"
+        for run, scores in comparison.scores.items()
+    )
+    return (
+        f"<h2>{html.escape(comparison.title)}</h2>\n<p>{html.escape(comparison.summary)}</p>\n"
+        f"<table><tr><th></th>{''.join(f'<th>{html.escape(name)}</th>' for name in names)}</tr>\n{rows}</table>\n"
+        f'<img alt="learning curves of both" src="{_data_uri(comparison.curves.read_bytes(), "png")}">'
+    )
 
 
 def _figure(example: Example) -> str:

@@ -1,6 +1,6 @@
 """Captions as padded batches of ids."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,22 +14,47 @@ _POOL = 20  # batches that share captions of like length: little padding, and st
 
 @dataclass(frozen=True)
 class CaptionSet:
-    """Captions as ids, each with the row of its image's features."""
+    """Captions as ids, each with the row of its image's features; captions of one image stand side by side."""
 
-    ids: Sequence[Sequence[int]]  # each from <start> on
-    image_rows: np.ndarray  # (captions,)
+    ids: Tensor  # (captions, longest), each from <start> on, filled up with <pad>
+    lengths: np.ndarray  # (captions,)
+    image_rows: Tensor  # (captions,)
 
-    def batches(self, batch_size: int, rng: np.random.Generator | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """(image rows (N,), captions (N, T)) once over the set; in a random order where `rng` is given."""
-        lengths = np.array([len(caption) for caption in self.ids])
-        order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
-        pool = _POOL * batch_size
-        for first in range(0, len(order), pool):
-            near = order[first : first + pool]
-            near = near[np.argsort(lengths[near], kind="stable")]
-            groups = [near[i : i + batch_size] for i in range(0, len(near), batch_size)]
-            for i in range(len(groups)) if rng is None else rng.permutation(len(groups)):
-                yield torch.from_numpy(self.image_rows[groups[i]]), pad([self.ids[j] for j in groups[i]])
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device) -> "CaptionSet":
+        """The same with its tensors on `device`."""
+        return CaptionSet(self.ids.to(device), self.lengths, self.image_rows.to(device))
+
+    def take(self, batch: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The image rows (N,) and the captions (N, T), as long as their longest, of the captions `batch` (N,)."""
+        chosen = torch.from_numpy(batch).to(self.ids.device)
+        return self.image_rows[chosen], self.ids[chosen, : self.lengths[batch].max()]
+
+    def batches(
+        self, size: int, rng: np.random.Generator | None = None, *, by_image: bool = False, bucketing: bool = True
+    ) -> list[np.ndarray]:
+        """Batches of about `size` captions, once over the set; in a random order where `rng` is given.
+
+        With `bucketing` captions of like length stand together. With `by_image` the captions of an image are never
+        parted: what is made of an image is then made once for all of them.
+        """
+        if by_image:
+            _, firsts = np.unique(self.image_rows.cpu().numpy(), return_index=True)
+            groups = np.split(np.arange(len(self)), firsts[1:])
+            lengths = np.maximum.reduceat(self.lengths, firsts)
+            size = max(1, round(size * len(groups) / len(self)))
+        else:
+            groups, lengths = list(np.arange(len(self))[:, None]), self.lengths
+        order = np.arange(len(groups)) if rng is None else rng.permutation(len(groups))
+        planned = []
+        for pool in np.split(order, range(_POOL * size, len(order), _POOL * size)):
+            near = pool[np.argsort(lengths[pool], kind="stable")] if bucketing else pool
+            alike = np.split(near, range(size, len(near), size))
+            for i in range(len(alike)) if rng is None else rng.permutation(len(alike)):
+                planned.append(np.concatenate([groups[group] for group in alike[i]]))
+        return planned
 
 
 def caption_set(references: Iterable[Sequence[Sequence[str]]], vocabulary: Vocabulary, max_length: int) -> CaptionSet:
@@ -38,7 +63,7 @@ def caption_set(references: Iterable[Sequence[Sequence[str]]], vocabulary: Vocab
     for row, captions in enumerate(references):
         ids += [vocabulary.encode(tokens, max_length) for tokens in captions]
         rows += [row] * len(captions)
-    return CaptionSet(ids, np.array(rows))
+    return CaptionSet(pad(ids), np.array([len(caption) for caption in ids]), torch.tensor(rows))
 
 
 def pad(captions: Sequence[Sequence[int]]) -> Tensor:

@@ -1,11 +1,15 @@
 """Teaching the decoder: teacher forcing with cross-entropy, and the best epoch kept."""
 
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from lib.captioner.decoder import Decoder
@@ -14,10 +18,12 @@ from lib.compute import device
 from lib.scoring import score
 from lib.text.vocabulary import PAD, Vocabulary
 from lib.training.batches import CaptionSet
+from lib.training.checkpoint import load_checkpoint, save_checkpoint
 from lib.training.optimisation import Optimiser
 from lib.vision.features import Features
 
 _DECODING_BATCH = 256  # images
+_SECONDS_BETWEEN_CHECKPOINTS = 120.0
 
 
 @dataclass(frozen=True)
@@ -28,18 +34,32 @@ class Split:
     references: dict[int, list[list[str]]]  # by image id, in the order of `features`
     captions: CaptionSet
 
+    def to(self, device: torch.device) -> "Split":
+        """The same with all that training reads again and again on `device`; grids stay where they are."""
+        pooled = self.features.shape[1] == 1
+        return Split(
+            self.features[:].to(device) if pooled else self.features, self.references, self.captions.to(device)
+        )
+
 
 @dataclass(frozen=True)
 class Recipe:
     """How to train; see params.yaml."""
 
     epochs: int
-    batch_size: int
+    batch_size: int  # captions
     learning_rate: float
-    weight_decay: float
-    label_smoothing: float
     best_by: str  # val_loss, or a score: val_bleu_4, val_cider_d
     seed: int
+    warm_up: float = 0.05
+    decay: str = "cosine"  # or none
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    label_smoothing: float = 0.0
+    averaging: float = 0.0
+    bucketing: bool = True
+    precision: str = "float32"  # or bfloat16
+    patience: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,48 +79,94 @@ def best_epoch(curve: Sequence[Epoch], best_by: str) -> Epoch:
 
 
 def train_decoder(
-    decoder: Decoder, vocabulary: Vocabulary, train: Split, val: Split, recipe: Recipe, max_length: int
+    decoder: Decoder,
+    vocabulary: Vocabulary,
+    train: Split,
+    val: Split,
+    recipe: Recipe,
+    max_length: int,
+    progress: Path | None = None,
 ) -> list[Epoch]:
     """Trains `decoder` in place and leaves it, in evaluation mode, as it was after its best epoch.
 
-    `recipe.best_by` says which is the best. Returns the learning curves.
+    `recipe.best_by` says which is the best. Returns the learning curves. `progress` is the file of a checkpoint: a
+    run that is interrupted, and started again with the same arguments, goes on from it and ends in the same weights.
     """
-    rng = np.random.default_rng(recipe.seed)
+    train, val = train.to(device()), val.to(device())
     decoder.to(device())
     decoder.fit_standardisation(train.features.split(_DECODING_BATCH))
-    steps_per_epoch = -(-len(train.captions.ids) // recipe.batch_size)
+    plans = [_plan(train.captions, recipe, decoder.attends, number) for number in range(1, recipe.epochs + 1)]
     optimiser = Optimiser(
-        decoder.parameters(), recipe.learning_rate, recipe.epochs * steps_per_epoch, recipe.weight_decay
-    )
+        decoder.parameters(), recipe.learning_rate, sum(map(len, plans)), recipe.weight_decay,
+        warm_up=recipe.warm_up, decay=recipe.decay == "cosine", clip=recipe.clip,
+    )  # fmt: skip
+    # The weights' running mean, which is what is kept: it generalises better (Polyak & Juditsky 1992).
+    averaged = AveragedModel(decoder, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging))
+    kept = cast("Decoder", averaged.module) if recipe.averaging else decoder
     curve: list[Epoch] = []
     best: dict[str, Tensor] = {}
-    for number in range(1, recipe.epochs + 1):
+    losses = _WordMean()
+
+    def save(path: Path) -> None:
+        parts = {
+            "decoder": decoder.state_dict(), "averaged": averaged.state_dict(), "best": best,
+            "optimiser": optimiser.state(), "losses": losses.state(),
+        }  # fmt: skip
+        save_checkpoint(path, parts, [asdict(epoch) for epoch in curve])
+
+    if progress and (found := load_checkpoint(progress, device())):
+        parts, position = found
+        decoder.load_state_dict(parts["decoder"])
+        averaged.load_state_dict(parts["averaged"])
+        optimiser.restore(parts["optimiser"])
+        losses, best = _WordMean.restored(parts["losses"]), parts.get("best", {})
+        curve = [Epoch(**row) for row in position]
+
+    saved = time.monotonic()
+    for number, plan in list(enumerate(plans, 1))[len(curve) :]:
+        if curve and number - best_epoch(curve, recipe.best_by).epoch > (recipe.patience or recipe.epochs):
+            print(f"no better for {recipe.patience} epochs: stopped", flush=True)
+            break
         decoder.train()
+        done = len(losses)
         batches = tqdm(
-            train.captions.batches(recipe.batch_size, rng),
-            f"epoch {number} of {recipe.epochs}", steps_per_epoch, leave=False, unit="batch", disable=None,
+            plan[done:], f"epoch {number} of {recipe.epochs}", len(plan), leave=False, unit="batch", disable=None,
+            initial=done,
         )  # fmt: skip
-        losses = _WordMean()
-        for rows, captions in batches:
-            loss, words = _loss(decoder, train.features, rows, captions, recipe.label_smoothing)
+        for batch in batches:
+            loss, words = _loss(decoder, train, batch, recipe.label_smoothing, recipe.precision)
             optimiser.step(loss)
+            if recipe.averaging:
+                averaged.update_parameters(decoder)
             losses.add(loss, words)
-        decoder.eval()
-        scores = score(val.references, write_captions(decoder, vocabulary, val.features, val.references, max_length))
+            if progress and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                save(progress)
+                saved = time.monotonic()
+        kept.eval()
+        scores = score(val.references, write_captions(kept, vocabulary, val.features, val.references, max_length))
         epoch = Epoch(
-            number, losses.value, mean_loss(decoder, val.features, val.captions, recipe.batch_size),
-            scores["bleu_4"], scores["cider_d"],
+            number, losses.value, mean_loss(kept, val, recipe.batch_size), scores["bleu_4"], scores["cider_d"]
         )  # fmt: skip
         curve.append(epoch)
+        losses = _WordMean()
         if best_epoch(curve, recipe.best_by) is epoch:
-            best = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
+            best = {name: tensor.clone() for name, tensor in kept.state_dict().items()}
         print(
             f"epoch {number}: train loss {epoch.train_loss:.3f}, val loss {epoch.val_loss:.3f}, "
             f"val BLEU-4 {epoch.val_bleu_4:.3f}, val CIDEr-D {epoch.val_cider_d:.3f}",
             flush=True,
         )
+        if progress:
+            save(progress)
     decoder.load_state_dict(best)
+    decoder.eval()
     return curve
+
+
+def _plan(captions: CaptionSet, recipe: Recipe, by_image: bool, epoch: int) -> list[np.ndarray]:
+    """The batches of an epoch. They follow from seed and epoch alone, so that a run can be taken up in its midst."""
+    rng = np.random.default_rng([recipe.seed, epoch])
+    return captions.batches(recipe.batch_size, rng, by_image=by_image, bucketing=recipe.bucketing)
 
 
 def write_captions(
@@ -112,41 +178,56 @@ def write_captions(
 ) -> dict[int, list[str]]:
     """Greedy captions, tokens by image id. features (I, P, C), in the order of `image_ids`."""
     parts = (part.to(device()) for part in features.split(_DECODING_BATCH))
-    written = [ids for part in parts for ids in greedy(decoder, part, max_length)]
+    written = [caption.ids for part in parts for caption in greedy(decoder, part, max_length)]
     return {image_id: vocabulary.decode(ids) for image_id, ids in zip(image_ids, written, strict=True)}
 
 
-@dataclass
 class _WordMean:
     """The mean over words of losses that come as means over the words of a batch."""
 
-    total: float = 0.0
-    words: int = 0
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []  # left on the device: to ask for each would be to wait for it
+        self._words: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._losses)
 
     def add(self, loss: Tensor, words: int) -> None:
-        self.total += loss.item() * words
-        self.words += words
+        self._losses.append(loss.detach())
+        self._words.append(words)
 
     @property
     def value(self) -> float:
-        return self.total / self.words
+        return float(np.average(torch.stack(self._losses).double().cpu(), weights=self._words))
+
+    def state(self) -> dict[str, Tensor]:
+        return {"losses": torch.stack(self._losses), "words": torch.tensor(self._words)} if self._losses else {}
+
+    @classmethod
+    def restored(cls, state: dict[str, Tensor]) -> "_WordMean":
+        self = cls()
+        if state:
+            self._losses, self._words = list(state["losses"].unbind()), state["words"].tolist()
+        return self
 
 
 @torch.inference_mode()
-def mean_loss(decoder: Decoder, features: Features | Tensor, captions: CaptionSet, batch_size: int) -> float:
+def mean_loss(decoder: Decoder, split: Split, batch_size: int) -> float:
     """Cross-entropy per word, in nats, teacher-forced."""
     losses = _WordMean()
-    for rows, batch in captions.batches(batch_size):
-        losses.add(*_loss(decoder, features, rows, batch, label_smoothing=0.0))
+    for batch in split.captions.batches(batch_size, by_image=decoder.attends):
+        losses.add(*_loss(decoder, split, batch))
     return losses.value
 
 
 def _loss(
-    decoder: Decoder, features: Features | Tensor, rows: Tensor, captions: Tensor, label_smoothing: float
+    decoder: Decoder, split: Split, batch: np.ndarray, label_smoothing: float = 0.0, precision: str = "float32"
 ) -> tuple[Tensor, int]:
-    """The mean cross-entropy of the words of a batch, and how many there are."""
+    """The mean cross-entropy of the words of a batch of captions, and how many there are."""
+    rows, captions = split.captions.take(batch)  # (N,), (N, T)
     images, image_rows = torch.unique(rows, return_inverse=True)  # an image with several captions enters once
-    captions = captions.to(device())
     words = captions[:, 1:][captions[:, 1:] != PAD]  # (words,)
-    scores = decoder(features[images].to(device()), image_rows.to(device()), captions)  # (words, V)
-    return nn.functional.cross_entropy(scores, words, label_smoothing=label_smoothing), len(words)
+    features = split.features[images].to(rows.device)
+    with torch.autocast(rows.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        scores = decoder(features, image_rows, captions)  # (words, V)
+    return nn.functional.cross_entropy(scores.float(), words, label_smoothing=label_smoothing), len(words)

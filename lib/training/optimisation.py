@@ -1,38 +1,72 @@
 """The optimiser and its schedule, shared by all training here."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-_MAX_GRADIENT_NORM = 5.0
-
 
 class Optimiser:
-    """AdamW (Loshchilov & Hutter 2019) with a linear warm-up, a cosine decay to zero, and gradient clipping."""
+    """AdamW (Loshchilov & Hutter 2019) with a linear warm-up, a decay along a cosine, and gradient clipping."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, steps: int, weight_decay: float):
-        """`learning_rate` is the highest, see `schedule`; `steps` are all that will be made."""
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        steps: int,
+        weight_decay: float,
+        *,
+        warm_up: float = 0.05,
+        decay: bool = True,
+        clip: float = 5.0,
+    ):
+        """`learning_rate` is the highest, see `schedule`; `steps` are all that will be made.
+
+        A gradient whose norm, over all parameters, is above `clip` is scaled down to it; 0 clips nothing.
+        """
         self._parameters = list(parameters)
         self._adamw = torch.optim.AdamW(self._parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
-        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._adamw, lambda step: schedule(step, steps))
+        self._rates = [learning_rate * schedule(step, steps, warm_up, decay=decay) for step in range(steps)]
+        self._clip = clip
+        self._done = 0
 
     def step(self, loss: Tensor) -> None:
         """One update against the gradient of `loss`."""
         self._adamw.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self._parameters, _MAX_GRADIENT_NORM)
+        if self._clip:
+            nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        self._adamw.param_groups[0]["lr"] = self._rates[self._done]
         self._adamw.step()
-        self._schedule.step()
+        self._done += 1
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next steps depend on, but for the parameters themselves."""
+        moments = self._adamw.state_dict()["state"]
+        named = {f"{index}.{name}": tensor for index, state in moments.items() for name, tensor in state.items()}
+        return {"done": torch.tensor(self._done), **named}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Goes on from what `state` gave."""
+        self._done = int(state["done"])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in state.items():
+            if key != "done":
+                index, name = key.split(".")
+                moments.setdefault(int(index), {})[name] = tensor
+        self._adamw.load_state_dict({**self._adamw.state_dict(), "state": moments})
 
 
-def schedule(step: int, steps: int) -> float:
-    """The share of the highest learning rate at `step` of `steps`: up over the first twentieth, then down a cosine."""
-    warm_up = max(1, steps // 20)
-    if step < warm_up:
-        return (step + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+def schedule(step: int, steps: int, warm_up: float = 0.05, *, decay: bool = True) -> float:
+    """The share of the highest learning rate at `step` of `steps`.
+
+    It rises over the first `warm_up` (a share of all steps), then falls along a cosine to zero, or stays.
+    """
+    rising = max(1, int(steps * warm_up))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) if decay else 1.0
 
 
 def make_deterministic(seed: int) -> None:

@@ -49,7 +49,7 @@ class Features:
 
     def __getitem__(self, images: Tensor | slice) -> Tensor:
         """The features of some images, given by their places among these: (n, P, C) float16."""
-        chosen = images if isinstance(images, slice) else images.numpy()
+        chosen = images if isinstance(images, slice) else images.cpu().numpy()
         shards, rows = self._shards[chosen], self._rows[chosen]
         features = np.empty((len(rows), *self.shape[1:]), np.float16)
         for shard in np.unique(shards):

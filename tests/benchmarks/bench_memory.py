@@ -86,7 +86,7 @@ def training(folder: Path, shards: int, prepare: bool) -> None:
     decoder = Decoder(DecoderConfig(places, channels, len(vocabulary), "lstm", "scratch", "additive", 32, 32, 0.0))
     train = Split(Features(folder, index), dict(enumerate(captions)), caption_set(captions, vocabulary, 20))
     few = Split(Features(folder, index[:8]), dict(enumerate(captions[:8])), caption_set(captions[:8], vocabulary, 20))
-    train_decoder(decoder, vocabulary, train, few, Recipe(1, 32, 0.001, 0.0, 0.0, "val_loss", 1), 20)
+    train_decoder(decoder, vocabulary, train, few, Recipe(1, 32, 0.001, "val_loss", 1), 20)
 
 
 @pytest.mark.parametrize("work", [extracting, training])

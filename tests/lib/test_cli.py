@@ -38,6 +38,13 @@ def test_each_picture_gets_a_line_and_an_unreadable_one_stops_nothing(model, tmp
     assert f"{pictures[1]}" in err
 
 
+def test_a_caption_keeps_to_the_rules_asked_for(model, tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (30, 20)).save(tmp_path / "black.png")
+    rules = ("--min-length", 2, "--no-repeat", 1)
+    assert run(monkeypatch, tmp_path / "black.png", "--model", model, *rules) == 0
+    assert sorted(capsys.readouterr().out.split(": ")[1].split()) == ["a", "dog"]
+
+
 def test_without_a_model_it_says_how_to_get_one(tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, "photo.jpg", "--model", tmp_path / "none") == 1
     assert "run make repro" in capsys.readouterr().err

@@ -4,27 +4,51 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 from lib.captioner.beam import beam_search
-from lib.captioner.decoder import Decoder, DecoderConfig
+from lib.captioner.ensemble import Ensemble
 from lib.captioner.greedy import greedy
-from lib.text.vocabulary import END, PAD, START, UNKNOWN
+from lib.captioner.rules import NO_RULES, Rules
+from lib.captioner.sampling import Narrowing, sample
+from lib.captioner.writing import Caption
+from lib.errors import UserError
+from lib.text.vocabulary import END, PAD, SPECIALS, START, UNKNOWN
+from tests.lib.models import Table, decoder, features
 
 KINDS = list(itertools.product(["lstm", "rnn"], ["scratch", "torch"], ["none", "additive"]))
+RULES = [NO_RULES, Rules(min_length=2), Rules(no_repeat=1), Rules(no_repeat=2), Rules(3, 2), Rules(4, 1)]
 
 
-def decoder(cell="lstm", implementation="scratch", attention="additive", vocabulary=9, places=4, seed=0) -> Decoder:
-    torch.manual_seed(seed)
-    config = DecoderConfig(places, 6, vocabulary, cell, implementation, attention, 8, 8, 0.5)
-    made = Decoder(config).double().eval()
-    for parameter in made.parameters():  # far from uniform predictions
-        parameter.data.mul_(3)
-    return made
+def all_beams(model, pictures, rules=NO_RULES) -> list[list[Caption]]:
+    return beam_search(model, pictures, 3, 6, 0.7, rules)
 
 
-def features(images=7, places=4):
-    torch.manual_seed(1)
-    return torch.randn(images, places, 6, dtype=torch.float64)
+def greedily(model, pictures, rules=NO_RULES) -> list[list[Caption]]:
+    return [[caption] for caption in greedy(model, pictures, 6, rules)]
+
+
+def drawn(model, pictures, rules=NO_RULES) -> list[list[Caption]]:
+    """Each picture with the same numbers, whatever its batch."""
+    return [
+        sample(model, picture[None], 3, 6, Narrowing(1.5), torch.Generator().manual_seed(3), rules)[0]
+        for picture in pictures
+    ]
+
+
+def ids(written: list[list[Caption]]) -> list[list[list[int]]]:
+    return [[caption.ids for caption in captions] for captions in written]
+
+
+def read_again(model, picture, caption: Caption):
+    """log_p of each word of the caption (T,), and what was looked at for each (T, P), fed word by word."""
+    state, word, log_p, looked = model.start(picture[None]), START, [], []
+    for following in caption.ids:
+        scores, state = model.step(torch.tensor([word]), state)
+        log_p.append(scores[0, following])
+        looked.append(state.looked[0])
+        word = following
+    return torch.stack(log_p), torch.stack(looked)
 
 
 @pytest.mark.parametrize(("cell", "implementation", "attention"), KINDS)
@@ -48,64 +72,188 @@ def test_scratch_and_torch_cells_write_the_same_captions_with_the_same_weights(a
     for cell in ("lstm", "rnn"):
         scratch, reference = decoder(cell, "scratch", attention), decoder(cell, "torch", attention, seed=5)
         reference.load_state_dict(scratch.state_dict())
-        found = beam_search(scratch, features(), 3, 8, 0.7)
-        assert found == beam_search(reference, features(), 3, 8, 0.7)
+        assert ids(all_beams(scratch, features())) == ids(all_beams(reference, features()))
 
 
+@pytest.mark.parametrize("rules", RULES)
 @pytest.mark.parametrize("seed", range(5))
-def test_a_beam_of_one_is_greedy(seed):
+def test_a_beam_of_one_is_greedy(seed, rules):
     model = decoder(seed=seed)
-    for ours, theirs in zip(beam_search(model, features(), 1, 6, 0.7), greedy(model, features(), 6), strict=True):
-        end = theirs.index(END) + 1 if END in theirs else len(theirs)
-        assert ours[:end] == theirs[:end]
+    beams, words = beam_search(model, features(), 1, 6, 0.7, rules), greedy(model, features(), 6, rules)
+    assert ids(beams) == [[caption.ids] for caption in words]
+    assert [beam.log_p for (beam,) in beams] == pytest.approx([caption.log_p for caption in words])
 
 
-@pytest.mark.parametrize("search", [lambda m, f: greedy(m, f, 6), lambda m, f: beam_search(m, f, 3, 6, 0.7)])
-def test_a_caption_does_not_depend_on_its_batch(search):
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("search", [greedily, all_beams])
+def test_a_caption_does_not_depend_on_its_batch(search, rules):
     model, pictures = decoder(), features()
-
-    def until_end(ids):
-        return ids[: ids.index(END)] if END in ids else ids
-
-    together = [until_end(ids) for ids in search(model, pictures)]
-    alone = [until_end(search(model, picture[None])[0]) for picture in pictures]
+    together = ids(search(model, pictures, rules))
+    alone = [ids(search(model, picture[None], rules))[0] for picture in pictures]
     shuffled = torch.tensor([3, 1, 6, 0, 2, 5, 4])
     assert together == alone
-    assert [until_end(ids) for ids in search(model, pictures[shuffled])] == [together[i] for i in shuffled]
+    assert ids(search(model, pictures[shuffled], rules)) == [together[i] for i in shuffled]
 
 
-@pytest.mark.parametrize("length_penalty", [0.0, 0.7, 1.0])
-@pytest.mark.parametrize("seed", range(4))
-def test_a_wide_beam_finds_the_best_caption_of_all(length_penalty, seed):
-    model, picture, longest = decoder(vocabulary=7, seed=seed), features(1), 3
-    words = [i for i in range(7) if i not in (PAD, START, UNKNOWN, END)]
-    captions = [(*body, END) for n in range(longest) for body in itertools.product(words, repeat=n)]
-    captions += list(itertools.product(words, repeat=longest))
+@pytest.mark.parametrize("search", [greedily, all_beams])
+def test_in_float32_it_depends_on_its_batch_by_a_tie_at_most(search):
+    model, pictures = decoder(vocabulary=200).float(), features(40).float()
 
-    def rank(caption):
-        log_p, state, word = 0.0, model.start(picture), START
-        for following in caption:
-            scores, state = model.step(torch.tensor([word]), state)
-            log_p, word = log_p + scores[0, following].item(), following
-        return log_p / len(caption) ** length_penalty
+    def rank(caption: Caption) -> float:
+        return caption.log_p / len(caption.ids) ** 0.7
+
+    for picture, (best, *_) in zip(pictures, search(model, pictures), strict=True):
+        ((alone, *_),) = search(model, picture[None])
+        assert alone.ids == best.ids or abs(rank(alone) - rank(best)) < 1e-5
+
+
+def everything(model, picture, longest: int, rules: Rules) -> list[tuple[float, list[int]]]:
+    """(log-probability, ids) of all captions that the rules allow, word by word and one by one."""
+
+    def follow(word: int, state, log_p: float, written: list[int]):
+        if word == END or len(written) == longest:
+            yield log_p, written
+            return
+        scores, state = model.step(torch.tensor([word]), state)
+        possible = (scores[0] > float("-inf")).nonzero()[:, 0].tolist()
+        allowed = [word for word in possible if word != END and not repeats([*written, word])]
+        if not allowed or (END in possible and len(written) >= rules.min_length):
+            allowed.append(END)
+        for following in allowed:
+            yield from follow(following, state, log_p + scores[0, following].item(), [*written, following])
+
+    def repeats(written: list[int]) -> bool:
+        n = rules.no_repeat
+        phrases = [tuple(written[i : i + n]) for i in range(len(written) - n + 1)] if n else []
+        return len(set(phrases)) < len(phrases)
 
     with torch.inference_mode():
-        best = max(captions, key=rank)
-    (found,) = beam_search(model, picture, 200, longest, length_penalty)
-    assert tuple(i for i in found if i != PAD) == best
+        return list(follow(START, model.start(picture), 0.0, []))
 
 
-def test_a_caption_that_never_ends_is_given_as_it_stands():
-    model = decoder()
-    model.output.bias.data[END] = -1e9
-    for found in (greedy(model, features(), 5), beam_search(model, features(), 3, 5, 0.7)):
-        assert all(len(ids) == 5 for ids in found)
+@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("length_penalty", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_wide_beam_finds_all_captions_in_their_order(length_penalty, seed, rules):
+    model, picture, longest = decoder(vocabulary=7, seed=seed), features(1), 4
+    if seed == 1:
+        model = Ensemble([model, decoder("rnn", vocabulary=7, seed=9)])
+    expected = everything(model, picture, longest, rules)
+    expected.sort(key=lambda caption: caption[0] / len(caption[1]) ** length_penalty, reverse=True)
+    (found,) = beam_search(model, picture, 200, longest, length_penalty, rules)
+    assert [caption.ids for caption in found] == [written for _, written in expected]
+    assert [caption.log_p for caption in found] == pytest.approx([log_p for log_p, _ in expected])
 
 
-def test_only_words_are_written():
+@pytest.mark.parametrize("search", [greedily, all_beams, drawn])
+@pytest.mark.parametrize("attention", ["none", "additive"])
+def test_captions_come_with_what_the_model_gives_when_it_reads_them_again(search, attention):
+    model, pictures = decoder(attention=attention), features()
+    for picture, captions in zip(pictures, search(model, pictures), strict=True):
+        for caption in captions:
+            log_p, looked = read_again(model, picture, caption)
+            assert caption.log_p == pytest.approx(log_p.sum().item())
+            assert caption.attention.shape == (len(caption.ids), 4 if attention == "additive" else 0)
+            assert torch.allclose(caption.attention, looked)
+            if attention == "additive":
+                assert torch.allclose(caption.attention.sum(dim=1), torch.ones(len(caption.ids), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("search", [greedily, all_beams, drawn])
+def test_a_caption_that_never_ends_is_given_as_it_stands(search):
+    for weight in (-1e9, float("-inf")):
+        model = decoder()
+        model.output.bias.data[END] = weight
+        for caption in itertools.chain(*search(model, features())):
+            assert len(caption.ids) == 6
+            assert END not in caption.ids
+
+
+@pytest.mark.parametrize("search", [greedily, all_beams, drawn])
+def test_only_words_are_written(search):
     model = decoder()
     model.output.bias.data[[PAD, START, UNKNOWN]] = 1e3
-    for found in (greedy(model, features(), 5), beam_search(model, features(), 3, 5, 0.7)):
-        for ids in found:
-            until_end = ids[: ids.index(END)] if END in ids else ids
-            assert not {PAD, START, UNKNOWN} & set(until_end)
+    for caption in itertools.chain(*search(model, features())):
+        assert not {PAD, START, UNKNOWN} & set(caption.ids)
+
+
+@st.composite
+def tables(draw):
+    """A model of a few words with any probabilities, ties, zeros and captions without end among them."""
+    words = draw(st.integers(1, 4))
+    vocabulary = len(SPECIALS) + words
+    weight = st.sampled_from([float("-inf"), -1e30, -700.0, -2.0, -1.0, -0.5, 0.0])
+    log_p = torch.tensor([[draw(weight) for _ in range(vocabulary)] for _ in range(vocabulary)])
+    log_p[:, draw(st.integers(len(SPECIALS), vocabulary - 1))] = -1.0  # some word can always be written
+    return Table(log_p)
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    tables(),
+    st.integers(1, 12),
+    st.integers(1, 6),
+    st.sampled_from([0.0, 0.7, 1.0, 3.0]),
+    st.builds(Rules, st.integers(0, 4), st.integers(0, 3)),
+    st.integers(1, 3),
+)
+def test_whatever_the_model_captions_are_words_within_the_rules(model, beam, longest, penalty, rules, images):
+    pictures = torch.zeros(images, 1, 1)
+    by_beam = beam_search(model, pictures, beam, longest, penalty, rules)
+    one_by_one = greedy(model, pictures, longest, rules)
+    random = sample(model, pictures, 2, longest, Narrowing(2.0, 3, 0.9), torch.Generator(), rules)
+    assert ids(beam_search(model, pictures, 1, longest, penalty, rules)) == [[caption.ids] for caption in one_by_one]
+    for captions in by_beam:
+        assert 1 <= len(captions) <= beam
+        assert len({tuple(caption.ids) for caption in captions}) == len(captions)
+        ranks = [caption.log_p / len(caption.ids) ** penalty for caption in captions]
+        assert all(first >= second or first == pytest.approx(second) for first, second in itertools.pairwise(ranks))
+    allowed = {tuple(written) for _, written in everything(model, pictures[:1], longest, rules)}
+    for caption in itertools.chain(*by_beam, one_by_one, *random):
+        assert tuple(caption.ids) in allowed
+        assert caption.attention.shape == (len(caption.ids), 0)
+
+
+def test_an_ensemble_of_one_is_the_model():
+    model, pictures = decoder(), features()
+    for search in (greedily, all_beams, drawn):
+        expected, found = (search(each, pictures) for each in (model, Ensemble([model])))
+        assert ids(found) == ids(expected)
+        for ours, theirs in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
+            assert ours.log_p == theirs.log_p
+            assert torch.equal(ours.attention, theirs.attention)
+
+
+def test_an_ensemble_has_the_mean_of_probabilities_and_of_weights():
+    models, pictures = [decoder(seed=seed, cell=cell) for seed, cell in enumerate(["lstm", "rnn", "lstm"])], features()
+    together = Ensemble(models)
+    state, states = together.start(pictures), [model.start(pictures) for model in models]
+    rows = torch.tensor([2, 0, 0, 6])
+    for word in (START, 4, 7):
+        words = torch.full((len(pictures),), word)
+        log_p, state = together.step(words, state)
+        steps = [model.step(words, own) for model, own in zip(models, states, strict=True)]
+        assert torch.allclose(log_p.exp(), sum(own.exp() for own, _ in steps) / 3)
+        states = [own for _, own in steps]
+        assert torch.allclose(state.looked, sum(own.looked for own in states) / 3)
+        pictures, state = pictures[rows], state.select(rows)
+        states = [own.select(rows) for own in states]
+        rows = torch.arange(4)
+
+
+def test_an_ensemble_that_does_not_look_at_the_same_places_gives_no_weights():
+    models = [decoder(attention=attention) for attention in ("none", "additive")]
+    for caption in itertools.chain(*all_beams(Ensemble(models), features())):
+        assert caption.attention.shape == (len(caption.ids), 0)
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (lambda: [decoder(vocabulary=9), decoder(vocabulary=8)], "vocabulary_size is 9, 8"),
+        (lambda: [decoder(places=4), decoder(places=9)], "places is 4, 9"),
+    ],
+)
+def test_models_of_other_words_or_features_are_refused(models, message):
+    with pytest.raises(UserError, match=message):
+        Ensemble(models())

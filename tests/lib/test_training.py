@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from lib.captioner.beam import beam_search
@@ -13,7 +14,7 @@ from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.text.vocabulary import END, PAD, START, Vocabulary
 from lib.training.batches import caption_set
 from lib.training.decoder import Epoch, Recipe, Split, best_epoch, mean_loss, train_decoder
-from lib.training.optimisation import schedule
+from lib.training.optimisation import Optimiser, schedule
 
 CAPTIONS = [[["a", "red", "dog"], ["a", "dog"]], [["a", "cat"], ["the", "cat", "sleeps"]], [["birds"]]]
 VOCABULARY = Vocabulary.count([tokens for image in CAPTIONS for tokens in image], 1)
@@ -30,20 +31,48 @@ def decoder() -> Decoder:
     return Decoder(DecoderConfig(1, 8, len(VOCABULARY), "lstm", "scratch", "none", 32, 32, 0.0))
 
 
-def recipe(epochs: int) -> Recipe:
-    return Recipe(epochs, 2, 0.01, 0.0, 0.0, "val_cider_d", 1)
+def recipe(epochs: int, **parts) -> Recipe:
+    return Recipe(epochs, 2, 0.01, "val_cider_d", 1, **parts)
 
 
-@pytest.mark.parametrize("seed", [None, 0])
-def test_batches_hold_each_caption_once_with_its_image(seed):
-    captions = split().captions
+@settings(max_examples=50, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 6), min_size=1, max_size=30),
+    size=st.integers(1, 12),
+    seed=st.none() | st.integers(0, 9),
+    by_image=st.booleans(),
+    bucketing=st.booleans(),
+)
+def test_batches_hold_each_caption_once_with_its_image(counts, size, seed, by_image, bucketing):
+    words = [["a"] * (1 + (3 * row + i) % 7) for row, count in enumerate(counts) for i in range(count)]
+    firsts = np.cumsum([0, *counts])
+    images = [words[a:b] for a, b in itertools.pairwise(firsts)]
+    captions = caption_set(images, VOCABULARY, 20)
     rng = None if seed is None else np.random.default_rng(seed)
-    seen = []
-    for rows, padded in captions.batches(2, rng):
-        for row, ids in zip(rows.tolist(), padded.tolist(), strict=True):
-            seen.append((row, tuple(i for i in ids if i != PAD)))
-    expected = [(row, tuple(VOCABULARY.encode(t, 20))) for row, image in enumerate(CAPTIONS) for t in image]
-    assert sorted(seen) == sorted(expected)
+    plan = captions.batches(size, rng, by_image=by_image, bucketing=bucketing)
+    assert sorted(np.concatenate(plan)) == list(range(len(words)))
+    expected = [(row, VOCABULARY.encode(tokens, 20)) for row, image in enumerate(images) for tokens in image]
+    for batch in plan:
+        rows, padded = captions.take(batch)
+        assert [
+            (row, [i for i in ids if i != PAD]) for row, ids in zip(rows.tolist(), padded.tolist(), strict=True)
+        ] == [expected[i] for i in batch]
+        assert (padded != PAD).any(dim=0).all()  # no longer than needed
+    parted = [set(captions.image_rows[batch].tolist()) for batch in plan]
+    if by_image:
+        assert sum(map(len, parted)) == len(counts)
+    else:
+        assert {len(batch) for batch in plan[:-1]} <= {size, (len(words) - 1) % (20 * size) % size + 1}
+
+
+def test_batches_are_of_captions_of_like_length():
+    captions = caption_set([[["a"] * (1 + i % 15)] for i in range(300)], VOCABULARY, 20)
+
+    def padding(*, bucketing: bool) -> int:
+        plan = captions.batches(10, np.random.default_rng(0), bucketing=bucketing)
+        return sum(int((captions.take(batch)[1] == PAD).sum()) for batch in plan)
+
+    assert padding(bucketing=True) < 0.2 * padding(bucketing=False)
 
 
 def test_the_validation_loss_is_the_mean_cross_entropy_of_a_word():
@@ -57,7 +86,7 @@ def test_the_validation_loss_is_the_mean_cross_entropy_of_a_word():
                 h, state = model.run(torch.tensor([[current]]), state)
                 total += nn.functional.cross_entropy(model.output(h[:, 0]), torch.tensor([following])).item()
                 words += 1
-    assert mean_loss(model, data.features, data.captions, 2) == pytest.approx(total / words, rel=1e-5)
+    assert mean_loss(model, data, 2) == pytest.approx(total / words, rel=1e-5)
 
 
 def test_a_small_set_is_learned_and_the_best_epoch_kept():
@@ -67,7 +96,7 @@ def test_a_small_set_is_learned_and_the_best_epoch_kept():
     assert curve[-1].train_loss < 0.5 < curve[0].train_loss
     assert not model.training
     best = best_epoch(curve, "val_cider_d")
-    assert mean_loss(model, data.features, data.captions, 2) == pytest.approx(best.val_loss, rel=1e-5)
+    assert mean_loss(model, data, 2) == pytest.approx(best.val_loss, rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_weights():
@@ -78,6 +107,45 @@ def test_the_same_seed_gives_the_same_weights():
 
     first, second = trained(), trained()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_running_mean_of_the_weights_is_what_is_kept():
+    model, plain = decoder(), decoder()
+    train_decoder(model, VOCABULARY, split(), split(), recipe(1, averaging=0.9), 20)
+    seen = []
+
+    class Watched(Optimiser):
+        def step(self, loss):
+            super().step(loss)
+            seen.append({name: parameter.detach().clone() for name, parameter in plain.named_parameters()})
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("lib.training.decoder.Optimiser", Watched)
+        train_decoder(plain, VOCABULARY, split(), split(), recipe(1), 20)
+    for name, parameter in model.named_parameters():
+        mean = seen[0][name]
+        for weights in seen[1:]:
+            mean = 0.9 * mean + 0.1 * weights[name]
+        assert torch.allclose(parameter, mean, atol=1e-6)
+
+
+def test_it_stops_when_nothing_gets_better():
+    curve = train_decoder(decoder(), VOCABULARY, split(), split(), recipe(30, patience=2, decay="none"), 20)
+    best = best_epoch(curve, "val_cider_d").epoch
+    assert len(curve) == best + 2 < 30
+
+
+def test_bfloat16_learns_too():
+    curve = train_decoder(decoder(), VOCABULARY, split(), split(), recipe(30, precision="bfloat16"), 20)
+    assert curve[-1].train_loss < 0.6
+
+
+@pytest.mark.parametrize("clip", [0.0, 1e-3])
+def test_long_gradients_are_clipped(clip):
+    weight = nn.Parameter(torch.zeros(2))
+    optimiser = Optimiser([weight], 0.1, 10, 0.0, clip=clip)
+    optimiser.step((weight * torch.tensor([3.0, 4.0])).sum())
+    assert weight.grad.norm().item() == pytest.approx(clip or 5.0)
 
 
 def test_the_best_epoch_is_the_first_of_the_best():
@@ -92,6 +160,7 @@ def test_the_learning_rate_warms_up_and_decays_to_nothing():
     assert rates[1:] == sorted(rates[1:], reverse=True)
     assert 0 < rates[-1] < 0.01
     assert schedule(0, 1) == 1
+    assert [schedule(step, 40, 0.1, decay=False) for step in range(40)] == [0.25, 0.5, 0.75] + [1] * 37
 
 
 def test_padding_and_the_start_are_never_asked_for():
@@ -114,6 +183,6 @@ def test_a_model_that_one_implementation_trained_writes_the_same_captions_with_t
     twin = Decoder(replace(config, implementation=other))
     twin.load_state_dict(model.state_dict())
     twin.eval()
-    written = [beam_search(decoder, data.features, 3, 10, 0.7) for decoder in (model, twin)]
+    written = [[best.ids for best, *_ in beam_search(decoder, data.features, 3, 10, 0.7)] for decoder in (model, twin)]
     assert written[0] == written[1]
     assert any(written[0])

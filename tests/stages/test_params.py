@@ -49,6 +49,9 @@ def test_the_shipped_params_are_valid():
         ),
         ("backbone.mean", [0.5], r"backbone\.mean: got \[0\.5\], .*at least 3 items"),
         ("generate", None, r"generate.*"),
+        ("generate.method", "greedy", r"generate\.method: got 'greedy', should be 'beam' or 'sample'"),
+        ("generate.min_length", 21, r"generate: .*min_length must not be above max_length"),
+        ("generate.sample.temperature", 0.0, r"generate\.sample\.temperature: got 0\.0, should be greater than 0"),
         ("train.learning_rate", "1e-3", r"train\.learning_rate: got '1e-3'.*write 0\.001\)"),
     ],
 )

@@ -67,8 +67,12 @@ def scenes(tmp_path_factory):
 def test_scenes_go_through_to_scores_and_a_page(scenes):
     scores = json.loads((scenes / "metrics/scores.json").read_text())
     assert list(scores) == [*METRICS, "truth", "truth_shuffled"]
-    results = json.loads((scenes / "metrics/captions.json").read_text())
-    assert [row.keys() for row in results] == [{"image_id", "caption"}] * 6
+    assert list(json.loads((scenes / "metrics/scores_val.json").read_text())) == list(METRICS)
+    images = pd.read_parquet(scenes / "data/captions/images.parquet")
+    for name, split in (("captions.json", "test"), ("captions_val.json", "val")):
+        results = json.loads((scenes / "metrics" / name).read_text())
+        assert [row.keys() for row in results] == [{"image_id", "caption"}] * 6
+        assert [row["image_id"] for row in results] == images.loc[images["split"] == split, "image_id"].tolist()
     each = pd.read_parquet(scenes / "metrics/per_image.parquet")
     assert each["cider_d"].mean() == pytest.approx(scores["cider_d"])
     assert each["true"].mean() == scores["truth"]
@@ -103,11 +107,23 @@ def test_another_run_with_other_workers_gives_the_same_bytes(scenes, tmp_path, m
         {"model.implementation": "torch", "generate.beam_size": 1},
         {"features.kind": "pooled", "model.attention": "none", "train.label_smoothing": 0.1, "dataset.limit": 5},
         {"features.precision": "bfloat16"},
+        {"generate.method": "sample", "generate.sample.top_p": 0.9, "generate.min_length": 3, "generate.no_repeat": 2},
     ],
 )
 def test_other_params_go_through_too(tmp_path, monkeypatch, changes):
     run(tmp_path / "other", monkeypatch, **changes)
     assert Path("metrics/scores.json").exists()
+
+
+def test_without_a_val_split_test_is_captioned_and_scored_all_the_same(scenes, tmp_path, monkeypatch):
+    shutil.copytree(scenes, tmp_path / "here")
+    images = pd.read_parquet(tmp_path / "here/data/captions/images.parquet")
+    images[images["split"] != "val"].to_parquet(tmp_path / "here/data/captions/images.parquet")
+    run(tmp_path / "here", monkeypatch, ["generate", "evaluate"])
+    assert json.loads(Path("metrics/captions_val.json").read_text()) == []
+    assert json.loads(Path("metrics/scores_val.json").read_text()) == {}
+    for name in ("captions.json", "scores.json", "per_image.parquet"):
+        assert Path("metrics", name).read_bytes() == (scenes / "metrics" / name).read_bytes()
 
 
 @pytest.fixture

@@ -125,13 +125,12 @@ def _holds_of(statement: Statement, groups: tuple[tuple[Thing, ...], ...]) -> bo
     return not statement.relation or statement.relation == relation(groups[0][0], groups[1][0])
 
 
-def share_true_of_others(captions: Sequence[Sequence[str]], scenes: Sequence[Scene]) -> float:
+def share_true_of_others(statements: Sequence[Statement | None], scenes: Sequence[Scene]) -> float:
     """The share of captions that are true of another picture, over all pairs of two different ones.
 
     Decoding treats each image by itself, so giving the model shuffled features gives shuffled captions:
     this is the share of true captions to expect when features are shuffled. Near that of each picture's own
     captions, they would say nothing of their picture.
     """
-    statements = [read(tokens) for tokens in captions]
     pairs = [(i, j) for i in range(len(statements)) for j in range(len(scenes)) if i != j]
     return sum(holds(statements[i], scenes[j]) for i, j in pairs) / len(pairs)

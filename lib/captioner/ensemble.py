@@ -1,0 +1,56 @@
+"""Several models that decode as one."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lib.captioner.decoder import Decoder, State
+from lib.errors import UserError
+
+
+@dataclass(frozen=True)
+class EnsembleState:
+    """Where each of the decoders stands."""
+
+    states: tuple[State, ...]
+
+    @property
+    def looked(self) -> Tensor:
+        """The mean of the decoders' weights, (N, P); (N, 0) unless all attend, and to the same places."""
+        looked = [state.looked for state in self.states]
+        if len({weights.shape for weights in looked}) > 1:
+            return looked[0].new_empty(len(looked[0]), 0)
+        return torch.stack(looked).mean(dim=0)
+
+    def select(self, rows: Tensor) -> "EnsembleState":
+        """The state of the captions `rows` (M,), in that order, repeats allowed."""
+        return EnsembleState(tuple(state.select(rows) for state in self.states))
+
+
+class Ensemble:
+    """Takes the place of a `Decoder` in decoding: the probability of a word is the mean of the decoders'."""
+
+    def __init__(self, decoders: Sequence[Decoder]):
+        """Decoders of one vocabulary, which read the same features. Raises UserError where the sizes show otherwise."""
+        self.decoders = tuple(decoders)
+        for size in ("vocabulary_size", "places", "channels"):
+            sizes = [getattr(decoder.config, size) for decoder in decoders]
+            if len(set(sizes)) > 1:
+                raise UserError(
+                    f"these models cannot decode as one: their {size} is {', '.join(map(str, sizes))}; "
+                    "train them on the same captions and features"
+                )
+
+    def start(self, features: Tensor) -> EnsembleState:
+        """The state before the first word. features (N, P, C)."""
+        return EnsembleState(tuple(decoder.start(features) for decoder in self.decoders))
+
+    def step(self, words: Tensor, state: EnsembleState) -> tuple[Tensor, EnsembleState]:
+        """Reads one word each, `words` (N,): log-probabilities of the next (N, V), and the state after it."""
+        steps = [decoder.step(words, own) for decoder, own in zip(self.decoders, state.states, strict=True)]
+        log_p = torch.stack([each for each, _ in steps])  # (decoders, N, V)
+        mean = torch.logsumexp(log_p, dim=0) - math.log(len(steps))
+        return mean, EnsembleState(tuple(own for _, own in steps))

@@ -1,0 +1,79 @@
+"""Two runs side by side: the table, the plot, and their section of the page."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from lib.report.comparison import read_comparisons, table, write_comparison
+from lib.report.page import write_page
+
+SCORES = {"RNN": {"bleu_4": 0.25, "truth": 0.5}, "LSTM": {"bleu_4": 0.3125, "truth": 1.0}}
+CURVES = {
+    run: pd.DataFrame({"epoch": [1, 2], "val_loss": [3.0, loss], "val_bleu_4": [0.1, 0.2], "val_cider_d": [0.5, 0.7]})
+    for run, loss in (("RNN", 2.0), ("LSTM", 1.0))
+}
+
+
+def write(folder):
+    return write_comparison(folder, "RNN against LSTM", "On <scenes>, 2 epochs each.", SCORES, CURVES)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "cell")
+    return tmp_path
+
+
+def test_the_table_has_a_row_for_each_run_and_the_scores_that_both_have():
+    assert table({"RNN": {"bleu_4": 0.25, "truth": 0.5}, "LSTM": {"bleu_4": 0.3125}}) == (
+        "|  | bleu_4 |\n| --- | ---: |\n| RNN | 0.250 |\n| LSTM | 0.312 |"
+    )
+
+
+def test_what_is_written_can_be_read_by_people_and_by_programs(folder):
+    assert sorted(path.name for path in (folder / "cell").iterdir()) == [
+        "README.md", "curves.csv", "curves.png", "scores.json",
+    ]  # fmt: skip
+    text = (folder / "cell/README.md").read_text()
+    assert table(SCORES) in text
+    assert "(curves.png)" in text
+    assert json.loads((folder / "cell/scores.json").read_text())["scores"] == SCORES
+    curves = pd.read_csv(folder / "cell/curves.csv")
+    assert curves["run"].tolist() == ["RNN", "RNN", "LSTM", "LSTM"]
+    assert curves["val_loss"].tolist() == [3.0, 2.0, 3.0, 1.0]
+
+
+def test_the_plot_has_both_curves_and_a_size_for_git(folder):
+    path = folder / "cell/curves.png"
+    assert path.stat().st_size < 100_000
+    pixels = np.asarray(Image.open(path).convert("RGB"), float) / 255
+    for colour in ("tab:orange", "tab:blue"):
+        assert (np.abs(pixels - to_rgb(colour)).max(-1) < 0.01).sum() > 300, colour
+
+
+def test_the_same_results_give_the_same_bytes(folder, tmp_path):
+    for path in write(tmp_path / "again"):
+        assert path.read_bytes() == (folder / "cell" / path.name).read_bytes(), path.name
+
+
+def test_comparisons_are_found_in_the_order_of_their_names(folder, tmp_path):
+    (folder / "README.md").write_text("about this folder")
+    write_comparison(folder / "attention", "A against B", "", SCORES, CURVES)
+    assert [comparison.title for comparison in read_comparisons(folder)] == ["A against B", "RNN against LSTM"]
+    assert read_comparisons(tmp_path / "none") == []
+
+
+def test_the_page_shows_each_comparison(folder, tmp_path):
+    curves = folder / "cell/curves.png"
+    for name, comparisons in (("with", read_comparisons(folder)), ("without", [])):
+        write_page(tmp_path / name, "t", "s", {"bleu_4": 0.3}, curves, comparisons, curves, {})
+    page, without = ((tmp_path / name).read_text() for name in ("with", "without"))
+    assert "<h2>RNN against LSTM</h2>\n<p>On &lt;scenes&gt;, 2 epochs each.</p>" in page
+    assert "<th>LSTM</th><td>0.312</td><td>1.000</td>" in page
+    assert page.count("data:image/png") == 3
+    assert without.count("data:image/png") == 2
+    assert "against" not in without
