@@ -9,6 +9,7 @@ import torch
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.captioner.model import save_captioner
 from lib.compute import device
+from lib.errors import UserError
 from lib.scratch import fingerprint, identity, library, prune
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import caption_set
@@ -30,6 +31,10 @@ def main() -> None:
 
     def split(name: str) -> Split:
         images = images_with_features(name)
+        if images.empty:
+            raise UserError(
+                f"the {name} split has no images: training needs train and val"
+            )
         references = references_of(images)
         return Split(features_of(images), references, caption_set(references.values(), vocabulary, max_length))
 

@@ -124,8 +124,9 @@ def test_the_running_mean_of_the_weights_is_what_is_kept():
         train_decoder(plain, VOCABULARY, split(), split(), recipe(1), 20)
     for name, parameter in model.named_parameters():
         mean = seen[0][name]
-        for weights in seen[1:]:
-            mean = 0.9 * mean + 0.1 * weights[name]
+        for count, weights in enumerate(seen[1:], 1):
+            decay = min(0.9, (1 + count) / (10 + count))
+            mean = decay * mean + (1 - decay) * weights[name]
         assert torch.allclose(parameter, mean, atol=1e-6)
 
 

@@ -1,0 +1,131 @@
+"""What the decoder is made of, against torch's own: linear layers, dropout, additive attention."""
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch import nn
+
+from lib.captioner import attention
+from lib.captioner.attention import AdditiveAttention
+from lib.captioner.decoder import Decoder, DecoderConfig
+from lib.captioner.dropout import Dropout
+from lib.captioner.linear import Linear
+
+sizes = st.integers(1, 40)
+
+
+def relative_error(ours, theirs) -> float:
+    return ((ours - theirs).norm() / theirs.norm().clamp_min(1e-12)).item()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    leading=st.lists(st.integers(1, 9), min_size=1, max_size=3), d=sizes, g=sizes, bias=st.booleans(),
+    double=st.booleans(),
+)  # fmt: skip
+def test_linear_is_torchs(leading, d, g, bias, double):
+    torch.manual_seed(0)
+    kind = torch.float64 if double else torch.float32
+    ours = Linear(d, g, bias=bias).to(kind)
+    theirs = nn.Linear(d, g, bias=bias).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(*leading, d, dtype=kind, requires_grad=True)
+    exact = x.detach().double().requires_grad_()
+    dy = torch.randn(*leading, g, dtype=kind)
+    results = []
+    for module, inputs in ((ours, x), (theirs, exact)):
+        y = module(inputs)
+        results.append([y, *torch.autograd.grad((y * dy).sum(), [inputs, *module.parameters()])])
+    for a, b in zip(*results, strict=True):
+        assert a.shape == b.shape
+        assert relative_error(a, b) < (1e-12 if double else 1e-5)
+
+
+def test_linear_leaves_out_gradients_that_nobody_needs():
+    module = Linear(3, 4)
+    x = torch.randn(5, 3)
+    module(x).sum().backward()
+    assert module.weight.grad is not None
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    y = module(x.requires_grad_()).sum()
+    assert torch.allclose(torch.autograd.grad(y, x)[0], module.weight.sum(0).expand(5, 3))
+
+
+def test_linear_in_autocast_is_torchs():
+    torch.manual_seed(0)
+    ours, theirs = Linear(24, 32), nn.Linear(24, 32)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(6, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        mine, other = ours(x), theirs(x)
+    assert mine.dtype == other.dtype == torch.bfloat16
+    assert relative_error(mine.float(), other.float()) < 0.02
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 0.5, 0.9])
+def test_dropout_drops_as_often_as_it_says_and_keeps_the_mean(p):
+    torch.manual_seed(0)
+    module, x = Dropout(p), torch.ones(1000, 333, requires_grad=True)
+    y = module(x)
+    dropped = (y == 0).float().mean().item()
+    assert dropped == pytest.approx(p, abs=0.004)
+    assert y.mean().item() == pytest.approx(1, abs=0.02)
+    assert len(y.unique()) == 2
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], y)
+    assert not torch.equal(module(x), y)
+    torch.manual_seed(0)
+    assert torch.equal(module(x), y)
+    columns, rows = ((y == 0).float().mean(dim) for dim in (0, 1))
+    assert (columns - p).abs().max() < 0.1  # every element has its own chance
+    assert (rows - p).abs().max() < 0.15
+
+
+def test_dropout_does_nothing_outside_training():
+    x = torch.randn(7)
+    assert Dropout(0.5).eval()(x) is x
+    assert torch.equal(Dropout(0.0)(x), x)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    images=st.integers(1, 4), captions=st.integers(1, 6), steps=st.integers(1, 4), places=st.integers(1, 6),
+    at_once=st.sampled_from([1, 40, 10_000]), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_attention_is_the_papers(images, captions, steps, places, at_once, seed):
+    torch.manual_seed(seed)
+    module = AdditiveAttention(places, 7, 5).double()
+    features = torch.randn(images, places, 7, dtype=torch.float64, requires_grad=True)
+    h = torch.randn(captions, steps, 5, dtype=torch.float64, requires_grad=True)
+    rows = torch.randint(images, (captions,))
+    d_context = torch.randn(captions, steps, 5, dtype=torch.float64)
+
+    def ours():
+        return module(h, *module.regions(features), rows)
+
+    def written_out():
+        placed = features + module.place
+        keys = nn.functional.linear(placed, module.key.weight, module.key.bias)[rows]
+        values = nn.functional.linear(placed, module.value.weight, module.value.bias)[rows]
+        joined = torch.tanh(keys[:, None] + (h @ module.query.weight.T)[:, :, None])  # (N, T, P, H)
+        weights = torch.softmax(joined @ module.score.weight[0], dim=-1)
+        return torch.einsum("ntp,nph->nth", weights, values), weights
+
+    results = []
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setitem(attention._AT_ONCE, "cpu", at_once)
+        for attend in (ours, written_out):
+            contexts, weights = attend()
+            inputs = [features, h, *module.parameters()]
+            results.append([contexts, weights, *torch.autograd.grad((contexts * d_context).sum(), inputs)])
+    for a, b in zip(*results, strict=True):
+        assert (a - b).norm() < 1e-9 * max(1.0, b.norm().item())
+
+
+def test_what_an_image_is_projected_to_is_made_once_for_all_its_captions(monkeypatch):
+    model = Decoder(DecoderConfig(4, 7, 10, "lstm", "scratch", "additive", 8, 8, 0.0))
+    seen = []
+    made = AdditiveAttention.regions
+    monkeypatch.setattr(AdditiveAttention, "regions", lambda self, x: seen.append(len(x)) or made(self, x))
+    model(torch.randn(2, 4, 7), torch.tensor([0, 0, 0, 1, 1]), torch.randint(4, 10, (5, 6)))
+    assert seen == [2]
