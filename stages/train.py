@@ -32,9 +32,7 @@ def main() -> None:
     def split(name: str) -> Split:
         images = images_with_features(name)
         if images.empty:
-            raise UserError(
-                f"the {name} split has no images: training needs train and val"
-            )
+            raise UserError(f"the {name} split has no images: training needs train and val")
         references = references_of(images)
         return Split(features_of(images), references, caption_set(references.values(), vocabulary, max_length))
 

@@ -125,12 +125,8 @@ def _after_the_loop(
         dx = project(da.flatten(0, 1), w_ih.T, da.new_zeros(w_ih.shape[1])).unflatten(0, x.shape[:2])
     if not any(ctx.needs_input_grad[-3:]):
         return dx, *dstates, None, None, None
-    return (
-        dx,
-        *dstates,
-        *(weight_gradient(da.flatten(0, 1), part.flatten(0, 1)) for part in (x, h[:-1])),
-        da.sum((0, 1)),
-    )
+    dw_ih, dw_hh = (weight_gradient(da.flatten(0, 1), part.flatten(0, 1)) for part in (x, h[:-1]))
+    return dx, *dstates, dw_ih, dw_hh, da.sum((0, 1))
 
 
 class _ScratchRecurrent(nn.Module):

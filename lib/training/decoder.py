@@ -1,7 +1,7 @@
 """Teaching the decoder: teacher forcing with cross-entropy, and the best epoch kept."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -97,81 +97,110 @@ def train_decoder(
     decoder.to(device())
     decoder.fit_standardisation(train.features.split(_DECODING_BATCH))
     plans = [_plan(train.captions, recipe, decoder.attends, number) for number in range(1, recipe.epochs + 1)]
-    optimiser = Optimiser(
-        decoder.parameters(), recipe.learning_rate, sum(map(len, plans)), recipe.weight_decay,
-        warm_up=recipe.warm_up, decay=recipe.decay == "cosine", clip=recipe.clip,
-    )  # fmt: skip
-    averaged = AveragedModel(decoder, multi_avg_fn=partial(_running_mean, recipe.averaging))
-    kept = cast("Decoder", averaged.module) if recipe.averaging else decoder
-    curve: list[Epoch] = []
-    best: dict[str, Tensor] = {}
-    losses = _WordMean()
-
-    def save(path: Path) -> None:
-        parts = {
-            "decoder": decoder.state_dict(), "averaged": averaged.state_dict(), "best": best,
-            "optimiser": optimiser.state(), "losses": losses.state(),
-        }  # fmt: skip
-        save_checkpoint(path, parts, [asdict(epoch) for epoch in curve])
-
-    if progress and (found := load_checkpoint(progress, device())):
-        parts, position = found
-        decoder.load_state_dict(parts["decoder"])
-        averaged.load_state_dict(parts["averaged"])
-        optimiser.restore(parts["optimiser"])
-        losses, best = _WordMean.restored(parts["losses"]), parts.get("best", {})
-        curve = [Epoch(**row) for row in position]
-
+    run = _Run(decoder, recipe, steps=sum(map(len, plans)))
+    if progress:
+        run.restore(progress)
     saved = time.monotonic()
-    for number, plan in list(enumerate(plans, 1))[len(curve) :]:
-        if curve and number - best_epoch(curve, recipe.best_by).epoch > (recipe.patience or recipe.epochs):
+    for number in range(len(run.curve) + 1, recipe.epochs + 1):
+        if run.stale:
             print(f"no better for {recipe.patience} epochs: stopped", flush=True)
             break
         decoder.train()
-        done = len(losses)
+        plan, done = plans[number - 1], len(run.losses)
         batches = tqdm(
             plan[done:], f"epoch {number} of {recipe.epochs}", len(plan), leave=False, unit="batch", disable=None,
             initial=done,
         )  # fmt: skip
         for batch in batches:
-            loss, words = _loss(decoder, train, batch, recipe.label_smoothing, recipe.precision)
-            optimiser.step(loss)
-            if recipe.averaging:
-                averaged.update_parameters(decoder)
-            losses.add(loss, words)
+            run.step(*_loss(decoder, train, batch, recipe.label_smoothing, recipe.precision))
             if progress and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
-                save(progress)
+                run.save(progress)
                 saved = time.monotonic()
-        kept.eval()
+        kept = run.kept.eval()
         scores = score(val.references, write_captions(kept, vocabulary, val.features, val.references, max_length))
-        epoch = Epoch(
-            number, losses.value, mean_loss(kept, val, recipe.batch_size), scores["bleu_4"], scores["cider_d"]
-        )  # fmt: skip
-        curve.append(epoch)
-        losses = _WordMean()
-        if best_epoch(curve, recipe.best_by) is epoch:
-            best = {name: tensor.clone() for name, tensor in kept.state_dict().items()}
+        val_loss = mean_loss(kept, val, recipe.batch_size)
+        epoch = Epoch(number, run.losses.value, val_loss, scores["bleu_4"], scores["cider_d"])
+        run.end(epoch)
         print(
             f"epoch {number}: train loss {epoch.train_loss:.3f}, val loss {epoch.val_loss:.3f}, "
             f"val BLEU-4 {epoch.val_bleu_4:.3f}, val CIDEr-D {epoch.val_cider_d:.3f}",
             flush=True,
         )
         if progress:
-            save(progress)
-    decoder.load_state_dict(best)
+            run.save(progress)
+    decoder.load_state_dict(run.best)
     decoder.eval()
-    return curve
-
-
-def _running_mean(decay: float, means: list[Tensor], weights: list[Tensor], count: int | Tensor) -> None:
-    """Draws the means of the weights towards them (Polyak & Juditsky 1992); at first, faster."""
-    torch._foreach_lerp_(means, weights, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+    return run.curve
 
 
 def _plan(captions: CaptionSet, recipe: Recipe, by_image: bool, epoch: int) -> list[np.ndarray]:
     """The batches of an epoch. They follow from seed and epoch alone, so that a run can be taken up in its midst."""
     rng = np.random.default_rng([recipe.seed, epoch])
     return captions.batches(recipe.batch_size, rng, by_image=by_image, bucketing=recipe.bucketing)
+
+
+class _Run:
+    """Where a training stands: all that its next steps depend on, and what came of those so far."""
+
+    def __init__(self, decoder: Decoder, recipe: Recipe, steps: int):
+        self._decoder, self._recipe = decoder, recipe
+        self._optimiser = Optimiser(
+            decoder.parameters(), recipe.learning_rate, steps, recipe.weight_decay,
+            warm_up=recipe.warm_up, decay=recipe.decay == "cosine", clip=recipe.clip,
+        )  # fmt: skip
+        self._averaged = AveragedModel(decoder, multi_avg_fn=partial(_running_mean, recipe.averaging))
+        self.losses = _WordMean()  # of the epoch's batches so far
+        self.curve: list[Epoch] = []
+        self.best: dict[str, Tensor] = {}  # the kept weights after the best epoch
+
+    @property
+    def kept(self) -> Decoder:
+        """The decoder whose weights count: the running mean, or the one that learns."""
+        return cast("Decoder", self._averaged.module) if self._recipe.averaging else self._decoder
+
+    @property
+    def stale(self) -> bool:
+        """If the last `patience` epochs brought nothing better."""
+        if not self.curve or self._recipe.patience is None:
+            return False
+        return len(self.curve) - best_epoch(self.curve, self._recipe.best_by).epoch >= self._recipe.patience
+
+    def step(self, loss: Tensor, words: int) -> None:
+        """Learns from the loss of a batch, a mean over `words`."""
+        self._optimiser.step(loss)
+        if self._recipe.averaging:
+            self._averaged.update_parameters(self._decoder)
+        self.losses.add(loss, words)
+
+    def end(self, epoch: Epoch) -> None:
+        """Notes how an epoch went, and keeps the weights if none went better."""
+        self.curve.append(epoch)
+        self.losses = _WordMean()
+        if best_epoch(self.curve, self._recipe.best_by) is epoch:
+            self.best = {name: tensor.clone() for name, tensor in self.kept.state_dict().items()}
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint."""
+        parts = {
+            "decoder": self._decoder.state_dict(), "averaged": self._averaged.state_dict(), "best": self.best,
+            "optimiser": self._optimiser.state(), "losses": self.losses.state(),
+        }  # fmt: skip
+        save_checkpoint(path, parts, [asdict(epoch) for epoch in self.curve])
+
+    def restore(self, path: Path) -> None:
+        """Goes on from a checkpoint, if there is one."""
+        if found := load_checkpoint(path, device()):
+            parts, curve = found
+            self._decoder.load_state_dict(parts["decoder"])
+            self._averaged.load_state_dict(parts["averaged"])
+            self._optimiser.restore(parts["optimiser"])
+            self.losses, self.best = _WordMean(parts.get("losses")), parts.get("best", {})
+            self.curve = [Epoch(**row) for row in curve]
+
+
+def _running_mean(decay: float, means: list[Tensor], weights: list[Tensor], count: int | Tensor) -> None:
+    """Draws the means of the weights towards them (Polyak & Juditsky 1992); at first, faster."""
+    torch._foreach_lerp_(means, weights, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
 
 
 def write_captions(
@@ -190,9 +219,11 @@ def write_captions(
 class _WordMean:
     """The mean over words of losses that come as means over the words of a batch."""
 
-    def __init__(self) -> None:
-        self._losses: list[Tensor] = []  # left on the device: to ask for each would be to wait for it
-        self._words: list[int] = []
+    def __init__(self, state: Mapping[str, Tensor] | None = None):
+        """None so far, or those that `state` gave."""
+        # Left on the device: to ask for each would be to wait for it.
+        self._losses: list[Tensor] = list(state["losses"]) if state else []
+        self._words: list[int] = state["words"].tolist() if state else []
 
     def __len__(self) -> int:
         return len(self._losses)
@@ -207,13 +238,6 @@ class _WordMean:
 
     def state(self) -> dict[str, Tensor]:
         return {"losses": torch.stack(self._losses), "words": torch.tensor(self._words)} if self._losses else {}
-
-    @classmethod
-    def restored(cls, state: dict[str, Tensor]) -> "_WordMean":
-        self = cls()
-        if state:
-            self._losses, self._words = list(state["losses"].unbind()), state["words"].tolist()
-        return self
 
 
 @torch.inference_mode()
