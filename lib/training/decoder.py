@@ -59,6 +59,7 @@ class Recipe:
     label_smoothing: float = 0.0
     averaging: float = 0.0
     bucketing: bool = True
+    by_image: bool = False
     precision: str = "float32"  # or bfloat16
     patience: int | None = None
 
@@ -96,7 +97,7 @@ def train_decoder(
     train, val = train.to(device()), val.to(device())
     decoder.to(device())
     decoder.fit_standardisation(train.features.split(_DECODING_BATCH))
-    plans = [_plan(train.captions, recipe, decoder.attends, number) for number in range(1, recipe.epochs + 1)]
+    plans = [_plan(train.captions, recipe, number) for number in range(1, recipe.epochs + 1)]
     run = _Run(decoder, recipe, steps=sum(map(len, plans)))
     if progress:
         run.restore(progress)
@@ -133,10 +134,10 @@ def train_decoder(
     return run.curve
 
 
-def _plan(captions: CaptionSet, recipe: Recipe, by_image: bool, epoch: int) -> list[np.ndarray]:
+def _plan(captions: CaptionSet, recipe: Recipe, epoch: int) -> list[np.ndarray]:
     """The batches of an epoch. They follow from seed and epoch alone, so that a run can be taken up in its midst."""
     rng = np.random.default_rng([recipe.seed, epoch])
-    return captions.batches(recipe.batch_size, rng, by_image=by_image, bucketing=recipe.bucketing)
+    return captions.batches(recipe.batch_size, rng, by_image=recipe.by_image, bucketing=recipe.bucketing)
 
 
 class _Run:

@@ -18,6 +18,7 @@ class Params(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     averaging: Annotated[float, Field(ge=0, lt=1)]
     bucketing: bool
+    by_image: bool
     precision: Literal["float32", "bfloat16"]
     best_by: Literal["val_loss", "val_bleu_4", "val_cider_d"]
     patience: Annotated[int, Field(ge=1)] | None
