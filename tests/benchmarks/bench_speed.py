@@ -20,10 +20,10 @@ MODULES = {"RNN": (ScratchRNN, nn.RNN, 1), "LSTM": (ScratchLSTM, nn.LSTM, 4)}
 def measure(cell: str, n: int, t: int, d: int, h: int) -> dict[str, float]:
     """Forward and backward: the time over torch.nn's, and what share it reaches of the matrix-product rate."""
     scratch, reference, gates = MODULES[cell]
-    rate = product_rate(2048, 2048, 2048)
     x = torch.randn(n, t, d, requires_grad=True)
     modules = [kind(d, h, batch_first=True) for kind in (scratch, reference)]
     ratio, seconds = paired(*((lambda m=module: m(x)[0].sum().backward()) for module in modules))
+    rate = product_rate(2048, 2048, 2048)
     products = 3 * 2 * n * t * (d + h) * gates * h  # one forward, two backward
     return {"ratio": ratio, "share": products / seconds / rate, "rate": rate}
 
