@@ -105,6 +105,7 @@ class Decoder(nn.Module):
             self.language = cell(2 * hidden, hidden, batch_first=True)
         self.dropout = Dropout(config.dropout)
         self.output = Linear(hidden, config.vocabulary_size)
+        nn.init.normal_(self.embed.weight, std=embedding**-0.5)
 
     def fit_standardisation(self, parts: Iterable[Tensor]) -> None:
         """Centres features and scales them to unit variance overall, as measured on `parts` of them, (n, P, C) each."""
