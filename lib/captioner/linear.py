@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from lib.cells.autocast import apply_in_autocast
 from lib.cells.products import project, weight_gradient
 
 
@@ -14,12 +15,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., D) -> (..., G)."""
-        kind = x.device.type
-        tensors: tuple[Tensor, ...] = (x, self.weight) if self.bias is None else (x, self.weight, self.bias)
-        if torch.is_autocast_enabled(kind):
-            tensors = tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
-        with torch.autocast(kind, enabled=False):
-            return _Linear.apply(*tensors)
+        bias = () if self.bias is None else (self.bias,)
+        return apply_in_autocast(_Linear, x, self.weight, *bias)
 
 
 class _Linear(torch.autograd.Function):
@@ -29,14 +26,13 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.has_bias = b is not None
-        plus = w.new_zeros(len(w)) if b is None else b
-        return project(x.reshape(-1, x.shape[-1]), w, plus).view(*x.shape[:-1], len(w))
+        return project(x.reshape(-1, x.shape[-1]), w, b).view(*x.shape[:-1], len(w))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, w = ctx.saved_tensors
         x, dy, shape = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]), x.shape  # (M, D), (M, G)
-        dx = project(dy, w.T, w.new_zeros(w.shape[1])).view(shape) if ctx.needs_input_grad[0] else None
+        dx = project(dy, w.T).view(shape) if ctx.needs_input_grad[0] else None
         dw = weight_gradient(dy, x) if ctx.needs_input_grad[1] else None
         return (dx, dw, dy.sum(0)) if ctx.has_bias else (dx, dw)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from lib.cells.autocast import apply_in_autocast
 from lib.cells.products import accumulate, packed, project, tanh, weight_gradient
 
 # The derivatives of tanh and sigmoid, times a gradient, from their values: dout (1 - out^2) and dout out (1 - out),
@@ -122,7 +123,7 @@ def _after_the_loop(
     """The gradients of x, the initial states, w_ih, w_hh and b; all but the states' follow from da (T, N, G)."""
     dx = None
     if ctx.needs_input_grad[0]:
-        dx = project(da.flatten(0, 1), w_ih.T, da.new_zeros(w_ih.shape[1])).unflatten(0, x.shape[:2])
+        dx = project(da.flatten(0, 1), w_ih.T).unflatten(0, x.shape[:2])
     if not any(ctx.needs_input_grad[-3:]):
         return dx, *dstates, None, None, None
     dw_ih, dw_hh = (weight_gradient(da.flatten(0, 1), part.flatten(0, 1)) for part in (x, h[:-1]))
@@ -170,12 +171,7 @@ class _ScratchRecurrent(nn.Module):
 
     def _run(self, number: int, x: Tensor, *states: Tensor) -> Any:
         """One layer, time-major, in the precision of autocast where that is on: within it, all is of one type."""
-        tensors = (x, *states, *self._weights(number))
-        kind = x.device.type
-        if torch.is_autocast_enabled(kind):
-            tensors = tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
-        with torch.autocast(kind, enabled=False):
-            return self.layer.apply(*tensors)
+        return apply_in_autocast(self.layer, x, *states, *self._weights(number))
 
     def _zeros(self, x: Tensor) -> Tensor:
         return x.new_zeros(self.num_layers, x.shape[0], self.hidden_size)  # (L, N, H)

@@ -23,11 +23,11 @@ def packed(w: Tensor, rows: int, times: int) -> Tensor:
     return _onednn._reorder_linear_weight(w.contiguous(), rows)
 
 
-def project(x: Tensor, w: Tensor, plus: Tensor) -> Tensor:
-    """x (M, K), w (G, K), plus (G,) or (M, G) -> x w^T + plus, (M, G)."""
+def project(x: Tensor, w: Tensor, plus: Tensor | None = None) -> Tensor:
+    """x (M, K), w (G, K), plus (G,), (M, G) or nothing -> x w^T + plus, (M, G)."""
     if not _slow_in_mkl(x):
-        return torch.addmm(plus, x, w.T)
-    if plus.dim() == 1:
+        return x @ w.T if plus is None else torch.addmm(plus, x, w.T)
+    if plus is None or plus.dim() == 1:
         return _onednn._linear_pointwise(x, w, plus, "none", [], "")
     return _onednn._linear_pointwise.binary(x, plus, w, None, "add")
 
@@ -36,7 +36,7 @@ def accumulate(total: Tensor, x: Tensor, w: Tensor) -> Tensor:
     """total (M, G) += x w^T, in place; x (M, K), w (G, K)."""
     if not _slow_in_mkl(x):
         return total.addmm_(x, w.T)
-    return total.add_(_onednn._linear_pointwise(x, w, None, "none", [], ""))
+    return total.add_(project(x, w))
 
 
 def tanh(x: Tensor, out: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.compute import device
-from lib.text.vocabulary import PAD, SPECIALS, Vocabulary
-from lib.training.batches import pad
+from lib.text.vocabulary import SPECIALS, Vocabulary
+from lib.training.batches import pad, targets
 from lib.training.optimisation import Optimiser
 from lib.vision.backbones import Backbone, for_inference
 
@@ -68,7 +68,7 @@ def fit_backbone(
             rows = torch.tensor([row for row, image in enumerate(chosen) for _ in image], device=device())
             words = pad([caption for image in chosen for caption in image]).to(device())  # (N, T)
             scores = decoder(grid, rows, words)
-            loss = nn.functional.cross_entropy(scores, words[:, 1:][words[:, 1:] != PAD])
+            loss = nn.functional.cross_entropy(scores, targets(words))
             optimiser.step(loss + recipe.concept_weight * detector.loss(grid, [ids[i] for i in images]))
             losses += loss.item()
         print(f"epoch {epoch}: caption loss {losses / batches:.3f}", flush=True)

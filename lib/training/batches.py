@@ -66,6 +66,11 @@ def caption_set(references: Iterable[Sequence[Sequence[str]]], vocabulary: Vocab
     return CaptionSet(pad(ids), np.array([len(caption) for caption in ids]), torch.tensor(rows))
 
 
+def targets(captions: Tensor) -> Tensor:
+    """The words that are to be guessed, (words,): those of `captions` (N, T) after the first, padding left out."""
+    return captions[:, 1:][captions[:, 1:] != PAD]
+
+
 def pad(captions: Sequence[Sequence[int]]) -> Tensor:
     """Captions of different lengths as one (N, T), filled up with <pad>."""
     padded = np.full((len(captions), max(map(len, captions))), PAD, dtype=np.int64)

@@ -17,8 +17,8 @@ from lib.captioner.decoder import Decoder
 from lib.captioner.greedy import greedy
 from lib.compute import device
 from lib.scoring import score
-from lib.text.vocabulary import PAD, Vocabulary
-from lib.training.batches import CaptionSet
+from lib.text.vocabulary import Vocabulary
+from lib.training.batches import CaptionSet, targets
 from lib.training.checkpoint import load_checkpoint, save_checkpoint
 from lib.training.optimisation import Optimiser
 from lib.vision.features import Features
@@ -97,8 +97,8 @@ def train_decoder(
     train, val = train.to(device()), val.to(device())
     decoder.to(device())
     decoder.fit_standardisation(train.features.split(_DECODING_BATCH))
-    plans = [_plan(train.captions, recipe, number) for number in range(1, recipe.epochs + 1)]
-    run = _Run(decoder, recipe, steps=sum(map(len, plans)))
+    steps = recipe.epochs * len(_plan(train.captions, recipe, 1))  # every epoch has as many batches
+    run = _Run(decoder, recipe, steps)
     if progress:
         run.restore(progress)
     saved = time.monotonic()
@@ -107,7 +107,7 @@ def train_decoder(
             print(f"no better for {recipe.patience} epochs: stopped", flush=True)
             break
         decoder.train()
-        plan, done = plans[number - 1], len(run.losses)
+        plan, done = _plan(train.captions, recipe, number), len(run.losses)
         batches = tqdm(
             plan[done:], f"epoch {number} of {recipe.epochs}", len(plan), leave=False, unit="batch", disable=None,
             initial=done,
@@ -149,7 +149,8 @@ class _Run:
             decoder.parameters(), recipe.learning_rate, steps, recipe.weight_decay,
             warm_up=recipe.warm_up, decay=recipe.decay == "cosine", clip=recipe.clip,
         )  # fmt: skip
-        self._averaged = AveragedModel(decoder, multi_avg_fn=partial(_running_mean, recipe.averaging))
+        mean = partial(_running_mean, recipe.averaging)
+        self._averaged = AveragedModel(decoder, multi_avg_fn=mean) if recipe.averaging else None
         self.losses = _WordMean()  # of the epoch's batches so far
         self.curve: list[Epoch] = []
         self.best: dict[str, Tensor] = {}  # the kept weights after the best epoch
@@ -157,7 +158,7 @@ class _Run:
     @property
     def kept(self) -> Decoder:
         """The decoder whose weights count: the running mean, or the one that learns."""
-        return cast("Decoder", self._averaged.module) if self._recipe.averaging else self._decoder
+        return cast("Decoder", self._averaged.module) if self._averaged else self._decoder
 
     @property
     def stale(self) -> bool:
@@ -169,7 +170,7 @@ class _Run:
     def step(self, loss: Tensor, words: int) -> None:
         """Learns from the loss of a batch, a mean over `words`."""
         self._optimiser.step(loss)
-        if self._recipe.averaging:
+        if self._averaged:
             self._averaged.update_parameters(self._decoder)
         self.losses.add(loss, words)
 
@@ -183,7 +184,8 @@ class _Run:
     def save(self, path: Path) -> None:
         """Writes a checkpoint."""
         parts = {
-            "decoder": self._decoder.state_dict(), "averaged": self._averaged.state_dict(), "best": self.best,
+            "decoder": self._decoder.state_dict(), "best": self.best,
+            "averaged": self._averaged.state_dict() if self._averaged else {},
             "optimiser": self._optimiser.state(), "losses": self.losses.state(),
         }  # fmt: skip
         save_checkpoint(path, parts, [asdict(epoch) for epoch in self.curve])
@@ -193,7 +195,8 @@ class _Run:
         if found := load_checkpoint(path, device()):
             parts, curve = found
             self._decoder.load_state_dict(parts["decoder"])
-            self._averaged.load_state_dict(parts["averaged"])
+            if self._averaged:
+                self._averaged.load_state_dict(parts["averaged"])
             self._optimiser.restore(parts["optimiser"])
             self.losses, self.best = _WordMean(parts.get("losses")), parts.get("best", {})
             self.curve = [Epoch(**row) for row in curve]
@@ -256,7 +259,7 @@ def _loss(
     """The mean cross-entropy of the words of a batch of captions, and how many there are."""
     rows, captions = split.captions.take(batch)  # (N,), (N, T)
     images, image_rows = torch.unique(rows, return_inverse=True)  # an image with several captions enters once
-    words = captions[:, 1:][captions[:, 1:] != PAD]  # (words,)
+    words = targets(captions)
     features = split.features[images].to(rows.device)
     with torch.autocast(rows.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         scores = decoder(features, image_rows, captions)  # (words, V)

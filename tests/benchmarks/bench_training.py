@@ -10,7 +10,7 @@ import torch
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.text.vocabulary import Vocabulary
 from lib.training import decoder as training
-from lib.training.batches import caption_set
+from lib.training.batches import caption_set, targets
 from lib.training.optimisation import Optimiser
 from tests.benchmarks.timing import product_rate
 
@@ -44,22 +44,21 @@ def test_a_training_step_against_its_matrix_products(attention, places, capsys):
     ).train()
     optimiser = Optimiser(decoder.parameters(), 0.001, STEPS, 0.01)
     plan = captions.batches(BATCH, rng, by_image=decoder.attends)
-    times, counted = [], []
+    times = []
     for step in range(STEPS):
         start = time.perf_counter()
-        loss, words = training._loss(decoder, split, plan[step % (len(plan) - 1)], label_smoothing=0.1)
+        loss, _ = training._loss(decoder, split, plan[step % len(plan)], label_smoothing=0.1)
         optimiser.step(loss)
         times.append(time.perf_counter() - start)
-        batch = plan[step % (len(plan) - 1)]
-        counted.append((len(batch), len(np.unique(captions.image_rows[batch])), words))
-    made = products(attention, places, *counted[0])
+    rows, ids = captions.take(plan[0])
+    made = products(attention, places, len(rows), len(rows.unique()), len(targets(ids)))
     rates = {shape: product_rate(*shape) for shape in set(made)}
     # Backward there are two more of the same size, for the inputs and for the weights.
     alone = sum(3 * 2 * m * k * n / rates[m, k, n] for m, k, n in made)
     seconds = median(times[5:])
     with capsys.disabled():
         print(
-            f"\na training step, attention {attention}, {counted[0][0]} captions: {1e3 * seconds:.0f} ms, of which its "
+            f"\na training step, attention {attention}, {len(rows)} captions: {1e3 * seconds:.0f} ms, of which its "
             f"matrix products would take {alone / seconds:.0%} if each ran alone at the machine's rate for its shape",
             end="",
         )

@@ -17,6 +17,7 @@ from lib.cells import (
     rnn_step_backward,
     rnn_step_forward,
 )
+from tests.lib.numbers import relative_error
 
 sizes = st.integers(1, 5)
 MODULES = [(ScratchRNN, nn.RNN), (ScratchLSTM, nn.LSTM)]
@@ -24,10 +25,6 @@ MODULES = [(ScratchRNN, nn.RNN), (ScratchLSTM, nn.LSTM)]
 
 def random(*shape: int) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64)
-
-
-def relative_error(ours: Tensor, theirs: Tensor) -> float:
-    return ((ours - theirs).norm() / theirs.norm().clamp_min(1e-12)).item()
 
 
 def numeric_gradient(f, x: Tensor, dout: Tensor, step: float = 1e-5) -> Tensor:

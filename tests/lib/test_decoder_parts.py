@@ -10,12 +10,9 @@ from lib.captioner.attention import AdditiveAttention
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.captioner.dropout import Dropout
 from lib.captioner.linear import Linear
+from tests.lib.numbers import relative_error
 
 sizes = st.integers(1, 40)
-
-
-def relative_error(ours, theirs) -> float:
-    return ((ours - theirs).norm() / theirs.norm().clamp_min(1e-12)).item()
 
 
 @settings(max_examples=25, deadline=None)
