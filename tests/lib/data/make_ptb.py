@@ -1,0 +1,29 @@
+"""Writes the tokens in ptb.jsonl anew, by Stanford's PTBTokenizer as coco-caption runs it.
+
+    python tests/lib/data/make_ptb.py
+
+needs Java, which nothing else here does. A row is [caption, its tokens joined by blanks]: add one with any tokens and
+run this. Since BLEU and CIDEr-D split tokens at any blank, a fraction such as "22 3/4" stands here as two.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+TABLE = Path(__file__).with_name("ptb.jsonl")
+
+
+def main() -> None:
+    os.environ["JAVA_TOOL_OPTIONS"] = "-Dfile.encoding=UTF-8"
+    captions = [json.loads(line)[0] for line in TABLE.read_text("utf-8").splitlines()]
+    # The tokenizer looks past the end of a line, so that the caption behind may matter: here that is always "A".
+    given = {i: [{"caption": caption}, {"caption": "A"}] for i, caption in enumerate(captions)}
+    tokens = PTBTokenizer().tokenize(given)
+    rows = [[caption, " ".join(tokens[i][0].split())] for i, caption in enumerate(captions)]
+    TABLE.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+
+
+if __name__ == "__main__":
+    main()
