@@ -8,7 +8,9 @@ import pandas as pd
 from lib.datasets.scenes.reading import read_truth
 from lib.datasets.scenes.truth import holds, read as read_statement, share_true_of_others
 from lib.datasets.tables import write_table
-from lib.scoring import score, score_each
+from lib.scoring import corpus_scores, image_scores, measure, score
+from lib.scoring.bootstrap import intervals
+from lib.scoring.description import describe
 from lib.text.tokenizer import tokenize
 from stages.params import read
 from stages.params.dataset import Params
@@ -19,8 +21,10 @@ from stages.splits import images_with_features, references_of
 def main() -> None:
     results = _read("captions.json")
     hypotheses, references = _tokens(results), references_of(images_with_features("test"))
-    scores = score(references, hypotheses)
-    each = pd.DataFrame(results).assign(**score_each(references, hypotheses))
+    measures = measure(references, hypotheses)
+    scores = corpus_scores(measures)
+    lengths = [len(tokens) for tokens in hypotheses.values()]
+    each = pd.DataFrame(results).assign(length=lengths, **image_scores(measures))
     if read(Params).name == "scenes":
         truth = read_truth(RAW)
         scenes = [truth[image_id] for image_id in hypotheses]
@@ -30,6 +34,11 @@ def main() -> None:
         scores["truth_shuffled"] = share_true_of_others(statements, scenes)
     write_table(each, METRICS / "per_image.parquet")
     _write("scores.json", scores)
+    _write("intervals.json", intervals(measures))
+
+    of_train = references_of(images_with_features("train")).values()
+    seen = {tuple(tokens) for captions in of_train for tokens in captions}
+    _write("statistics.json", describe(list(hypotheses.values()), seen))
 
     on_val = _tokens(_read("captions_val.json"))
     # A data set may have no val: then there is nothing to score.
@@ -44,9 +53,15 @@ def _tokens(results: list[dict[str, Any]]) -> dict[int, list[str]]:
     return {row["image_id"]: tokenize(row["caption"]) for row in results}
 
 
-def _write(name: str, scores: dict[str, float]) -> None:
-    (METRICS / name).write_text(json.dumps(scores, indent=2) + "\n")
-    print(f"{name}: " + ", ".join(f"{metric} {value:.3f}" for metric, value in scores.items()))
+def _write(name: str, content: dict[str, Any]) -> None:
+    (METRICS / name).write_text(json.dumps(content, indent=2) + "\n")
+    print(f"{name}: " + ", ".join(f"{key} {_rounded(value)}" for key, value in content.items()))
+
+
+def _rounded(value: float | tuple[float, float]) -> str:
+    if isinstance(value, tuple):
+        return " to ".join(map(_rounded, value))
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

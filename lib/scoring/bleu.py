@@ -5,34 +5,26 @@ is another number, and so is NLTK's corpus_bleu for captions shorter than four w
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-ORDERS = (1, 2, 3, 4)
+from lib.scoring.ngrams import ORDERS, Tokens
+
 _TINY, _SMALL = 1e-15, 1e-9  # coco-caption's: they keep an empty corpus from dividing by zero
 
-Tokens = Sequence[str]
 
-
-def ngrams(tokens: Tokens, n: int) -> Counter[tuple[str, ...]]:
-    """How often each run of `n` tokens occurs."""
-    return Counter(zip(*(tokens[i:] for i in range(n)), strict=False))
-
-
-def bleu_statistics(references: Sequence[Tokens], hypothesis: Tokens) -> np.ndarray:
-    """What one caption adds to the corpus: (10,) of matches by order (4), guesses by order (4), length,
+def bleu_statistics(references: Sequence[Tokens], hypothesis: Tokens) -> list[int]:
+    """What one caption adds to the corpus: ten numbers, matches by order (4), guesses by order (4), length,
     and the length of the reference closest in length (the shorter of two as close)."""
-    matches, guesses = [], []
-    for n in ORDERS:
-        most: Counter[tuple[str, ...]] = Counter()
-        for reference in references:
-            most |= ngrams(reference, n)
-        matches.append((ngrams(hypothesis, n) & most).total())
-        guesses.append(max(0, len(hypothesis) - n + 1))
+    counted = [_ngrams(reference) for reference in references]
+    matches = dict.fromkeys(ORDERS, 0)
+    for ngram, count in _ngrams(hypothesis).items():
+        matches[len(ngram)] += min(count, max(reference.get(ngram, 0) for reference in counted))
     length = len(hypothesis)
+    guesses = [max(0, length - n + 1) for n in ORDERS]
     closest = min((len(reference) for reference in references), key=lambda r: (abs(r - length), r))
-    return np.array([*matches, *guesses, length, closest], dtype=np.float64)
+    return [*matches.values(), *guesses, length, closest]
 
 
 def bleu(statistics: np.ndarray) -> np.ndarray:
@@ -43,3 +35,11 @@ def bleu(statistics: np.ndarray) -> np.ndarray:
     ratio = (length + _TINY) / (reference_length + _SMALL)
     brevity = np.where(ratio < 1, np.exp(1 - 1 / np.minimum(ratio, 1)), 1.0)
     return np.cumprod(precision, axis=-1) ** (1 / np.array(ORDERS)) * brevity
+
+
+def _ngrams(tokens: Tokens) -> Counter[tuple[Hashable, ...]]:
+    """How often each run of one to four tokens occurs."""
+    counts: Counter[tuple[Hashable, ...]] = Counter()
+    for n in ORDERS:
+        counts.update(zip(*(tokens[i:] for i in range(n)), strict=False))
+    return counts

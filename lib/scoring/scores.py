@@ -1,4 +1,8 @@
-"""All scores of a set of captions, with coco-caption's names and units."""
+"""All scores of a set of captions, with coco-caption's names and units.
+
+Each is a function of sums over the images (of matches, of lengths, of ROUGE-L), so an image is measured once, as a row
+of numbers; from these rows come the scores of all images, of each by itself, and of any sample of them.
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,11 +10,10 @@ import numpy as np
 
 from lib.scoring.bleu import bleu, bleu_statistics
 from lib.scoring.cider import cider_d
+from lib.scoring.ngrams import Tokens
 from lib.scoring.rouge import rouge_l
 
 METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
-
-Tokens = Sequence[str]
 
 
 def score(references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int, Tokens]) -> dict[str, float]:
@@ -19,20 +22,24 @@ def score(references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int, T
     Both arguments are keyed by image id; tokens as `lib.text.tokenizer` gives them.
     Raises ValueError where the ids differ, there are none, or an image has no reference.
     """
-    per_image, statistics = _measure(references, hypotheses)
-    corpus = dict(zip(METRICS[:4], map(float, bleu(statistics.sum(axis=0))), strict=True))
-    return corpus | {name: float(np.mean(per_image[name])) for name in METRICS[4:]}
+    return corpus_scores(measure(references, hypotheses))
 
 
-def score_each(references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int, Tokens]) -> dict[str, np.ndarray]:
-    """Scores image by image, each (I,), in the order of `hypotheses`. The mean of the BLEUs is not corpus BLEU."""
-    per_image, statistics = _measure(references, hypotheses)
-    return dict(zip(METRICS[:4], bleu(statistics).T, strict=True)) | per_image
+def corpus_scores(measures: np.ndarray) -> dict[str, float]:
+    """The scores of all images together, from their measures (I, 12)."""
+    return dict(zip(METRICS, combine(measures.sum(axis=0), len(measures)).tolist(), strict=True))
 
 
-def _measure(
-    references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int, Tokens]
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def image_scores(measures: np.ndarray) -> dict[str, np.ndarray]:
+    """The scores of each image by itself, (I,) each, from measures (I, 12). The mean of BLEUs is not corpus BLEU."""
+    return dict(zip(METRICS, combine(measures, 1).T, strict=True))
+
+
+def measure(references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int, Tokens]) -> np.ndarray:
+    """What each image adds, (I, 12): BLEU's ten statistics, ROUGE-L and CIDEr-D. In the order of `hypotheses`.
+
+    Raises ValueError as `score` does.
+    """
     if not hypotheses:
         raise ValueError("there are no captions to score")
     if references.keys() != hypotheses.keys():
@@ -40,9 +47,17 @@ def _measure(
         raise ValueError(f"references and captions are not of the same images: {len(ids)} differ, such as {ids[0]}")
     if bare := [image for image, captions in references.items() if not captions]:
         raise ValueError(f"{len(bare)} images have no reference caption, such as {bare[0]}")
-    pairs = [(references[image], tokens) for image, tokens in hypotheses.items()]
-    per_image = {
-        "rouge_l": np.array([rouge_l(own, tokens) for own, tokens in pairs]),
-        "cider_d": cider_d([own for own, _ in pairs], [tokens for _, tokens in pairs]),
-    }
-    return per_image, np.array([bleu_statistics(own, tokens) for own, tokens in pairs])
+    of_image, captions = [references[image] for image in hypotheses], list(hypotheses.values())
+    pairs = list(zip(of_image, captions, strict=True))
+    return np.column_stack(
+        [
+            np.array([bleu_statistics(own, tokens) for own, tokens in pairs], dtype=np.float64),
+            [rouge_l(own, tokens) for own, tokens in pairs],
+            cider_d(of_image, captions),
+        ]
+    )
+
+
+def combine(sums: np.ndarray, images: int) -> np.ndarray:
+    """The scores in the order of METRICS, (..., 6), of measures summed over so many images, (..., 12)."""
+    return np.concatenate([bleu(sums[..., :10]), sums[..., 10:] / images], axis=-1)

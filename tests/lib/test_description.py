@@ -1,0 +1,51 @@
+"""What captions are like: each statistic on captions where it is plain what it should be."""
+
+import pytest
+from hypothesis import given, strategies as st
+
+from lib.scoring.description import describe, repeats
+
+
+def described(*captions: str, seen: tuple[str, ...] = ()) -> dict[str, float]:
+    return describe([caption.split() for caption in captions], {tuple(caption.split()) for caption in seen})
+
+
+def test_length_and_variety():
+    found = described("a dog runs", "a dog", "a dog")
+    assert found["mean_length"] == pytest.approx(7 / 3)
+    assert found["distinct_words"] == 3
+    assert found["distinct_1"] == pytest.approx(3 / 7)
+    assert found["distinct_2"] == pytest.approx(2 / 7)  # a dog, dog runs: over words, as in the paper
+    assert found["distinct_captions"] == pytest.approx(2 / 3)
+
+
+def test_captions_learned_by_heart():
+    assert described("a dog", "a cat", seen=("a dog", "a dog runs"))["seen_in_training"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("caption", "dangling"),
+    [("a man in a", 1), ("a man with", 1), ("a dog and", 1), ("a dog is", 1), ("a man in a hat", 0), ("", 0)],
+)
+def test_captions_that_break_off(caption, dangling):
+    assert described(caption)["dangling_end"] == dangling
+
+
+@pytest.mark.parametrize(
+    ("caption", "stutters"),
+    [
+        ("a dog in a hat in a hat", True),
+        ("a dog a dog", True),
+        ("a very very big dog", False),  # one word twice may be meant
+        ("a dog and a dog", False),
+        ("", False),
+    ],
+)
+def test_captions_that_say_a_phrase_twice_on_end(caption, stutters):
+    assert repeats(caption.split()) is stutters
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), max_size=8), min_size=1, max_size=5))
+def test_what_is_not_a_number_of_words_is_a_share(captions):
+    found = describe(captions, set())
+    assert all(0 <= value <= 1 for name, value in found.items() if name not in ("mean_length", "distinct_words"))
