@@ -1,0 +1,84 @@
+"""diff: does one run score higher than another, or is it chance? `make diff A=... B=...` tells by a paired bootstrap.
+
+Not a stage of the DAG. A run is a Git revision or an experiment, read from DVC's cache; `workspace`; or the folder of
+another copy of the project. Both are tokenised and scored here, by the same code.
+"""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from dvc.api import DVCFileSystem
+from dvc.exceptions import DvcException
+
+from lib.errors import UserError
+from lib.scoring import corpus_scores, measure
+from lib.scoring.bootstrap import difference_intervals
+from lib.text.tokenizer import tokenize
+from stages.running import CAPTIONS, METRICS, run
+
+_RESULTS, _REFERENCES = METRICS / "captions.json", CAPTIONS / "captions.parquet"
+
+Tokens = list[str]
+
+
+def main() -> None:
+    if len(sys.argv) != 3:
+        raise UserError("two runs are needed, each a Git revision, an experiment, a folder or workspace: A=... B=...")
+    a, b = sys.argv[1:]
+    (references, captions_of_a), (others, captions_of_b) = _load(a), _load(b)
+    if captions_of_a.keys() != captions_of_b.keys():
+        shared = len(captions_of_a.keys() & captions_of_b.keys())
+        raise UserError(
+            f"{a} captions {len(captions_of_a)} images and {b} {len(captions_of_b)}, {shared} of them the same: "
+            "only runs on the same images can be compared"
+        )
+    if references != others:
+        raise UserError(f"{a} and {b} have different reference captions of the same images: another data set?")
+    captions_of_b = {image_id: captions_of_b[image_id] for image_id in captions_of_a}
+    print(_table(a, b, measure(references, captions_of_a), measure(references, captions_of_b)))
+
+
+def _load(name: str) -> tuple[dict[int, list[Tokens]], dict[int, Tokens]]:
+    """The references and the captions of a run, by image id."""
+    captions = {row["image_id"]: tokenize(row["caption"]) for row in json.loads(_read(name, _RESULTS))}
+    table = pd.read_parquet(io.BytesIO(_read(name, _REFERENCES)), columns=["image_id", "caption"])
+    table = table[table["image_id"].isin(captions.keys())]
+    references = table["caption"].map(tokenize).groupby(table["image_id"]).agg(list)
+    return references.to_dict(), captions
+
+
+def _read(name: str, path: Path) -> bytes:
+    """A file of a run."""
+    folder = Path() if name == "workspace" else Path(name)
+    try:
+        if name == "workspace" or (folder / METRICS).is_dir():
+            return (folder / path).read_bytes()
+        return DVCFileSystem(rev=name).read_bytes(path.as_posix())
+    except FileNotFoundError as error:
+        raise UserError(f"{name} has no {path}, here or in DVC's cache: dvc pull it, or run it again") from error
+    except DvcException as error:
+        raise UserError(f"{name}: {error}; nor is it an experiment (dvc exp list -A) or a run's folder") from error
+
+
+def _table(a: str, b: str, measures_a: np.ndarray, measures_b: np.ndarray) -> str:
+    scores_a, scores_b = corpus_scores(measures_a), corpus_scores(measures_b)
+    rows = {
+        metric: [
+            f"{scores_a[metric]:.4f}",
+            f"{scores_b[metric]:.4f}",
+            f"{scores_b[metric] - scores_a[metric]:+.4f}",
+            f"{low:+.4f} to {high:+.4f}",
+            "yes" if low > 0 or high < 0 else "may be chance",
+        ]
+        for metric, (low, high) in difference_intervals(measures_b, measures_a).items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=[a, b, "difference", "95% interval", "real"])
+    return f"{table.to_string()}\n\n{len(measures_a)} images; a difference is real where its interval is clear of 0"
+
+
+if __name__ == "__main__":
+    run(main)
