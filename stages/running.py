@@ -9,7 +9,7 @@ from pathlib import Path
 from lib.errors import UserError
 
 RAW, CAPTIONS, BACKBONE, FEATURES = (Path("data") / name for name in ("raw", "captions", "backbone", "features"))
-MODEL, METRICS = Path("data/model"), Path("metrics")
+DECODER, MODEL, METRICS = Path("data/decoder"), Path("data/model"), Path("metrics")
 # What an interrupted stage goes on from. DVC removes a stage's outputs before it runs it, and leaves this alone.
 SCRATCH = Path(os.environ.get("CAPTION_SCRATCH") or ".scratch")
 DOWNLOADS = SCRATCH / "downloads"

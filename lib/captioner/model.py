@@ -28,6 +28,12 @@ def save_captioner(folder: Path, backbone: Path, features: Path, decoder: Decode
     shutil.copytree(backbone, backbone_folder(folder), dirs_exist_ok=True, copy_function=shutil.copyfile)
     if projection_path(features).exists():
         shutil.copyfile(projection_path(features), projection_path(folder))
+    save_decoder(folder, decoder, vocabulary)
+
+
+def save_decoder(folder: Path, decoder: Decoder, vocabulary: Vocabulary) -> None:
+    """Writes what `load_decoder` reads, without the CNN."""
+    folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous().cpu() for name, tensor in decoder.state_dict().items()}, folder / _DECODER)
     (folder / _CONFIG).write_text(json.dumps(asdict(decoder.config), indent=2) + "\n")
     vocabulary.save(folder / _VOCABULARY)

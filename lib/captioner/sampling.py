@@ -22,8 +22,11 @@ class Narrowing:
     top_p: float = 1.0  # none but the likeliest that together reach this probability: the nucleus
 
     def __call__(self, log_p: Tensor) -> tuple[Tensor, Tensor]:
-        """log_p (N, V) -> probabilities (N, K), descending, in float64, and the words (N, K) that they are of."""
+        """log_p (N, V) -> probabilities (N, K) in float64, and the words (N, K) that they are of."""
         vocabulary = log_p.shape[1]
+        if not self.top_k and self.top_p == 1:  # nothing is left out, so nothing need be ranked
+            p = torch.softmax((log_p - log_p.amax(dim=1, keepdim=True)).double() / self.temperature, dim=1)
+            return p, torch.arange(vocabulary, device=log_p.device).expand_as(log_p)
         ranked, words = log_p.double().topk(min(self.top_k or vocabulary, vocabulary), dim=1)  # (N, K)
         p = torch.softmax((ranked - ranked[:, :1]) / self.temperature, dim=1)  # nothing overflows, however cold
         if self.top_p < 1:

@@ -72,7 +72,8 @@ def training(folder: Path, shards: int, prepare: bool) -> None:
     from lib.captioner.decoder import Decoder, DecoderConfig
     from lib.text.vocabulary import Vocabulary
     from lib.training.batches import caption_set
-    from lib.training.decoder import Recipe, Split, train_decoder
+    from lib.training.cross_entropy import Recipe, train_decoder
+    from lib.training.split import Split
     from lib.vision.features import Features, shard_path
 
     per_shard, places, channels = 256, 49, 4096
@@ -86,7 +87,8 @@ def training(folder: Path, shards: int, prepare: bool) -> None:
     decoder = Decoder(DecoderConfig(places, channels, len(vocabulary), "lstm", "scratch", "additive", 32, 32, 0.0))
     train = Split(Features(folder, index), dict(enumerate(captions)), caption_set(captions, vocabulary, 20))
     few = Split(Features(folder, index[:8]), dict(enumerate(captions[:8])), caption_set(captions[:8], vocabulary, 20))
-    train_decoder(decoder, vocabulary, train, few, Recipe(1, 32, 0.001, "val_loss", 1), 20)
+    recipe = Recipe(epochs=1, batch_size=32, learning_rate=0.001, best_by="val_loss", seed=1)
+    train_decoder(decoder, vocabulary, train, few, recipe, 20)
 
 
 @pytest.mark.parametrize("work", [extracting, training])

@@ -9,9 +9,11 @@ import torch
 
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.text.vocabulary import Vocabulary
-from lib.training import decoder as training
 from lib.training.batches import caption_set, targets
+from lib.training.cross_entropy import batch_loss
 from lib.training.optimisation import Optimiser
+from lib.training.self_critical import Recipe, Reward, SelfCritical
+from lib.training.split import Split
 from tests.benchmarks.timing import product_rate
 
 IMAGES, EACH, WORDS, VOCABULARY = 400, 5, 11, 2500  # as Flickr8k has them
@@ -30,24 +32,29 @@ def products(attention: str, places: int, captions: int, images: int, words: int
     return made
 
 
-@pytest.mark.parametrize(("attention", "places"), [("none", 1), ("additive", 49)])
-def test_a_training_step_against_its_matrix_products(attention, places, capsys):
+def learner(attention: str, places: int) -> tuple[Decoder, Vocabulary, Split]:
+    """A decoder and random captions to teach it."""
     rng = np.random.default_rng(0)
     vocabulary = Vocabulary([f"w{i}" for i in range(VOCABULARY - 4)])
     references = [
         [[f"w{i}" for i in rng.integers(VOCABULARY - 4, size=WORDS)] for _ in range(EACH)] for _ in range(IMAGES)
     ]
     captions = caption_set(references, vocabulary, 20)
-    split = training.Split(torch.randn(IMAGES, places, CHANNELS).half(), dict(enumerate(references)), captions)
-    decoder = Decoder(
-        DecoderConfig(places, CHANNELS, VOCABULARY, "lstm", "scratch", attention, SIZE, SIZE, 0.3)
-    ).train()
+    split = Split(torch.randn(IMAGES, places, CHANNELS).half(), dict(enumerate(references)), captions)
+    config = DecoderConfig(places, CHANNELS, VOCABULARY, "lstm", "scratch", attention, SIZE, SIZE, 0.3)
+    return Decoder(config).train(), vocabulary, split
+
+
+@pytest.mark.parametrize(("attention", "places"), [("none", 1), ("additive", 49)])
+def test_a_training_step_against_its_matrix_products(attention, places, capsys):
+    decoder, _, split = learner(attention, places)
+    captions = split.captions
     optimiser = Optimiser(decoder.parameters(), 0.001, STEPS, 0.01)
-    plan = captions.batches(BATCH, rng, by_image=decoder.attends)
+    plan = captions.batches(BATCH, np.random.default_rng(0), by_image=decoder.attends)
     times = []
     for step in range(STEPS):
         start = time.perf_counter()
-        loss, _ = training._loss(decoder, split, plan[step % len(plan)], label_smoothing=0.1)
+        loss, _ = batch_loss(decoder, split, plan[step % len(plan)], label_smoothing=0.1)
         optimiser.step(loss)
         times.append(time.perf_counter() - start)
     rows, ids = captions.take(plan[0])
@@ -60,5 +67,36 @@ def test_a_training_step_against_its_matrix_products(attention, places, capsys):
         print(
             f"\na training step, attention {attention}, {len(rows)} captions: {1e3 * seconds:.0f} ms, of which its "
             f"matrix products would take {alone / seconds:.0%} if each ran alone at the machine's rate for its shape",
+            end="",
+        )
+
+
+def test_a_self_critical_step_and_the_share_of_its_rewards(capsys):
+    decoder, vocabulary, split = learner("none", 1)
+    spent = []
+
+    class Timed(Reward):
+        def __call__(self, images, captions):
+            start = time.perf_counter()
+            rewards = super().__call__(images, captions)
+            spent.append(time.perf_counter() - start)
+            return rewards
+
+    recipe = Recipe(
+        epochs=1, batch_size=64, samples=5, baseline="mean", learning_rate=1e-4, best_by="val_cider_d", seed=1
+    )  # fmt: skip
+    reward = Timed(list(split.references.values()), vocabulary)
+    objective = SelfCritical(decoder, vocabulary, split, split, reward, recipe, 20)
+    optimiser = Optimiser(decoder.parameters(), 1e-4, STEPS, 0.0)
+    times = []
+    for step in range(STEPS // 2):
+        batches = objective.batches(step)
+        start = time.perf_counter()
+        optimiser.step(objective.loss(batches[0])[0])
+        times.append(time.perf_counter() - start)
+    with capsys.disabled():
+        print(
+            f"\na self-critical step, 64 images, 5 samples each: {1e3 * median(times[2:]):.0f} ms, "
+            f"{median(spent[2:]) / median(times[2:]):.0%} of it for the rewards",
             end="",
         )

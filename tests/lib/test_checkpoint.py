@@ -13,7 +13,7 @@ import torch
 from lib.training.checkpoint import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
-# Trains a small decoder with dropout and averaging; a checkpoint after each batch. Arguments: checkpoint, result.
+# Trains a small decoder with dropout and averaging; a checkpoint after each batch. Arguments: checkpoint, result, how.
 TRAINING = """
 import sys
 from pathlib import Path
@@ -21,34 +21,40 @@ import torch
 from safetensors.torch import save_file
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.text.vocabulary import Vocabulary
-from lib.training import decoder as training
+from lib.training import loop
 from lib.training.batches import caption_set
+from lib.training.cross_entropy import Recipe, train_decoder
 from lib.training.optimisation import make_deterministic
+from lib.training.self_critical import Recipe as SelfCritical, finetune_decoder
+from lib.training.split import Split
 
-training._SECONDS_BETWEEN_CHECKPOINTS = 0.0
+loop._SECONDS_BETWEEN_CHECKPOINTS = 0.0
 torch.set_num_threads(1)
 words = [chr(97 + i) for i in range(20)]
 captions = [[[words[(i + j + k) % 20] for k in range(3 + j)] for j in range(3)] for i in range(40)]
 vocabulary = Vocabulary(words)
 torch.manual_seed(0)
 features = torch.randn(40, 4, 8).half()
-split = training.Split(features, dict(enumerate(captions)), caption_set(captions, vocabulary, 20))
+split = Split(features, dict(enumerate(captions)), caption_set(captions, vocabulary, 20))
 make_deterministic(1)
 model = Decoder(DecoderConfig(4, 8, len(vocabulary), "lstm", "scratch", "additive", 16, 16, 0.3))
-recipe = training.Recipe(3, 8, 0.01, "val_loss", 1, averaging=0.9, label_smoothing=0.1)
+common = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "seed": 1, "averaging": 0.9}
+if sys.argv[3] == "cross-entropy":
+    train, recipe = train_decoder, Recipe(**common, best_by="val_loss", label_smoothing=0.1)
+else:
+    train, recipe = finetune_decoder, SelfCritical(**common, best_by="val_cider_d", samples=2, baseline="greedy")
 progress = None if sys.argv[1] == "none" else Path(sys.argv[1])
-curve = training.train_decoder(model, vocabulary, split, split, recipe, 10, progress)
+curve = train(model, vocabulary, split, split, recipe, 10, progress)
 save_file(model.state_dict(), sys.argv[2], {"curve": repr(curve)})
 """
 
 
-def training(checkpoint: Path | str, result: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", TRAINING, str(checkpoint), str(result)], stdout=subprocess.PIPE, text=True
-    )
+@pytest.mark.parametrize("how", ["cross-entropy", "self-critical"])
+def test_killed_again_and_again_it_ends_in_the_same_weights(tmp_path, how):
+    def training(checkpoint: Path | str, result: Path) -> subprocess.Popen:
+        words = [sys.executable, "-c", TRAINING, str(checkpoint), str(result), how]
+        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
 
-
-def test_killed_again_and_again_it_ends_in_the_same_weights(tmp_path):
     assert training("none", tmp_path / "expected").wait() == 0
     moments, kills, at_work = random.Random(0), 0, 0.0
     while not (tmp_path / "result").exists():

@@ -13,8 +13,10 @@ from lib.captioner.beam import beam_search
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.text.vocabulary import END, PAD, START, Vocabulary
 from lib.training.batches import caption_set
-from lib.training.decoder import Epoch, Recipe, Split, best_epoch, mean_loss, train_decoder
+from lib.training.cross_entropy import Recipe, mean_loss, train_decoder
+from lib.training.loop import best_epoch
 from lib.training.optimisation import Optimiser, schedule
+from lib.training.split import Split
 
 CAPTIONS = [[["a", "red", "dog"], ["a", "dog"]], [["a", "cat"], ["the", "cat", "sleeps"]], [["birds"]]]
 VOCABULARY = Vocabulary.count([tokens for image in CAPTIONS for tokens in image], 1)
@@ -32,7 +34,7 @@ def decoder() -> Decoder:
 
 
 def recipe(epochs: int, **parts) -> Recipe:
-    return Recipe(epochs, 2, 0.01, "val_cider_d", 1, **parts)
+    return Recipe(epochs=epochs, batch_size=2, learning_rate=0.01, best_by="val_cider_d", seed=1, **parts)
 
 
 @settings(max_examples=50, deadline=None)
@@ -93,10 +95,10 @@ def test_a_small_set_is_learned_and_the_best_epoch_kept():
     data, model = split(), decoder()
     curve = train_decoder(model, VOCABULARY, data, data, recipe(40), 20)
     assert len(curve) == 40
-    assert curve[-1].train_loss < 0.5 < curve[0].train_loss
+    assert curve[-1]["train_loss"] < 0.5 < curve[0]["train_loss"]
     assert not model.training
     best = best_epoch(curve, "val_cider_d")
-    assert mean_loss(model, data, 2) == pytest.approx(best.val_loss, rel=1e-5)
+    assert mean_loss(model, data, 2) == pytest.approx(best["val_loss"], rel=1e-5)
 
 
 def test_the_same_seed_gives_the_same_weights():
@@ -120,7 +122,7 @@ def test_the_running_mean_of_the_weights_is_what_is_kept():
             seen.append({name: parameter.detach().clone() for name, parameter in plain.named_parameters()})
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("lib.training.decoder.Optimiser", Watched)
+        monkeypatch.setattr("lib.training.loop.Optimiser", Watched)
         train_decoder(plain, VOCABULARY, split(), split(), recipe(1), 20)
     for name, parameter in model.named_parameters():
         mean = seen[0][name]
@@ -132,13 +134,13 @@ def test_the_running_mean_of_the_weights_is_what_is_kept():
 
 def test_it_stops_when_nothing_gets_better():
     curve = train_decoder(decoder(), VOCABULARY, split(), split(), recipe(30, patience=2, decay="none"), 20)
-    best = best_epoch(curve, "val_cider_d").epoch
+    best = best_epoch(curve, "val_cider_d")["epoch"]
     assert len(curve) == best + 2 < 30
 
 
 def test_bfloat16_learns_too():
     curve = train_decoder(decoder(), VOCABULARY, split(), split(), recipe(30, precision="bfloat16"), 20)
-    assert curve[-1].train_loss < 0.6
+    assert curve[-1]["train_loss"] < 0.6
 
 
 @pytest.mark.parametrize("clip", [0.0, 1e-3])
@@ -150,8 +152,9 @@ def test_long_gradients_are_clipped(clip):
 
 
 def test_the_best_epoch_is_the_first_of_the_best():
-    curve = [Epoch(1, 3, 2.0, 0.1, 0.5), Epoch(2, 2, 1.0, 0.3, 0.4), Epoch(3, 1, 1.0, 0.3, 0.5)]
-    assert [best_epoch(curve, by).epoch for by in ("val_loss", "val_bleu_4", "val_cider_d")] == [2, 2, 1]
+    names = ("epoch", "val_loss", "val_bleu_4", "val_cider_d")
+    curve = [dict(zip(names, row, strict=True)) for row in ((1, 2.0, 0.1, 0.5), (2, 1.0, 0.3, 0.4), (3, 1.0, 0.3, 0.5))]
+    assert [best_epoch(curve, by)["epoch"] for by in names[1:]] == [2, 2, 1]
 
 
 def test_the_learning_rate_warms_up_and_decays_to_nothing():

@@ -1,0 +1,99 @@
+"""Teaching the decoder by cross-entropy: each word of a caption is to be guessed from those before it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lib.captioner.decoder import Decoder
+from lib.compute import device
+from lib.text.vocabulary import Vocabulary
+from lib.training import loop
+from lib.training.batches import targets
+from lib.training.loop import Row, WeightedMean, train
+from lib.training.split import Split, greedy_scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(loop.Recipe):
+    """How to train; see params.yaml."""
+
+    batch_size: int  # captions
+    label_smoothing: float = 0.0
+    bucketing: bool = True
+    by_image: bool = False
+    precision: str = "float32"  # or bfloat16
+
+
+def train_decoder(
+    decoder: Decoder,
+    vocabulary: Vocabulary,
+    train_split: Split,
+    val: Split,
+    recipe: Recipe,
+    max_length: int,
+    progress: Path | None = None,
+) -> list[Row]:
+    """Trains `decoder` in place, the standardisation of its features included; see `lib.training.loop.train`.
+
+    The learning curves hold train_loss and val_loss, means over words in nats, and the scores of val's greedy captions
+    of up to `max_length` words.
+    """
+    decoder.to(device())
+    decoder.fit_standardisation(train_split.parts())
+    objective = CrossEntropy(decoder, vocabulary, train_split.to(device()), val.to(device()), recipe, max_length)
+    return train(decoder, objective, recipe, progress)
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """Teacher forcing: the words before the one to be guessed are people's, not the decoder's."""
+
+    decoder: Decoder
+    vocabulary: Vocabulary
+    train: Split
+    val: Split
+    recipe: Recipe
+    max_length: int
+    figure: str = "train_loss"
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """The captions of each batch."""
+        rng = np.random.default_rng([self.recipe.seed, epoch])
+        size, by_image, bucketing = self.recipe.batch_size, self.recipe.by_image, self.recipe.bucketing
+        return self.train.captions.batches(size, rng, by_image=by_image, bucketing=bucketing)
+
+    def loss(self, batch: np.ndarray) -> tuple[Tensor, Tensor, int]:
+        """The mean cross-entropy of a word, twice, and the number of words."""
+        loss, words = batch_loss(self.decoder, self.train, batch, self.recipe.label_smoothing, self.recipe.precision)
+        return loss, loss, words
+
+    def validate(self, decoder: Decoder) -> Row:
+        """val_loss, and the scores."""
+        scores = greedy_scores(decoder, self.vocabulary, self.val, self.max_length)
+        loss = mean_loss(decoder, self.val, self.recipe.batch_size)
+        return {"val_loss": loss, **{f"val_{name}": value for name, value in scores.items()}}
+
+
+@torch.inference_mode()
+def mean_loss(decoder: Decoder, split: Split, batch_size: int) -> float:
+    """Cross-entropy per word, in nats, teacher-forced."""
+    losses = WeightedMean()
+    for batch in split.captions.batches(batch_size, by_image=decoder.attends):
+        losses.add(*batch_loss(decoder, split, batch))
+    return losses.value
+
+
+def batch_loss(
+    decoder: Decoder, split: Split, batch: np.ndarray, label_smoothing: float = 0.0, precision: str = "float32"
+) -> tuple[Tensor, int]:
+    """The mean cross-entropy of the words of a batch of captions, and how many there are."""
+    rows, captions = split.captions.take(batch)  # (N,), (N, T)
+    images, image_rows = torch.unique(rows, return_inverse=True)  # an image with several captions enters once
+    words = targets(captions)
+    features = split.features[images].to(rows.device)
+    with torch.autocast(rows.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        scores = decoder(features, image_rows, captions)  # (words, V)
+    return nn.functional.cross_entropy(scores.float(), words, label_smoothing=label_smoothing), len(words)

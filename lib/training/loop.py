@@ -1,0 +1,202 @@
+"""Epoch after epoch: what all training of the decoder shares, whatever its objective. The best epoch is kept."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from lib.captioner.decoder import Decoder
+from lib.compute import device
+from lib.training.checkpoint import load_checkpoint, save_checkpoint
+from lib.training.optimisation import Optimiser
+
+_SECONDS_BETWEEN_CHECKPOINTS = 120.0
+
+Row = dict[str, float]  # of the learning curves: figures of one epoch by the names of their columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to train, whatever the objective; see params.yaml."""
+
+    epochs: int
+    learning_rate: float
+    best_by: str  # val_loss, or a score: val_bleu_4, val_cider_d
+    seed: int
+    warm_up: float = 0.05
+    decay: str = "cosine"  # or none
+    weight_decay: float = 0.0
+    clip: float = 0.0
+    averaging: float = 0.0
+    patience: int | None = None
+
+
+class Objective(Protocol):
+    """What is to be learned."""
+
+    @property
+    def figure(self) -> str:
+        """What the learning curve calls the figure that `loss` gives."""
+
+    def batches(self, epoch: int) -> Sequence[Any]:
+        """The batches of an epoch, as many in each. They follow from the seed and the epoch alone."""
+
+    def loss(self, batch: Any) -> tuple[Tensor, Tensor, int]:
+        """The loss of a batch, its figure for the learning curve, and how much that weighs in the epoch's mean."""
+
+    def validate(self, decoder: Decoder) -> Row:
+        """The figures of the val split, whose names begin with val_."""
+
+
+def best_epoch(curve: Sequence[Row], best_by: str) -> Row:
+    """The epoch with the lowest loss, or the highest score; the first of equals."""
+    return min(curve, key=lambda row: row[best_by] if best_by == "val_loss" else -row[best_by])
+
+
+def train(
+    decoder: Decoder, objective: Objective, recipe: Recipe, progress: Path | None, *, from_zero: bool = False
+) -> list[Row]:
+    """Trains `decoder` in place and leaves it, in evaluation mode, as it was after its best epoch.
+
+    `recipe.best_by` says which is the best; with `from_zero` it may be epoch 0, the decoder as it came. Returns the
+    learning curves. `progress` is the file of a checkpoint: a run that is interrupted, and started again with the
+    same arguments, goes on from it and ends in the same weights.
+    """
+    steps = recipe.epochs * len(objective.batches(1))
+    run = _Run(decoder, recipe, steps)
+    if progress:
+        run.restore(progress)
+    if from_zero and not run.curve:
+        run.end({"epoch": 0, objective.figure: float("nan"), **objective.validate(decoder.eval())})
+        if progress:
+            run.save(progress)
+    saved = time.monotonic()
+    while run.epoch <= recipe.epochs:
+        if run.stale:
+            print(f"no better for {recipe.patience} epochs: stopped", flush=True)
+            break
+        decoder.train()
+        batches, done = objective.batches(run.epoch), len(run.figures)
+        bar = tqdm(
+            batches[done:], f"epoch {run.epoch} of {recipe.epochs}", len(batches), leave=False, unit="batch",
+            disable=None, initial=done,
+        )  # fmt: skip
+        for batch in bar:
+            run.step(*objective.loss(batch))
+            if progress and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                run.save(progress)
+                saved = time.monotonic()
+        run.end({"epoch": run.epoch, objective.figure: run.figures.value, **objective.validate(run.kept.eval())})
+        if progress:
+            run.save(progress)
+    decoder.load_state_dict(run.best)
+    decoder.eval()
+    return run.curve
+
+
+class _Run:
+    """Where a training stands: all that its next steps depend on, and what came of those so far."""
+
+    def __init__(self, decoder: Decoder, recipe: Recipe, steps: int):
+        self._decoder, self._recipe = decoder, recipe
+        self._optimiser = Optimiser(
+            decoder.parameters(), recipe.learning_rate, steps, recipe.weight_decay,
+            warm_up=recipe.warm_up, decay=recipe.decay == "cosine", clip=recipe.clip,
+        )  # fmt: skip
+        mean = partial(_running_mean, recipe.averaging)
+        self._averaged = AveragedModel(decoder, multi_avg_fn=mean) if recipe.averaging else None
+        self.figures = WeightedMean()  # of the epoch's batches so far
+        self.curve: list[Row] = []
+        self.best: dict[str, Tensor] = {}  # the kept weights after the best epoch
+
+    @property
+    def epoch(self) -> int:
+        """The number of the epoch that is under way."""
+        return int(self.curve[-1]["epoch"]) + 1 if self.curve else 1
+
+    @property
+    def kept(self) -> Decoder:
+        """The decoder whose weights count: the running mean, or the one that learns."""
+        return cast("Decoder", self._averaged.module) if self._averaged else self._decoder
+
+    @property
+    def stale(self) -> bool:
+        """If the last `patience` epochs brought nothing better."""
+        if not self.curve or self._recipe.patience is None:
+            return False
+        return self.curve[-1]["epoch"] - best_epoch(self.curve, self._recipe.best_by)["epoch"] >= self._recipe.patience
+
+    def step(self, loss: Tensor, figure: Tensor, weight: int) -> None:
+        """Learns from the loss of a batch, and notes its figure."""
+        self._optimiser.step(loss)
+        if self._averaged:
+            self._averaged.update_parameters(self._decoder)
+        self.figures.add(figure, weight)
+
+    def end(self, row: Row) -> None:
+        """Notes and tells how an epoch went, and keeps the weights if none went better."""
+        self.curve.append(row)
+        self.figures = WeightedMean()
+        if best_epoch(self.curve, self._recipe.best_by) is row:
+            self.best = {name: tensor.clone() for name, tensor in self.kept.state_dict().items()}
+        told = (f"{name} {row[name]:.3f}" for name in row if name not in ("epoch", *_UNTOLD) and row[name] == row[name])
+        print(f"epoch {row['epoch']}: {', '.join(told)}", flush=True)
+
+    def save(self, path: Path) -> None:
+        """Writes a checkpoint."""
+        parts = {
+            "decoder": self._decoder.state_dict(), "best": self.best,
+            "averaged": self._averaged.state_dict() if self._averaged else {},
+            "optimiser": self._optimiser.state(), "figures": self.figures.state(),
+        }  # fmt: skip
+        save_checkpoint(path, parts, self.curve)
+
+    def restore(self, path: Path) -> None:
+        """Goes on from a checkpoint, if there is one."""
+        if found := load_checkpoint(path, device()):
+            parts, self.curve = found
+            self._decoder.load_state_dict(parts["decoder"])
+            if self._averaged:
+                self._averaged.load_state_dict(parts["averaged"])
+            self._optimiser.restore(parts["optimiser"])
+            self.figures, self.best = WeightedMean(parts.get("figures")), parts.get("best", {})
+
+
+_UNTOLD = ("val_bleu_1", "val_bleu_2", "val_bleu_3", "val_rouge_l")  # in the curves, but not in a line on the screen
+
+
+def _running_mean(decay: float, means: list[Tensor], weights: list[Tensor], count: int | Tensor) -> None:
+    """Draws the means of the weights towards them (Polyak & Juditsky 1992); at first, faster."""
+    torch._foreach_lerp_(means, weights, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+
+class WeightedMean:
+    """The mean of figures that come one by one, each with its weight."""
+
+    def __init__(self, state: Mapping[str, Tensor] | None = None):
+        """Of none so far, or of those that `state` gave."""
+        # Left on the device: to ask for each would be to wait for it.
+        self._figures: list[Tensor] = list(state["figures"]) if state else []
+        self._weights: list[int] = state["weights"].tolist() if state else []
+
+    def __len__(self) -> int:
+        return len(self._figures)
+
+    def add(self, figure: Tensor, weight: int) -> None:
+        self._figures.append(figure.detach())
+        self._weights.append(weight)
+
+    @property
+    def value(self) -> float:
+        return float(np.average(torch.stack(self._figures).double().cpu(), weights=self._weights))
+
+    def state(self) -> dict[str, Tensor]:
+        return {"figures": torch.stack(self._figures), "weights": torch.tensor(self._weights)} if self._figures else {}

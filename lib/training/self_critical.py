@@ -1,0 +1,146 @@
+"""Self-critical training (Rennie et al. 2017): the decoder is rewarded for the CIDEr-D of what it writes.
+
+The gradient of the expected reward of a caption w drawn from p is that of REINFORCE (Williams 1992),
+
+    E[(r(w) - b) grad log p(w)],
+
+for any baseline b that does not depend on w. Here b is the reward of the greedy caption of the same picture, which is
+what will be written when it counts; or the mean reward of the picture's other samples (Luo 2020, "A better variant of
+self-critical sequence training"). What beats the baseline becomes likelier, what falls short of it less likely.
+
+The end of a caption counts as a word in the reward, in the captions and the references alike. Without that, breaking
+off before a word that might be wrong costs nothing, and captions end in "a man in a".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.captioner.decoder import Decoder
+from lib.captioner.greedy import greedy
+from lib.captioner.sampling import Narrowing, sample
+from lib.captioner.writing import Caption
+from lib.compute import device
+from lib.scoring.cider import CiderD
+from lib.text.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary
+from lib.training import loop
+from lib.training.batches import pad, targets
+from lib.training.loop import Row, train
+from lib.training.split import Split, greedy_scores
+
+_END = SPECIALS[END]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(loop.Recipe):
+    """How to train; see params.yaml."""
+
+    batch_size: int  # images
+    samples: int  # captions drawn of each
+    baseline: str  # greedy, or mean: of the other samples
+
+
+def finetune_decoder(
+    decoder: Decoder,
+    vocabulary: Vocabulary,
+    train_split: Split,
+    val: Split,
+    recipe: Recipe,
+    max_length: int,
+    progress: Path | None = None,
+) -> list[Row]:
+    """Trains `decoder`, which can write captions already, in place; see `lib.training.loop.train`.
+
+    It stays as it came where no epoch makes it better: the learning curves begin with epoch 0. They hold `reward`, the
+    mean CIDEr-D of the samples, and the scores of val's greedy captions. Captions have up to `max_length` words.
+    """
+    decoder.to(device())
+    split = train_split.to(device())
+    reward = Reward(list(split.references.values()), vocabulary)
+    objective = SelfCritical(decoder, vocabulary, split, val.to(device()), reward, recipe, max_length)
+    return train(decoder, objective, recipe, progress, from_zero=True)
+
+
+class Reward:
+    """CIDEr-D, with the document frequencies of the train split, whatever the batch."""
+
+    def __init__(self, references: Sequence[Sequence[Sequence[str]]], vocabulary: Vocabulary):
+        """`references` of each image of the train split, as tokens."""
+        self._cider = CiderD([[[*tokens, _END] for tokens in captions] for captions in references])
+        self._vocabulary = vocabulary
+
+    def __call__(self, images: Sequence[int], captions: Sequence[Caption]) -> Tensor:
+        """The reward of each of N captions, (N,); `images` says of which image of the split each is."""
+        tokens = [self._vocabulary.decode(c.ids) + [_END] * (c.ids[-1] == END) for c in captions]
+        return torch.from_numpy(self._cider.scores(images, tokens)).float()
+
+
+@dataclass(frozen=True)
+class SelfCritical:
+    """To write captions of a higher reward than one's own others."""
+
+    decoder: Decoder
+    vocabulary: Vocabulary
+    train: Split
+    val: Split
+    reward: Reward
+    recipe: Recipe
+    max_length: int
+    figure: str = "reward"
+
+    def batches(self, epoch: int) -> list[tuple[np.ndarray, int]]:
+        """The images of each batch, and a seed for what is drawn of them."""
+        rng = np.random.default_rng([self.recipe.seed, epoch])
+        order, size = rng.permutation(len(self.train.references)), self.recipe.batch_size
+        parts = np.split(order, range(size, len(order), size))
+        return list(zip(parts, rng.integers(2**31, size=len(parts)).tolist(), strict=True))
+
+    def loss(self, batch: tuple[np.ndarray, int]) -> tuple[Tensor, Tensor, int]:
+        """What has the gradient of REINFORCE, the mean reward of the samples, and the number of images."""
+        # Without dropout, so that the words are drawn from the very distribution that the gradient is taken of.
+        self.decoder.eval()
+        images, seed = batch
+        features = self.train.features[torch.from_numpy(images)].to(device())
+        generator = torch.Generator().manual_seed(seed)
+        drawn = sample(self.decoder, features, self.recipe.samples, self.max_length, Narrowing(), generator)
+        captions = [caption for of_image in drawn for caption in of_image]
+        rewards = self.reward(images.repeat(self.recipe.samples).tolist(), captions).view(len(images), -1)  # (I, S)
+        if self.recipe.baseline == "greedy":
+            best = greedy(self.decoder, features, self.max_length)
+            baselines = self.reward(images.tolist(), best)[:, None]  # (I, 1)
+        else:
+            baselines = leave_one_out(rewards)
+        rows = torch.arange(len(images)).repeat_interleave(self.recipe.samples)
+        log_p = log_probabilities(self.decoder, features, rows.to(device()), [caption.ids for caption in captions])
+        advantages = (rewards - baselines).flatten().to(log_p.device)  # (I S,)
+        return -(advantages * log_p).mean(), rewards.mean(), len(images)
+
+    def validate(self, decoder: Decoder) -> Row:
+        """The scores."""
+        scores = greedy_scores(decoder, self.vocabulary, self.val, self.max_length)
+        return {f"val_{name}": value for name, value in scores.items()}
+
+
+def leave_one_out(rewards: Tensor) -> Tensor:
+    """Of rewards (I, S), for each the mean of the other samples of its image, (I, S)."""
+    return (rewards.sum(dim=1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
+
+
+def log_probabilities(
+    decoder: Decoder, features: Tensor, image_rows: Tensor, captions: Sequence[Sequence[int]]
+) -> Tensor:
+    """The log-probability of each caption, (N,), with a gradient, among all that sampling may draw.
+
+    features (I, P, C); image_rows (N,) says whose captions they are; `captions` are ids without <start>.
+    """
+    words = pad([[START, *ids] for ids in captions]).to(features.device)  # (N, T)
+    scores = decoder(features, image_rows, words)  # (words, V)
+    never = torch.tensor([PAD, START, UNKNOWN], device=features.device)
+    log_p = torch.log_softmax(scores.index_fill(1, never, float("-inf")), dim=1)
+    of_words = log_p.gather(1, targets(words)[:, None])[:, 0]  # (words,)
+    caption = (words[:, 1:] != PAD).nonzero()[:, 0]  # (words,)
+    return of_words.new_zeros(len(words)).index_add(0, caption, of_words)

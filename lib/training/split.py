@@ -1,0 +1,45 @@
+"""What is trained on or validated with: features of images, and their captions as tokens and as ids."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lib.captioner.decoder import Decoder
+from lib.captioner.greedy import greedy
+from lib.compute import device
+from lib.scoring import score
+from lib.text.vocabulary import Vocabulary
+from lib.training.batches import CaptionSet
+from lib.vision.features import Features
+
+_DECODING_BATCH = 256  # images
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: the images' features (I, P, C), their ids and reference tokens, and their captions as ids."""
+
+    features: Features | Tensor  # never taken whole: what is on the disk may be larger than the memory
+    references: dict[int, list[list[str]]]  # by image id, in the order of `features`
+    captions: CaptionSet
+
+    def to(self, device: torch.device) -> "Split":
+        """The same with all that training reads again and again on `device`; grids stay where they are."""
+        pooled = self.features.shape[1] == 1
+        return Split(
+            self.features[:].to(device) if pooled else self.features, self.references, self.captions.to(device)
+        )
+
+    def parts(self) -> Iterable[Tensor]:
+        """All features, in order, some images at a time, (n, P, C)."""
+        return (part.to(device()) for part in self.features.split(_DECODING_BATCH))
+
+
+def greedy_scores(decoder: Decoder, vocabulary: Vocabulary, split: Split, max_length: int) -> dict[str, float]:
+    """The scores of the captions that greedy search writes for the images of `split`; see `lib.scoring.score`."""
+    written = [
+        vocabulary.decode(caption.ids) for part in split.parts() for caption in greedy(decoder, part, max_length)
+    ]
+    return score(split.references, dict(zip(split.references, written, strict=True)))

@@ -1,0 +1,50 @@
+"""finetune: self-critical training of the trained decoder, or none; and the model, whole, in a folder of its own."""
+
+from dataclasses import asdict
+
+from lib.captioner.card import write_card
+from lib.captioner.model import load_decoder, save_captioner
+from lib.scratch import prune
+from lib.training.loop import best_epoch
+from lib.training.optimisation import make_deterministic
+from lib.training.self_critical import Recipe, finetune_decoder
+from stages.learning import run_folder, training_data, write_curves
+from stages.params import read
+from stages.params.backbone import Params as BackboneParams
+from stages.params.dataset import Params as DatasetParams
+from stages.params.features import Params as FeaturesParams
+from stages.params.model import Params as ModelParams
+from stages.params.train import Params as TrainParams
+from stages.params.vocabulary import Params as VocabularyParams
+from stages.provenance import md5s, note_run
+from stages.running import BACKBONE, CAPTIONS, DECODER, FEATURES, MODEL, run
+
+
+def main() -> None:
+    params = {
+        "dataset": read(DatasetParams).model_dump(exclude={"mirror"}),
+        "vocabulary": read(VocabularyParams).model_dump(),
+        "backbone": read(BackboneParams).model_dump(),
+        "features": read(FeaturesParams).model_dump(),
+        "model": read(ModelParams).model_dump(),
+        "train": read(TrainParams).model_dump(),
+    }
+    recipe, max_length = Recipe(**params["train"]["scst"]), params["vocabulary"]["max_length"]
+    decoder, vocabulary = load_decoder(DECODER)
+    train, val = (training_data(name, vocabulary, max_length) for name in ("train", "val"))
+    make_deterministic(recipe.seed)
+    folder = run_folder("finetune", asdict(recipe), max_length, *sorted(DECODER.iterdir()))
+    curve = finetune_decoder(decoder, vocabulary, train, val, recipe, max_length, folder / "checkpoint.safetensors")
+    write_curves("finetune", curve, recipe.best_by)
+
+    save_captioner(MODEL, BACKBONE, FEATURES, decoder, vocabulary)
+    best = best_epoch(curve, recipe.best_by)
+    val_scores = {name.removeprefix("val_"): value for name, value in best.items() if name.startswith("val_")}
+    inputs = md5s([CAPTIONS / "images.parquet", CAPTIONS / "captions.parquet", BACKBONE, FEATURES, DECODER])
+    write_card(MODEL, decoder.config, params, inputs, val_scores)
+    note_run()
+    prune(folder)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,47 @@
+"""What train and finetune share: the data, the folder of a run's checkpoint, and the learning curves."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from lib.compute import device
+from lib.errors import UserError
+from lib.scratch import fingerprint, identity, library
+from lib.text.vocabulary import Vocabulary
+from lib.training.batches import caption_set
+from lib.training.loop import Row, best_epoch
+from lib.training.split import Split
+from lib.vision.features import index_path, shard_paths
+from stages.running import CAPTIONS, FEATURES, METRICS, SCRATCH
+from stages.splits import features_of, images_with_features, references_of
+
+
+def training_data(name: str, vocabulary: Vocabulary, max_length: int) -> Split:
+    """A split, which must have images; captions are cut after `max_length` words."""
+    images = images_with_features(name)
+    if images.empty:
+        raise UserError(f"the {name} split has no images: training needs train and val")
+    references = references_of(images)
+    return Split(features_of(images), references, caption_set(references.values(), vocabulary, max_length))
+
+
+def run_folder(stage: str, *settings: object) -> Path:
+    """Where a stage that learns keeps its checkpoint: another folder where anything differs that weights depend on."""
+    tables = [CAPTIONS / "captions.parquet", CAPTIONS / "vocabulary.json", index_path(FEATURES)]
+    shards = [identity(shard) for shard in shard_paths(FEATURES)]
+    machine = [device().type, torch.__version__, torch.get_num_threads()]
+    return SCRATCH / stage / fingerprint(*settings, *tables, shards, machine, *library())
+
+
+def write_curves(stage: str, curve: Sequence[Row], best_by: str) -> None:
+    """Writes metrics/`stage`: the learning curves, and the figures of the best epoch."""
+    folder = METRICS / stage
+    folder.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(curve).to_csv(folder / "curves.csv", index=False, float_format="%.6g")
+    best = best_epoch(curve, best_by)
+    told = ("val_loss", "val_bleu_4", "val_cider_d")
+    summary = {"best_epoch": best["epoch"], **{name: best[name] for name in told if name in best}}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
