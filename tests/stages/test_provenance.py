@@ -1,0 +1,70 @@
+"""What made a model is in the model, and where and when beside it."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lib.captioner.card import provenance_path, write_card
+from lib.captioner.decoder import DecoderConfig
+from lib.errors import UserError
+from stages import provenance
+from tests.stages.imports import ROOT
+
+CONFIG = DecoderConfig(16, 64, 104, "lstm", "scratch", "additive", 8, 12, 0.0)
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def card(folder: Path, **train) -> str:
+    folder.mkdir(exist_ok=True)
+    scst = {**PARAMS["train"]["scst"], **train}
+    write_card(
+        folder, CONFIG, {**PARAMS, "train": {**PARAMS["train"], "scst": scst}}, {"data/x": "abc"}, {"bleu_4": 0.5}
+    )
+    return (folder / "README.md").read_text()
+
+
+def test_the_card_says_what_the_model_is_and_what_taught_it(tmp_path):
+    text = card(tmp_path)
+    for part in ("LSTM of 12 units", "grid of places", "16 x 64 numbers", "100 words", "scenes", "bleu_4 0.500"):
+        assert part in text, part
+    assert "self-critical" not in text
+    assert "3 of self-critical training" in card(tmp_path, epochs=3)
+    written = json.loads(provenance_path(tmp_path).read_text())
+    assert written["inputs"] == {"data/x": "abc"}
+    assert written["params"]["train"]["scst"]["epochs"] == 3
+
+
+def test_inputs_are_told_by_the_md5_that_dvc_noted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [Path("data/raw"), Path("data/absent")]
+    assert provenance.md5s(paths) == {}
+    lock = {"stages": {"download": {"outs": [{"path": "data/raw", "md5": "12.dir"}]}, "report": {}}}
+    Path("dvc.lock").write_text(yaml.safe_dump(lock))
+    assert provenance.md5s(paths) == {"data/raw": "12.dir"}
+
+
+def test_the_command_shows_both(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    monkeypatch.setattr("sys.argv", ["provenance"])
+    with pytest.raises(UserError, match=r"data/model/provenance\.json: not there: run make repro"):
+        provenance.main()
+    card(Path("data/model"))
+    for words in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=a", "commit", "-q", "--allow-empty", "-m", "a"],
+    ):
+        subprocess.run(["git", *words], check=True)
+    provenance.note_run()
+    provenance.main()
+    told = yaml.safe_load(capsys.readouterr().out)
+    assert told["params"]["model"] == PARAMS["model"]
+    assert told["made"]["commit"]
+    assert told["made"]["packages"].keys() >= {"torch", "dvc"}
+    card(Path("copied"))
+    monkeypatch.setattr("sys.argv", ["provenance", "copied"])
+    provenance.main()
+    assert "made" not in yaml.safe_load(capsys.readouterr().out)
