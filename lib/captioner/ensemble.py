@@ -3,12 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lib.captioner.decoder import Decoder, State
+from lib.captioner.writing import Model
+from lib.compute import device
 from lib.errors import UserError
+from lib.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -54,3 +59,16 @@ class Ensemble:
         log_p = torch.stack([each for each, _ in steps])  # (decoders, N, V)
         mean = torch.logsumexp(log_p, dim=0) - math.log(len(steps))
         return mean, EnsembleState(tuple(own for _, own in steps))
+
+
+def as_one(folders: Sequence[Path], loaded: Sequence[tuple[Decoder, Vocabulary]]) -> tuple[Model[Any], Vocabulary]:
+    """The decoders that `load_decoder` gave for `folders`, to decode as one, and their vocabulary; of one, itself.
+
+    Raises UserError where they are not of one vocabulary, or do not read features of the same size.
+    """
+    decoders, vocabularies = zip(*loaded, strict=True)
+    for folder, vocabulary in zip(folders, vocabularies, strict=True):
+        if vocabulary.words != vocabularies[0].words:
+            raise UserError(f"{folders[0]} and {folder} cannot decode as one: they know different words")
+    on_device = [decoder.to(device()) for decoder in decoders]
+    return Ensemble(on_device) if len(on_device) > 1 else on_device[0], vocabularies[0]

@@ -18,6 +18,7 @@ class Sample(Section):
 
 
 class Params(Section):
+    ensemble: str
     method: Literal["beam", "sample"]
     beam_size: _Length
     max_length: _Length
