@@ -1,51 +1,180 @@
-"""From a picture to a sentence."""
+"""From pictures to sentences."""
 
+import filecmp
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from safetensors import SafetensorError
+from torch import Tensor
 
 from lib.captioner.beam import beam_search
 from lib.captioner.decoder import Decoder
+from lib.captioner.ensemble import as_one
 from lib.captioner.model import backbone_folder, load_decoder
-from lib.captioner.rules import NO_RULES, Rules
+from lib.captioner.rules import Rules
+from lib.captioner.writing import Caption, Model
+from lib.compute import device
+from lib.datasets.archive import MOST_IMAGE
+from lib.errors import UserError
 from lib.text.vocabulary import Vocabulary
 from lib.vision.backbones import Backbone
+from lib.vision.images import ImageError, as_shown, decode
 from lib.vision.projection import Projection, projection_path
+
+BATCH = 32  # pictures that go through the CNN and the beam search together
+
+# A picture, the file of one, or what `Captioner.see` made of it.
+Picture = Image.Image | str | Path | np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One of the captions that beam search has found for a picture."""
+
+    text: str
+    tokens: list[str]  # T of them
+    score: float  # log-probability of the tokens and of the end after them, in nats
+    mean_score: float  # the same for each of them, in the mean
+    attention: Tensor  # (T, P): how much of its look at the picture each place had; (T, 0) if the model does not attend
 
 
 @dataclass
 class Captioner:
-    """A CNN, the decoder that was trained on its features, and the words it knows."""
+    """A CNN, the decoder that was trained on its features, and the words it knows.
+
+    What writes is that decoder, or an ensemble of it and others.
+    """
 
     backbone: Backbone
     projection: Projection | None
     decoder: Decoder
     vocabulary: Vocabulary
+    writer: Model[Any]
 
     @classmethod
-    def load(cls, folder: Path) -> "Captioner":
-        """Reads what the train stage wrote."""
-        projection = Projection.load(folder) if projection_path(folder).exists() else None
-        return cls(Backbone.load(backbone_folder(folder)).fused(), projection, *load_decoder(folder))
+    def load(cls, folder: str | Path, *others: str | Path) -> Self:
+        """Reads what the finetune stage wrote, and puts it on the device that `lib.compute` names.
 
-    @torch.inference_mode()
+        With `others`, of the same captions and features, all write together, as one: see `lib.captioner.ensemble`.
+        Raises UserError where a folder holds no model, a damaged one, or one of another version, or where the models
+        do not go together.
+        """
+        folders, loaded = [Path(folder), *map(Path, others)], []
+        first = folders[0]
+        with _whole(backbone_folder(first)):
+            backbone = Backbone.load(backbone_folder(first)).fused()
+        with _whole(first):
+            projection = Projection.load(first) if projection_path(first).exists() else None
+        for each in folders:
+            with _whole(each):
+                decoder, vocabulary = load_decoder(each)
+                if len(vocabulary) != decoder.config.vocabulary_size:
+                    raise ValueError(
+                        f"{decoder.config.vocabulary_size} words were learned, {len(vocabulary)} are listed"
+                    )
+                loaded.append((decoder, vocabulary))
+            if not _same_files(backbone_folder(first), backbone_folder(each)):
+                raise UserError(f"{first} and {each} cannot decode as one: their CNNs differ")
+        writer, vocabulary = as_one(folders, loaded)
+        backbone.network.to(device())
+        return cls(backbone, projection, loaded[0][0], vocabulary, writer)
+
     def caption(
         self,
-        image: Image.Image,
+        images: Sequence[Picture],
         *,
-        beam_size: int,
-        max_length: int,
-        length_penalty: float,
-        rules: Rules = NO_RULES,
-    ) -> str:
-        """A caption for one RGB picture."""
-        pixels = torch.from_numpy(self.backbone.preprocess.pixels(image).copy())[None]
-        kind = "pooled" if self.decoder.config.places == 1 else "grid"
+        beam_size: int = 5,
+        max_length: int = 20,
+        length_penalty: float = 1.0,
+        min_length: int = 0,
+        no_repeat: int = 0,
+    ) -> list[list[Candidate]]:
+        """Up to `beam_size` captions of each image, the best first; a beam of 1 is greedy search.
+
+        An image is a file's path, or a PIL image of any kind; either is taken as a viewer would show it. Captions
+        have from `min_length` to `max_length` words; `length_penalty` is that of `lib.captioner.beam`: 0 favours
+        short captions, 1 ranks by the mean score; no `no_repeat` words in a row come twice, unless it is 0.
+
+        Raises UserError for an image that cannot be read, and for a CNN and a decoder that do not fit together.
+        """
+        if beam_size < 1 or max_length < 1:
+            raise UserError(
+                f"a beam of {beam_size} and captions of up to {max_length} words: each should be at least 1"
+            )
+        found: list[list[Candidate]] = []
+        for first in range(0, len(images), BATCH):
+            pixels = np.stack([self.see(image) for image in images[first : first + BATCH]])
+            features = self._features(torch.from_numpy(pixels))
+            beams = beam_search(
+                self.writer, features, beam_size, max_length, length_penalty, Rules(min_length, no_repeat)
+            )
+            found += [[self._candidate(caption) for caption in beam] for beam in beams]
+        return found
+
+    def see(self, image: Picture) -> np.ndarray:
+        """An image as the CNN gets it, uint8 (size, size, 3): small, however large the image. Raises UserError."""
+        if isinstance(image, np.ndarray):
+            return image
+        preprocess = self.backbone.preprocess
+        return preprocess.pixels(as_viewed(image, preprocess.least))
+
+    @torch.inference_mode()
+    def _features(self, pixels: Tensor) -> Tensor:
+        """uint8 pixels (N, size, size, 3) -> (N, P, C)."""
+        places, channels = self.decoder.config.places, self.decoder.config.channels
         # The decoder was trained on features that were kept as float16, before and after projection: round alike.
-        features = self.backbone.features(pixels, kind).half()
+        features = self.backbone.features(pixels.to(device()), "pooled" if places == 1 else "grid").half()
         if self.projection:
             features = self.projection(features).half()
-        ((best, *_),) = beam_search(self.decoder, features, beam_size, max_length, length_penalty, rules)
-        return " ".join(self.vocabulary.decode(best.ids))
+        if features.shape[1:] != (places, channels):
+            raise UserError(
+                f"this decoder was trained on features of another CNN: on {places} x {channels} numbers a picture, "
+                f"where {self.backbone.name} gives {features.shape[1]} x {features.shape[2]}"
+            )
+        return features
+
+    def _candidate(self, caption: Caption) -> Candidate:
+        tokens = self.vocabulary.decode(caption.ids)
+        mean = caption.log_p / len(caption.ids)
+        return Candidate(" ".join(tokens), tokens, caption.log_p, mean, caption.attention[: len(tokens)])
+
+
+def as_viewed(image: Image.Image | str | Path, least: int | None = None) -> Image.Image:
+    """A PIL image, or the picture in a file, as `lib.vision.images.decode` gives it. Raises UserError."""
+    try:
+        if isinstance(image, Image.Image):
+            return as_shown(ImageOps.exif_transpose(image))
+        with Path(image).open("rb") as file:
+            content = file.read(MOST_IMAGE + 1)  # of what may have no end, like a pipe
+        if len(content) > MOST_IMAGE:
+            raise ImageError(f"larger than {MOST_IMAGE >> 20} MB")
+        return decode(content, least)
+    except (OSError, ImageError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise UserError(f"{image}: {reason or error}") from error
+
+
+def _same_files(one: Path, other: Path) -> bool:
+    names = sorted(path.name for path in one.iterdir())
+    same, _, _ = filecmp.cmpfiles(one, other, names, shallow=False)
+    return sorted(same) == names
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    """Turns what a missing or a strange file of a model makes its readers raise into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"there is no whole model in {folder}: {error}") from error
+    except (UserError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the model in {folder} is damaged, or of another version: {reason}; train it anew, or take another"
+        ) from error

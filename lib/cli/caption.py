@@ -1,48 +1,187 @@
-"""Captions pictures of one's own: `python -m lib.cli.caption photo.jpg`."""
+"""Captions pictures of one's own: `caption photo.jpg another.png folder/`."""
 
 import argparse
+import json
+import os
 import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lib.captioner.captioner import Captioner
-from lib.captioner.rules import Rules
-from lib.vision.images import ImageError, decode
+from lib.errors import UserError
+
+if TYPE_CHECKING:  # torch takes its time: who asks for help, or has mistyped something, does not wait for it
+    from lib.captioner.captioner import Candidate, Captioner
+
+MODEL = Path("data/model")
+_SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def main() -> int:
-    """Prints a line for each picture; those that cannot be read are named on stderr, and make the exit code 1."""
-    parser = argparse.ArgumentParser(prog="caption", description="Caption pictures with a trained model.")
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE")
-    parser.add_argument(
-        "--model", type=Path, default=Path("data/model"), help="what the train stage wrote (data/model)"
-    )
-    parser.add_argument("--beam-size", type=int, default=3)
-    parser.add_argument("--max-length", type=int, default=20, help="words")
-    parser.add_argument("--length-penalty", type=float, default=0.7)
-    parser.add_argument("--min-length", type=int, default=0, help="words")
-    parser.add_argument("--no-repeat", type=int, default=0, help="no so many words in a row come twice; 0: they may")
+    """Prints a caption for each picture; those that cannot be read are named on stderr, and make the exit code 1."""
+    parser = _parser()
     arguments = parser.parse_args()
-    if not arguments.model.is_dir():
-        print(f"error: no model in {arguments.model}: run make repro, or name one with --model", file=sys.stderr)
+    if arguments.top > arguments.beam:
+        parser.error(f"--top {arguments.top} asks for more captions than --beam {arguments.beam} keeps")
+    try:
+        return _run(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
-    captioner = Captioner.load(arguments.model)
-    failed = False
-    for path in arguments.pictures:
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # who reads the captions has seen enough, like head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def load(folders: Sequence[Path]) -> "Captioner":
+    """The model of a folder, or several as one. Raises UserError that says how to get one where there is none."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"no model in {folder}: run make repro, or name one with --model")
+    from lib.captioner.captioner import Captioner
+
+    return Captioner.load(*folders)
+
+
+def as_json(candidate: "Candidate") -> dict[str, Any]:
+    """All but the attention, as `--json` prints it."""
+    return {
+        "text": candidate.text,
+        "tokens": candidate.tokens,
+        "score": candidate.score,
+        "mean_score": candidate.mean_score,
+    }
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="caption",
+        description="Caption pictures with a trained model.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="a file, or a folder for all pictures in it")
+    add_model_option(parser)
+    parser.add_argument("--top", type=_positive, default=1, metavar="N", help="captions to print for each picture")
+    parser.add_argument("--json", action="store_true", help="print a JSON array, with scores")
+    parser.add_argument("--attention", type=Path, metavar="OUT", help="draw where the model looked, to this PNG or PDF")
+    search = parser.add_argument_group("beam search")
+    search.add_argument("--beam", type=_positive, default=5, metavar="N", help="captions kept at each step")
+    search.add_argument("--max-length", type=_positive, default=20, metavar="WORDS", help="of a caption")
+    search.add_argument("--min-length", type=int, default=0, metavar="WORDS", help="of a caption")
+    search.add_argument("--length-penalty", type=float, default=1.0, metavar="X", help="0 favours short captions")
+    search.add_argument("--no-repeat", type=int, default=0, metavar="N", help="no N words in a row come twice; 0: may")
+    return parser
+
+
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """`--model`, once for each folder; `models_of` says which."""
+    told = f"what the finetune stage wrote (default: {MODEL}); given again, another that decodes with it as one"
+    parser.add_argument("--model", type=Path, action="append", default=argparse.SUPPRESS, metavar="DIR", help=told)
+
+
+def models_of(arguments: argparse.Namespace) -> list[Path]:
+    """The folders that `--model` names."""
+    return getattr(arguments, "model", [MODEL])
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} should be at least 1")
+    return number
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    told: list[dict[str, Any]] = []  # for each picture, what --json prints
+
+    def refuse(picture: str, error: UserError) -> None:
+        print(f"error: {error}", file=sys.stderr)
+        told.append({"image": picture, "error": str(error)})
+
+    files: list[str] = []
+    for picture in arguments.pictures:
         try:
-            picture = decode(path.read_bytes(), captioner.backbone.preprocess.least)
-        except (OSError, ImageError) as error:
-            print(f"error: {path}: {error}", file=sys.stderr)
-            failed = True
-            continue
-        caption = captioner.caption(
-            picture,
-            beam_size=arguments.beam_size,
+            files += _files(picture)
+        except UserError as error:
+            refuse(picture, error)
+    if arguments.attention and len(files) != 1:
+        raise UserError(f"--attention draws one picture, not {len(files)}")
+    if files:
+        captioner = load(models_of(arguments))
+        for file, found in _captioned(captioner, files, arguments):
+            if isinstance(found, UserError):
+                refuse(file, found)
+                continue
+            top = found[: arguments.top]
+            told.append({"image": file, "caption": top[0].text, "candidates": [as_json(each) for each in top]})
+            if not arguments.json:
+                _print(file, top)
+            if arguments.attention:
+                _draw(captioner, file, top[0], arguments.attention)
+    if arguments.json:
+        print(json.dumps(told, indent=2))
+    return int(any("error" in each for each in told))
+
+
+def _files(picture: str) -> list[str]:
+    """The file itself; of a folder, the pictures in it, by name. Raises UserError."""
+    if "://" in picture:
+        raise UserError(f"{picture}: nothing is fetched from the net: download the picture, and give the file")
+    folder = Path(picture)
+    if not folder.is_dir():
+        return [picture]
+    found = sorted(
+        str(path) for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+    )
+    if not found:
+        raise UserError(f"{picture}: no picture in this folder (none of {' '.join(sorted(_SUFFIXES))})")
+    return found
+
+
+def _captioned(
+    captioner: "Captioner", files: Sequence[str], arguments: argparse.Namespace
+) -> Iterator[tuple[str, "list[Candidate] | UserError"]]:
+    """Each file with its captions, the best first, or with the reason why there are none; a batch at a time."""
+    from lib.captioner.captioner import BATCH
+
+    waiting = iter(files)
+    while batch := list(islice(waiting, BATCH)):
+        seen, refused = {}, {}
+        for file in batch:
+            try:
+                seen[file] = captioner.see(file)
+            except UserError as error:
+                refused[file] = error
+        captions = captioner.caption(
+            list(seen.values()),
+            beam_size=arguments.beam,
             max_length=arguments.max_length,
             length_penalty=arguments.length_penalty,
-            rules=Rules(arguments.min_length, arguments.no_repeat),
+            min_length=arguments.min_length,
+            no_repeat=arguments.no_repeat,
         )
-        print(f"{path}: {caption}", flush=True)
-    return int(failed)
+        found = refused | dict(zip(seen, captions, strict=True))
+        yield from ((file, found[file]) for file in batch)
+
+
+def _print(file: str, top: "Sequence[Candidate]") -> None:
+    if len(top) == 1:
+        print(f"{file}: {top[0].text}", flush=True)
+    else:
+        scored = [f"  {each.mean_score:6.2f} a word, {each.score:7.2f}:  {each.text}" for each in top]
+        print(f"{file}:", *scored, sep="\n", flush=True)
+
+
+def _draw(captioner: "Captioner", file: str, candidate: "Candidate", out: Path) -> None:
+    if not captioner.decoder.attends:
+        raise UserError("this model does not attend, so there is nothing to draw: it has model.attention=none")
+    from lib.captioner.captioner import as_viewed
+    from lib.cli.attention import draw_attention
+
+    draw_attention(as_viewed(file), captioner.backbone.preprocess, candidate, out)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def decode(data: bytes, least: int | None = None) -> Image.Image:
         if least is not None:
             opened.draft(None, (least, least))
         opened.load()
-        return _as_shown(ImageOps.exif_transpose(opened))
+        return as_shown(ImageOps.exif_transpose(opened))
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -66,7 +66,7 @@ def decode(data: bytes, least: int | None = None) -> Image.Image:
         raise ImageError(f"cannot be decoded: {error}") from error
 
 
-def _as_shown(image: Image.Image) -> Image.Image:
+def as_shown(image: Image.Image) -> Image.Image:
     if image.mode == "F":  # without a scale, a viewer cannot know what is white
         raise ImageError("pixels are floating-point numbers")
     if image.mode.startswith("I"):  # 16 bits of grey; PIL's own conversion would clip them to white

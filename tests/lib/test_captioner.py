@@ -1,0 +1,251 @@
+"""From pictures to captions: `lib.Captioner`."""
+
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from lib.captioner.captioner import BATCH, Captioner
+from lib.errors import UserError
+from lib.text.vocabulary import END, START
+from lib.vision.backbones import untrained
+from lib.vision.images import decode
+from tests.lib.tiny import WORDS, write_model
+from tests.stages.imports import ROOT
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {attention: write_model(folder / attention, attention) for attention in ("additive", "none")}
+
+
+@pytest.fixture(scope="module", params=["additive", "none"])
+def captioner(request, models):
+    return Captioner.load(models[request.param])
+
+
+@pytest.fixture
+def model(models, tmp_path):
+    """A copy to damage."""
+    shutil.copytree(models["additive"], tmp_path / "model")
+    return tmp_path / "model"
+
+
+def pictures(count: int) -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [
+        Image.fromarray(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)).resize((90, 60), Image.Resampling.NEAREST)
+        for _ in range(count)
+    ]
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_a_score_is_what_the_decoder_gives_the_caption_when_it_is_taught(captioner):
+    picture = pictures(1)[0]
+    pixels = torch.from_numpy(captioner.backbone.preprocess.pixels(picture).copy())[None]
+    kind = "grid" if captioner.decoder.attends else "pooled"
+    features = captioner.backbone.features(pixels, kind).half().float()
+    (candidates,) = captioner.caption([picture], beam_size=4)
+    assert 1 < len(candidates) <= 4
+    for candidate in candidates:
+        words = [4 + WORDS.index(token) for token in candidate.tokens]
+        ids = torch.tensor([[START, *words, *([END] if len(words) < 20 else [])]])
+        with torch.inference_mode():
+            log_p = torch.log_softmax(captioner.decoder(features, torch.tensor([0]), ids), dim=1)  # (T, V)
+        each = log_p.gather(1, ids[0, 1:, None])
+        assert candidate.score == pytest.approx(each.sum().item(), abs=1e-4)
+        assert candidate.mean_score == pytest.approx(each.mean().item(), abs=1e-4)
+        assert candidate.text == " ".join(candidate.tokens)
+
+
+def test_the_best_comes_first(captioner):
+    for candidates in captioner.caption(pictures(5), beam_size=4, length_penalty=1):
+        means = [candidate.mean_score for candidate in candidates]
+        assert means == sorted(means, reverse=True)
+    for candidates in captioner.caption(pictures(5), beam_size=4, length_penalty=0):
+        scores = [candidate.score for candidate in candidates]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_many_pictures_at_once_get_what_each_gets_alone(captioner):
+    some = pictures(2 * BATCH + 3)
+    together = captioner.caption(some, beam_size=2)
+    assert len(together) == len(some)
+    assert len({candidates[0].text for candidates in together}) > 1
+    for picture, candidates in zip(some, together, strict=True):
+        (alone,) = captioner.caption([picture], beam_size=2)
+        assert [each.text for each in alone] == [each.text for each in candidates]
+        assert [each.score for each in alone] == pytest.approx([each.score for each in candidates], abs=1e-3)
+
+
+def test_no_pictures_get_no_captions(captioner):
+    assert captioner.caption([]) == []
+
+
+def test_each_word_has_its_look_at_the_picture_if_the_model_attends(captioner):
+    for candidate in captioner.caption(pictures(3))[0]:
+        words = len(candidate.tokens)
+        if captioner.decoder.attends:
+            assert candidate.attention.shape == (words, 16)
+            torch.testing.assert_close(candidate.attention.sum(dim=1), torch.ones(words))
+        else:
+            assert candidate.attention.shape == (words, 0)
+
+
+def test_the_caption_keeps_to_what_is_asked_for(captioner):
+    for best, *_ in captioner.caption(pictures(4), min_length=4, max_length=5, no_repeat=1):
+        assert 4 <= len(best.tokens) <= 5
+        assert len(set(best.tokens)) == len(best.tokens)
+    assert [len(found) for found in captioner.caption(pictures(2), beam_size=1)] == [1, 1]
+    for wrong in ({"beam_size": 0}, {"max_length": 0}):
+        with pytest.raises(UserError, match="at least 1"):
+            captioner.caption(pictures(1), **wrong)
+
+
+NOISE = Image.effect_noise((80, 60), 90).convert("RGB")
+EXIF = Image.Exif()
+EXIF[0x0112] = 6  # to be turned by a quarter
+KINDS = {
+    "rgb.png": saved(NOISE, "PNG"),
+    "photo.jpg": saved(NOISE, "JPEG"),
+    "turned.jpg": saved(NOISE, "JPEG", exif=EXIF),
+    "cmyk.jpg": saved(NOISE.convert("CMYK"), "JPEG"),
+    "grey.png": saved(NOISE.convert("L"), "PNG"),
+    "bits16.png": saved(Image.fromarray(np.linspace(0, 65535, 4800).reshape(60, 80).astype(np.uint16)), "PNG"),
+    "see-through.png": saved(NOISE.convert("P"), "PNG", transparency=7),
+    "moving.gif": saved(NOISE, "GIF", save_all=True, append_images=[NOISE.rotate(90)], duration=50),
+    "point.png": saved(Image.new("RGB", (1, 1), "red"), "PNG"),
+    "line.png": saved(Image.new("RGB", (3000, 1), "red"), "PNG"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_file_and_picture_of_every_kind_are_seen_as_a_viewer_would_show_them(captioner, name, tmp_path):
+    (tmp_path / name).write_bytes(KINDS[name])
+    shown = captioner.backbone.preprocess.pixels(decode(KINDS[name]))
+    ways = [tmp_path / name, str(tmp_path / name), Image.open(tmp_path / name), shown]
+    for way in ways:
+        np.testing.assert_array_equal(captioner.see(way), shown)
+    assert len({candidates[0].text for candidates in captioner.caption(ways)}) == 1
+
+
+BAD = {
+    "empty.jpg": (b"", "empty file"),
+    "text.jpg": (b"no picture at all\n", "not an image"),
+    "cut.jpg": (saved(NOISE, "JPEG")[:-500], "cannot be decoded"),
+    "bomb.png": (saved(Image.new("1", (20_000, 20_000)), "PNG"), "20000 x 20000 pixels are too many"),
+    "float.tiff": (saved(Image.new("F", (4, 4)), "TIFF"), "floating-point"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_file_that_cannot_be_shown_is_named(captioner, name, tmp_path):
+    content, reason = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: .*{reason}"):
+        captioner.caption([tmp_path / name])
+
+
+def test_what_is_no_file_is_named(captioner, tmp_path):
+    with pytest.raises(UserError, match=r"gone\.jpg: No such file"):
+        captioner.see(tmp_path / "gone.jpg")
+    with pytest.raises(UserError, match=f"{tmp_path.name}: Is a directory"):
+        captioner.see(tmp_path)
+    with pytest.raises(UserError, match="mode=F"):
+        captioner.see(Image.new("F", (4, 4)))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no /dev/zero")
+def test_a_file_without_an_end_is_not_read_to_it(captioner):
+    with pytest.raises(UserError, match="larger than 256 MB"):
+        captioner.see("/dev/zero")
+
+
+FILES = [
+    "decoder.json",
+    "decoder.safetensors",
+    "vocabulary.json",
+    "backbone/backbone.json",
+    "backbone/weights.safetensors",
+]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_of_the_model_is_told_in_one_line(model, name):
+    (model / name).unlink()
+    with pytest.raises(UserError, match=name.rpartition("/")[2]) as told:
+        Captioner.load(model)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+@settings(max_examples=10, deadline=None)
+@given(data=st.data())
+def test_a_damaged_file_of_the_model_is_told_in_one_line_or_does_not_show(models, tmp_path_factory, name, data):
+    folder = tmp_path_factory.mktemp("damaged") / "model"
+    shutil.copytree(models["additive"], folder)
+    content = bytearray((folder / name).read_bytes())
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    else:
+        content[data.draw(st.integers(0, min(len(content) - 1, 400)))] ^= data.draw(st.integers(1, 255))
+    (folder / name).write_bytes(content)
+    assert re.fullmatch(f"loads|.*{re.escape(str(folder))}.*", outcome(folder))  # the dot takes no line break
+
+
+def outcome(folder) -> str:
+    try:
+        Captioner.load(folder)
+    except UserError as told:
+        return str(told)
+    return "loads"
+
+
+@pytest.mark.parametrize("change", [{"layers": 2}, {"cell": "gru"}, {"hidden_size": 9}, {"vocabulary_size": 8}])
+def test_a_model_of_another_version_is_told_of(model, change):
+    config = json.loads((model / "decoder.json").read_text())
+    (model / "decoder.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match="damaged, or of another version"):
+        Captioner.load(model)
+
+
+def test_a_vocabulary_of_another_model_is_told_of(model):
+    (model / "vocabulary.json").write_text(json.dumps({"words": WORDS[:-1]}))
+    with pytest.raises(UserError, match="9 words were learned, 8 are listed"):
+        Captioner.load(model)
+
+
+def test_a_cnn_of_another_model_is_told_of(model):
+    untrained("mobilenet_v3_small").save(model / "backbone")
+    with pytest.raises(
+        UserError, match="another CNN: on 16 x 128 numbers a picture, where mobilenet_v3_small gives 49 x"
+    ):
+        Captioner.load(model).caption(pictures(1))
+
+
+def test_the_library_itself_does_not_import_torch():
+    code = "import sys, lib; assert 'torch' not in sys.modules; from lib import Captioner; print(Captioner.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == Captioner.__module__
+
+
+def test_the_library_has_no_other_names():
+    import lib
+
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        lib.Nothing  # noqa: B018
