@@ -1,70 +1,82 @@
-"""report: learning curves, a gallery and one page, from what the other stages left in metrics/."""
+"""report: plots, a gallery of all test pictures and one page, from what the other stages left in metrics/."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from lib.report.comparison import read_comparisons
-from lib.report.figures import draw_curves, draw_gallery, draw_gradients
-from lib.report.page import Example, write_page
+from lib.report.figures import draw_contact_sheet, save_png
+from lib.report.gallery import write_gallery
+from lib.report.page import write_page
+from lib.report.plots import bleu_analysis, gradient_flow, learning_curves, self_critical_curves
+from lib.report.sheets import thumbnail, write_sheets
 from lib.vision.features import skipped_path
-from lib.vision.images import Archives, decode
+from lib.vision.images import Archives
+from lib.vision.pixels import image_rows
+from lib.vision.preprocess import Preprocess
+from lib.workers import worker_count
 from stages.params import read
 from stages.params.dataset import Params as DatasetParams
 from stages.params.model import Params as ModelParams
-from stages.running import CAPTIONS, FEATURES, METRICS, RAW, run
+from stages.running import BACKBONE, CAPTIONS, FEATURES, METRICS, RAW, run
 
-_GALLERY, _EXTREMES = 24, 8  # pictures
-_THUMBNAIL = (320, 320)  # pixels
+_SHOWN = 12  # pictures of gallery.png, evenly spaced by id
 
 
 def main() -> None:
     out = METRICS / "report"
-    scores = json.loads((METRICS / "scores.json").read_text())
     each = pd.read_parquet(METRICS / "per_image.parquet")
-    captions = pd.read_parquet(CAPTIONS / "captions.parquet").groupby("image_id")["caption"].agg(list)
-    images = pd.read_parquet(CAPTIONS / "images.parquet").set_index("image_id")
+    curves, best = pd.read_csv(METRICS / "train/curves.csv"), _json("train/summary.json")["best_epoch"]
+    tuned = pd.read_csv(METRICS / "finetune/curves.csv"), _json("finetune/summary.json")["best_epoch"]
+    learning, bleu = learning_curves(curves, best) + self_critical_curves(*tuned), bleu_analysis(each, curves, best)
+    gradients = gradient_flow(pd.read_csv(METRICS / "gradients.csv"))
+    save_png(learning, out / "curves.png")
+    save_png(bleu, out / "bleu.png")
+    save_png(gradients, out / "gradients.png", columns=1)
+
+    images = pd.read_parquet(CAPTIONS / "images.parquet")
+    tested = image_rows(each[["image_id"]].merge(images, "left"))
     archives = Archives(RAW)
+    evenly = np.unique(np.linspace(0, len(each) - 1, min(_SHOWN, len(each))).astype(int))
+    shown = [thumbnail(archives, tested[i]) for i in evenly]
+    draw_contact_sheet(shown, each["caption"].iloc[evenly].tolist(), out / "gallery.png")
+    sheets, sizes = write_sheets(tested, archives, out, worker_count())
+    archives.close()
+    of_tested = [("image_id", "in", each["image_id"].tolist())]
+    references = pd.read_parquet(CAPTIONS / "captions.parquet", columns=["image_id", "caption"], filters=of_tested)
+    write_gallery(
+        out / "gallery.js",
+        each,
+        references.groupby("image_id")["caption"].agg(list),
+        sheets,
+        sizes,
+        np.load(METRICS / "attention.npy", mmap_mode="r"),
+        Preprocess(**json.loads((BACKBONE / "backbone.json").read_text())["preprocess"]),
+    )
 
-    def example(row: pd.Series) -> Example:
-        where = images.loc[row["image_id"]]
-        picture = decode(archives.read(where["archive"], where["member"]))
-        picture.thumbnail(_THUMBNAIL)
-        note = f"CIDEr-D {row['cider_d']:.2f}" + (", not true" if "true" in row and not row["true"] else "")
-        return Example(picture, row["caption"], captions[row["image_id"]], note)
-
-    def examples(rows: pd.DataFrame) -> list[Example]:
-        return [example(row) for _, row in rows.iterrows()]
-
-    evenly = np.unique(np.linspace(0, len(each) - 1, min(_GALLERY, len(each))).astype(int))
-    ranked = each.sort_values("cider_d", kind="stable")
-    galleries = {
-        "Test pictures, evenly spaced by id": examples(each.iloc[evenly]),
-        "The best by CIDEr-D": examples(ranked.iloc[::-1].head(_EXTREMES)),
-        "The worst by CIDEr-D": examples(ranked.head(_EXTREMES)),
-    }
-    first = next(iter(galleries.values()))[:12]
-    draw_gallery([e.picture for e in first], [e.caption for e in first], out / "gallery.png")
-    best = json.loads((METRICS / "train" / "summary.json").read_text())["best_epoch"]
-    draw_curves(pd.read_csv(METRICS / "train" / "curves.csv"), best, out / "curves.png")
-    draw_gradients(pd.read_csv(METRICS / "gradients.csv"), out / "gradients.png")
     skipped = pd.read_parquet(skipped_path(FEATURES))
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped["reason"].value_counts().items())
     left_out = f"; {len(skipped)} could not be read and are left out, captions and all: {reasons}" if reasons else ""
     model = read(ModelParams)
     write_page(
         out / "index.html",
-        f"Captions of {read(DatasetParams).name}",
-        f"{model.cell.upper()} decoder ({model.implementation} cell); {len(each)} test pictures, "
+        title=f"Captions of {read(DatasetParams).name}",
+        summary=f"{model.cell.upper()} decoder ({model.implementation} cell); {len(each)} test pictures, "
         f"of {len(images)} in all{left_out}.",
-        scores,
-        out / "curves.png",
-        read_comparisons(METRICS / "compare"),
-        out / "gradients.png",
-        galleries,
+        scores=_json("scores.json"),
+        intervals=_json("intervals.json"),
+        statistics=_json("statistics.json"),
+        curves=learning,
+        bleu=bleu,
+        comparisons=read_comparisons(METRICS / "compare"),
+        gradients=gradients,
     )
-    archives.close()
+
+
+def _json(name: str) -> dict[str, Any]:
+    return json.loads((METRICS / name).read_text())
 
 
 if __name__ == "__main__":

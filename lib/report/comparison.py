@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.report.figures import draw_comparison
+from lib.report.figures import save_png
+from lib.report.plots import compared_curves
 
-_SCORES, _PICTURE = "scores.json", "curves.png"
+_SCORES, _CURVES, _PICTURE = "scores.json", "curves.csv", "curves.png"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is shown of two runs: `scores` are those on the test split, by the run's name; `curves` is a PNG."""
+    """What is shown of two runs: by each run's name, `scores` on the test split, and `curves` by epoch."""
 
     title: str
     summary: str
     scores: Mapping[str, Mapping[str, float]]
-    curves: Path
+    curves: Mapping[str, pd.DataFrame]
 
 
 def write_comparison(
@@ -34,19 +35,23 @@ def write_comparison(
     `curves` has, for each run, at least the columns epoch, val_loss, val_bleu_4 and val_cider_d.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in (_SCORES, "curves.csv", _PICTURE, "README.md")]
+    paths = [folder / name for name in (_SCORES, _CURVES, _PICTURE, "README.md")]
     content = {"title": title, "summary": summary, "scores": scores}
     paths[0].write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     pd.concat(curves, names=["run"]).reset_index("run").to_csv(paths[1], index=False, lineterminator="\n")
-    draw_comparison(curves, paths[2])
+    save_png(compared_curves(curves), paths[2], columns=3)
     paths[3].write_text(f"# {title}\n\n{summary}\n\n{table(scores)}\n\n![learning curves]({_PICTURE})\n", "utf-8")
     return paths
 
 
 def read_comparisons(folder: Path) -> list[Comparison]:
     """Those that lie in folders of `folder`, in the order of their names."""
-    found = [(path.parent, json.loads(path.read_text("utf-8"))) for path in sorted(folder.glob(f"*/{_SCORES}"))]
-    return [Comparison(**content, curves=place / _PICTURE) for place, content in found]
+    return [_read(path.parent) for path in sorted(folder.glob(f"*/{_SCORES}"))]
+
+
+def _read(folder: Path) -> Comparison:
+    curves = dict(list(pd.read_csv(folder / _CURVES).groupby("run", sort=False)))
+    return Comparison(**json.loads((folder / _SCORES).read_text("utf-8")), curves=curves)
 
 
 def table(scores: Mapping[str, Mapping[str, float]]) -> str:

@@ -1,6 +1,7 @@
 """Two runs side by side: the table, the plot, and their section of the page."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from lib.report.comparison import read_comparisons, table, write_comparison
+from lib.report.figures import COLOURS
 from lib.report.page import write_page
 
 SCORES = {"RNN": {"bleu_4": 0.25, "truth": 0.5}, "LSTM": {"bleu_4": 0.3125, "truth": 1.0}}
@@ -51,8 +53,8 @@ def test_the_plot_has_both_curves_and_a_size_for_git(folder):
     path = folder / "cell/curves.png"
     assert path.stat().st_size < 100_000
     pixels = np.asarray(Image.open(path).convert("RGB"), float) / 255
-    for colour in ("tab:orange", "tab:blue"):
-        assert (np.abs(pixels - to_rgb(colour)).max(-1) < 0.01).sum() > 300, colour
+    for colour in ("orange", "blue"):
+        assert (np.abs(pixels - to_rgb(COLOURS[colour])).max(-1) < 0.01).sum() > 300, colour
 
 
 def test_the_same_results_give_the_same_bytes(folder, tmp_path):
@@ -67,13 +69,20 @@ def test_comparisons_are_found_in_the_order_of_their_names(folder, tmp_path):
     assert read_comparisons(tmp_path / "none") == []
 
 
+def test_what_was_written_is_read_again(folder):
+    (comparison,) = read_comparisons(folder)
+    assert comparison.scores == SCORES
+    assert list(comparison.curves) == ["RNN", "LSTM"]
+    assert comparison.curves["LSTM"]["val_loss"].tolist() == [3.0, 1.0]
+
+
 def test_the_page_shows_each_comparison(folder, tmp_path):
-    curves = folder / "cell/curves.png"
     for name, comparisons in (("with", read_comparisons(folder)), ("without", [])):
-        write_page(tmp_path / name, "t", "s", {"bleu_4": 0.3}, curves, comparisons, curves, {})
+        write_page(tmp_path / name, "t", "s", {}, {}, {}, [], [], comparisons, [])
     page, without = ((tmp_path / name).read_text() for name in ("with", "without"))
-    assert "<h2>RNN against LSTM</h2>\n<p>On &lt;scenes&gt;, 2 epochs each.</p>" in page
-    assert "<th>LSTM</th><td>0.312</td><td>1.000</td>" in page
-    assert page.count("data:image/png") == 3
-    assert without.count("data:image/png") == 2
+    assert "<h2>RNN against LSTM</h2>" in page
+    assert "<p>On &lt;scenes&gt;, 2 epochs each.</p>" in page
+    assert re.search(r'<th scope="row">LSTM</th>\s*<td>0\.312</td>\s*<td>1\.000</td>', page)
+    assert page.count("<svg") == 3
+    assert without.count("<svg") == 0
     assert "against" not in without
