@@ -2,60 +2,19 @@
 
 import hashlib
 import json
-import os
-import re
 import shutil
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 
 from tests import miniature
+from tests.commands import attempt, command, stages_run
 from tests.servers import serving
-from tests.stages.imports import ROOT
 from tests.stages.test_pipeline import STAGES, write_params
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory):
-    """A clone with the working tree's files, tiny params committed, and the whole DAG run once."""
-    folder = tmp_path_factory.mktemp("clone") / "project"
-    subprocess.run(["git", "clone", "-q", ROOT, folder], check=True)
-    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
-        if name and (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes((ROOT / name).read_bytes())
-    write_params(folder)
-    command(folder, "git", "add", "-A")
-    command(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "tiny")
-    command(folder, "dvc", "repro")
-    command(folder, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qam", "run")
-    return folder
-
-
-def attempt(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command with the virtual environment first on the path."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return subprocess.run(
-        words, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-    )
-
-
-def command(folder: Path, *words: str) -> str:
-    """Runs a command that must succeed; returns what it printed."""
-    done = attempt(folder, *words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def stages_run(output: str) -> list[str]:
-    return re.findall(r"Running stage '(\w+)'", output)
 
 
 def test_with_nothing_changed_nothing_is_run(clone):
@@ -68,7 +27,7 @@ def test_with_nothing_changed_nothing_is_run(clone):
 
 def test_an_experiment_reruns_what_depends_on_the_change_and_nothing_else(clone):
     output = command(clone, "dvc", "exp", "run", "-S", "model.cell=rnn")
-    assert stages_run(output) == ["train", "generate", "evaluate", "report"]
+    assert stages_run(output) == ["train", "finetune", "generate", "evaluate", "report"]
     assert "model.cell" in command(clone, "dvc", "params", "diff")
     assert "cider_d" in command(clone, "dvc", "metrics", "diff", "--all")
     metrics = json.loads(command(clone, "dvc", "metrics", "show", "--json").split("\n")[0])

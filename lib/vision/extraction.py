@@ -62,7 +62,7 @@ def extract(images: pd.DataFrame, how: Extraction, scratch: Path, workers: int) 
     rows = image_rows(images)
     folder = scratch / _fingerprint(rows, how)
     shards = [rows[first : first + SHARD_SIZE] for first in range(0, len(rows), SHARD_SIZE)]
-    missing = [number for number in range(len(shards)) if not _report_path(folder, number).exists()]
+    missing = [number for number in range(len(shards)) if not _is_whole(folder, number)]
     if missing:
         _fill(shards, missing, how, folder, workers)
     reports = [pd.read_parquet(_report_path(folder, number)).assign(shard=number) for number in range(len(shards))]
@@ -171,8 +171,13 @@ def _in_order(
             future.cancel()
 
 
+def _is_whole(folder: Path, number: int) -> bool:
+    """The report is written last; but a damaged shard may have been removed since (`make verify MEND=1`)."""
+    return _report_path(folder, number).exists() and shard_path(folder, number).exists()
+
+
 def _report_path(folder: Path, number: int) -> Path:
-    """What became of a shard's images: image_id, row (or -1), reason. Where this file is, the shard is whole."""
+    """What became of a shard's images: image_id, row (or -1), reason."""
     return folder / f"report-{number:05d}.parquet"
 
 

@@ -1,0 +1,34 @@
+"""The pipeline, run once on a tiny data set for all tests that look at it through DVC."""
+
+import subprocess
+
+import pytest
+
+from tests.commands import command, commit
+from tests.stages.imports import ROOT
+from tests.stages.test_pipeline import write_params
+
+
+@pytest.fixture(scope="session")
+def _finished(tmp_path_factory):
+    """A clone with the working tree's files, tiny params committed, and the whole DAG run once."""
+    folder = tmp_path_factory.mktemp("finished") / "project"
+    subprocess.run(["git", "clone", "-q", ROOT, folder], check=True)
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
+        if name and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((ROOT / name).read_bytes())
+    write_params(folder)
+    commit(folder, "tiny")
+    command(folder, "dvc", "repro")
+    commit(folder, "run")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clone(_finished, tmp_path_factory):
+    """A copy of the finished project, hard links and all, for the tests of one module to change."""
+    folder = tmp_path_factory.mktemp("clone")
+    command(folder, "cp", "-a", str(_finished), ".")
+    return folder / "project"

@@ -1,0 +1,111 @@
+"""What one has run another gets without running it: remotes, experiments, the model alone."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.commands import attempt, command, commit, outputs, stages_run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def local_remote(tmp_path):
+    return {"url": str(tmp_path / "remote")}
+
+
+@pytest.fixture
+def s3_remote(monkeypatch):
+    """A server that speaks S3's protocol, on this machine."""
+    pytest.importorskip("dvc_s3", reason="needs DVC's extra for S3, dvc-s3")
+    pytest.importorskip("flask_cors", reason="moto's server needs flask-cors")
+    boto3 = pytest.importorskip("boto3", reason="needs boto3, which comes with moto")
+    servers = pytest.importorskip("moto.server", reason="needs moto, a server that speaks S3's protocol")
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
+        "NO_PROXY": "127.0.0.1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    server = servers.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # not a line for each request
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    boto3.client("s3", endpoint_url=url).create_bucket(Bucket="captions")
+    yield {"url": "s3://captions/pipeline", "endpointurl": url}
+    server.stop()
+
+
+def share(clone: Path, folder: Path, remote: dict[str, str]) -> Path:
+    """A copy of the finished project that has pushed to a remote, and to a Git repository, `hub.git` in `folder`."""
+    author = shutil.copytree(clone, folder / "author")
+    command(author, "dvc", "remote", "add", "--default", "shared", remote["url"])
+    for name, value in remote.items():
+        command(author, "dvc", "remote", "modify", "shared", name, value)
+    commit(author, "remote")
+    command(author, "dvc", "push")
+    command(folder, "git", "clone", "-q", "--bare", str(author), "hub.git")
+    command(author, "git", "remote", "set-url", "origin", str(folder / "hub.git"))
+    return author
+
+
+@pytest.mark.parametrize("remote", ["local_remote", "s3_remote"])
+def test_results_and_experiments_go_from_clone_to_clone_and_nothing_is_run_again(clone, tmp_path, remote, request):
+    author = share(clone, tmp_path, request.getfixturevalue(remote))
+    command(tmp_path, "git", "clone", "-q", "hub.git", "reader")
+    reader = tmp_path / "reader"
+
+    command(reader, "dvc", "pull", "data/model")
+    picture = tmp_path / "picture.png"
+    Image.new("RGB", (48, 48), "red").save(picture)
+    assert command(reader, "python", "-m", "lib.cli.caption", str(picture)).startswith(f"{picture}: ")
+    command(reader, "dvc", "pull")
+    assert stages_run(command(reader, "dvc", "repro")) == []
+    assert outputs(reader) == outputs(author)
+
+    ran = command(reader, "dvc", "exp", "run", "--name", "longer", "-S", "generate.min_length=3")
+    assert stages_run(ran) == ["generate", "evaluate", "report"]
+    command(reader, "dvc", "exp", "push", "origin", "longer")
+    command(author, "dvc", "exp", "pull", "origin", "longer")
+    command(author, "dvc", "exp", "apply", "longer")
+    assert stages_run(command(author, "dvc", "repro")) == []
+    assert outputs(author) == outputs(reader)
+
+
+def test_the_model_alone_is_had_by_its_name(clone, tmp_path, local_remote):
+    author = share(clone, tmp_path, local_remote)
+    command(author, "git", "-c", "user.name=t", "-c", "user.email=t@example.org", "tag", "captioner@v1.0.0", "-m", "1")
+    command(author, "git", "push", "-q", "origin", "captioner@v1.0.0")
+    command(tmp_path, "dvc", "artifacts", "get", "hub.git", "captioner", "--out", "model")
+    command(tmp_path, "dvc", "get", "hub.git", "data/model", "--out", "of_a_path")
+    for got in ("model", "of_a_path"):
+        command(tmp_path, "diff", "-r", got, str(author / "data/model"))
+
+
+def test_without_the_data_dvc_tells_if_the_lock_file_is_up_to_date(clone, tmp_path, local_remote):
+    author = share(clone, tmp_path, local_remote)
+    assert "No changes" in command(author, "dvc", "data", "status", "--not-in-remote")
+    command(tmp_path, "git", "clone", "-q", "hub.git", "checker")
+    checker = tmp_path / "checker"
+
+    def up_to_date() -> bool:
+        # The exit code of dvc repro does not tell: the last line does.
+        told = "dvc repro --dry --allow-missing | grep -x 'Data and pipelines are up to date.'"
+        return attempt(checker, "sh", "-c", told).returncode == 0
+
+    assert up_to_date()
+    for name, change in {
+        "params.yaml": ("min_length: 0", "min_length: 3"),
+        "dvc.lock": ("md5: ", "md5: 0"),
+        "stages/download.py": ("import", "\nimport"),
+        "stages/report.py": ("import", "\nimport"),
+        "metrics/scores.json": ("{", "{ "),
+    }.items():
+        text = (checker / name).read_text()
+        (checker / name).write_text(text.replace(*change, 1))
+        assert not up_to_date(), name
+        (checker / name).write_text(text)
+    assert up_to_date()
