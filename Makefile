@@ -2,6 +2,12 @@
 # make bench    speed, as ratios                make test-all   the long end-to-end tests too
 # make coco2014 | coco2017 | flickr8k    fetch that data set and run the pipeline on it
 # make compare    train an RNN and an LSTM, all else equal, and put them side by side in metrics/compare
+# make caption IMAGE=photo.jpg    caption it, or a folder of pictures, with the trained model
+# make demo       a page of your own to do so in, at http://127.0.0.1:8000
+# make diff A=... B=...    are the scores of two runs really different? revisions, experiments, folders, workspace
+# make verify    read outputs and DVC's cache again, all of it, and name what is damaged; MEND=1 removes that
+# make chaos     kill every stage ten times, with every signal, and see that nothing is lost
+# make provenance    what made the model: params, inputs, commit, versions, machine; MODEL=folder for another one
 # Each sets up .venv first, if it must. make lock renews requirements.lock.
 
 PYTHON ?= python3
@@ -10,15 +16,16 @@ READY := .venv/.ready
 # dvc starts each stage as `python -m stages.NAME`: that must be this python.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro coco2014 coco2017 flickr8k compare test test-all check bench lock
+.PHONY: setup repro coco2014 coco2017 flickr8k compare caption demo diff verify chaos provenance test test-all check bench lock
 
 setup: $(READY)
 
-$(READY): requirements.lock
+$(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + ": give another with make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip sync --quiet --compile-bytecode requirements.lock
+	$(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $(READY)
 
 repro: $(READY)
@@ -42,6 +49,27 @@ WHAT := cell
 compare: $(READY)
 	python -m stages.compare '$(WHAT)' $(SET)
 
+caption: $(READY)
+	caption '$(or $(IMAGE),$(error which picture? make caption IMAGE=photo.jpg))' $(SET)
+
+demo: $(READY)
+	python -m lib.cli.demo $(SET)
+
+A := HEAD
+B := workspace
+
+diff: $(READY)
+	@python -m stages.diff '$(A)' '$(B)'
+
+verify: $(READY)
+	@python -m stages.verify $(if $(MEND),mend)
+
+chaos: $(READY)
+	KILLS=10 pytest -s tests/test_chaos.py
+
+provenance: $(READY)
+	@python -m stages.provenance $(MODEL)
+
 check: $(READY)
 	ruff check
 	ruff format --check
@@ -57,4 +85,4 @@ bench: $(READY)
 	pytest tests/benchmarks/bench_*.py
 
 lock:
-	uv pip compile --quiet --universal --python-version 3.11 --group dev pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --extra demo --group dev pyproject.toml -o requirements.lock

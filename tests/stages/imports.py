@@ -18,9 +18,10 @@ def imported_files(module: str) -> set[str]:
             if relative in found:
                 continue
             tree = ast.parse(path.read_text("utf-8"))
-            if path.name == "__init__.py" and len(tree.body) <= 1:  # a docstring, or nothing: no code to depend on
+            if path.name == "__init__.py" and not _does_anything(tree):
                 continue
-            found.add(relative)
+            # A module's templates have its name: page.py has page.html, page.css and page.js.
+            found |= {file.relative_to(ROOT).as_posix() for file in path.parent.glob(f"{path.stem}.*")}
             waiting += _imports(tree)
     return found
 
@@ -31,6 +32,12 @@ def _files(module: str) -> list[Path]:
     inits = [ROOT.joinpath(*parts[:i], "__init__.py") for i in range(1, len(parts) + 1)]
     own = ROOT.joinpath(*parts).with_suffix(".py")
     return [path for path in (*inits, own) if path.is_file()]
+
+
+def _does_anything(package: ast.Module) -> bool:
+    """If a package is more than a docstring, or names that its `__getattr__` imports when they are asked for."""
+    lazy = any(getattr(node, "name", None) == "__getattr__" for node in package.body)
+    return len(package.body) > 1 and not lazy
 
 
 def _imports(tree: ast.AST) -> list[str]:

@@ -13,13 +13,17 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from pycocotools.coco import COCO
 
 from lib.errors import UserError
 from lib.scoring import METRICS
 from lib.training import gradient_flow
 from tests.stages.imports import ROOT
 
-STAGES = ["download", "captions", "backbone", "features", "train", "generate", "evaluate", "gradients", "report"]
+STAGES = [
+    "download", "captions", "backbone", "features", "train",
+    "finetune", "generate", "evaluate", "gradients", "report",
+]  # fmt: skip
 TINY = {
     "dataset.scenes.train": 24, "dataset.scenes.val": 6, "dataset.scenes.test": 6, "dataset.scenes.size": 48,
     "vocabulary.min_count": 1, "backbone.fit.epochs": 1, "backbone.fit.batch_size": 8, "train.epochs": 2,
@@ -40,7 +44,7 @@ def write_params(folder: Path, **changes) -> None:
 
 def run(folder: Path, monkeypatch, stages=STAGES, **changes) -> Path:
     """Runs stages in `folder` with the tiny params and `changes` to them."""
-    folder.mkdir(exist_ok=True)
+    (folder / "data/ensemble").mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(gradient_flow, "_UPDATES", 1)
     write_params(folder, **changes)
@@ -53,8 +57,9 @@ def run(folder: Path, monkeypatch, stages=STAGES, **changes) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What is in a folder, but for the scratch folder."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".scratch" not in path.parts]
+    """What is in a folder, but for the scratch folder and the note of when and where the model was made."""
+    left_out = {".scratch", "made.json"}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and left_out.isdisjoint(path.parts)]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
@@ -73,22 +78,41 @@ def test_scenes_go_through_to_scores_and_a_page(scenes):
         results = json.loads((scenes / "metrics" / name).read_text())
         assert [row.keys() for row in results] == [{"image_id", "caption"}] * 6
         assert [row["image_id"] for row in results] == images.loc[images["split"] == split, "image_id"].tolist()
+    words = [
+        word for row in json.loads((scenes / "metrics/captions.json").read_text()) for word in row["caption"].split()
+    ]
+    attention = np.load(scenes / "metrics/attention.npy")
+    assert (attention.dtype, len(attention)) == (np.float16, len(words))
+    assert attention.sum(axis=1) == pytest.approx(1, abs=0.01)
     each = pd.read_parquet(scenes / "metrics/per_image.parquet")
     assert each["cider_d"].mean() == pytest.approx(scores["cider_d"])
     assert each["true"].mean() == scores["truth"]
+    intervals = json.loads((scenes / "metrics/intervals.json").read_text())
+    assert list(intervals) == list(METRICS)
+    assert all(low <= high for low, high in intervals.values())
+    statistics = json.loads((scenes / "metrics/statistics.json").read_text())
+    assert statistics["mean_length"] == pytest.approx(each["length"].mean())
+    assert each["length"].sum() == len(words)
     curves = pd.read_csv(scenes / "metrics/train/curves.csv")
-    assert curves.columns.tolist() == ["epoch", "train_loss", "val_loss", "val_bleu_4", "val_cider_d"]
+    assert curves.columns.tolist() == ["epoch", "train_loss", "val_loss", *(f"val_{name}" for name in METRICS)]
     assert json.loads((scenes / "metrics/train/summary.json").read_text())["best_epoch"] in curves["epoch"].tolist()
 
 
+def test_the_captions_are_what_pycocotools_loads(scenes):
+    annotations = COCO(str(scenes / "data/raw/captions_test.json"))
+    assert len(annotations.loadRes(str(scenes / "metrics/captions.json")).getAnnIds()) == 6
+
+
 def test_the_page_works_offline_and_shows_the_captions(scenes):
-    page = (scenes / "metrics/report/index.html").read_text()
-    assert "http" not in page
-    assert page.count("data:image/jpeg") >= 6
-    for row in json.loads((scenes / "metrics/captions.json").read_text()):
-        assert row["caption"] in page
-    for name in ("curves.png", "gradients.png", "gallery.png"):
-        with Image.open(scenes / "metrics/report" / name) as picture:
+    report = scenes / "metrics/report"
+    assert "http" not in (report / "index.html").read_text()
+    lines = (report / "gallery.js").read_text().splitlines()[2:-1]
+    pictures = [json.loads(line.removesuffix(",")) for line in lines]
+    shown = [{"image_id": picture["id"], "caption": " ".join(picture["words"])} for picture in pictures]
+    assert shown == json.loads((scenes / "metrics/captions.json").read_text())
+    assert all(len(picture["looked"]) == len(picture["words"]) for picture in pictures)
+    for name in ("curves.png", "bleu.png", "gradients.png", "gallery.png", "pictures-000.jpg"):
+        with Image.open(report / name) as picture:
             assert min(picture.size) > 200
 
 
@@ -107,12 +131,29 @@ def test_another_run_with_other_workers_gives_the_same_bytes(scenes, tmp_path, m
         {"model.implementation": "torch", "generate.beam_size": 1},
         {"features.kind": "pooled", "model.attention": "none", "train.label_smoothing": 0.1, "dataset.limit": 5},
         {"features.precision": "bfloat16"},
+        {"train.scst.epochs": 2, "train.scst.batch_size": 8, "train.scst.samples": 2},
         {"generate.method": "sample", "generate.sample.top_p": 0.9, "generate.min_length": 3, "generate.no_repeat": 2},
     ],
 )
 def test_other_params_go_through_too(tmp_path, monkeypatch, changes):
     run(tmp_path / "other", monkeypatch, **changes)
     assert Path("metrics/scores.json").exists()
+
+
+def test_models_of_an_ensemble_write_together(scenes, tmp_path, monkeypatch, capsys):
+    shutil.copytree(scenes, tmp_path / "here")
+    here = run(
+        tmp_path / "here", monkeypatch, ["train", "finetune", "generate"], **{"train.seed": 2, "train.epochs": 3}
+    )
+    alone = files(here / "metrics")
+    shutil.copytree(scenes / "data/model", here / "data/ensemble/first")
+    run(here, monkeypatch, ["generate"])
+    assert "6 captions written by 2 models" in capsys.readouterr().out
+    assert files(here / "metrics")["captions.json"] != alone["captions.json"]
+    words = json.loads((here / "data/ensemble/first/vocabulary.json").read_text())
+    (here / "data/ensemble/first/vocabulary.json").write_text(json.dumps({"words": words["words"][::-1]}))
+    with pytest.raises(UserError, match="data/ensemble/first cannot decode as one: they know different words"):
+        run(here, monkeypatch, ["generate"])
 
 
 def test_without_a_val_split_test_is_captioned_and_scored_all_the_same(scenes, tmp_path, monkeypatch):
@@ -203,6 +244,6 @@ def test_the_model_is_self_contained(made, request, tmp_path):
     captioner = Captioner.load(tmp_path / "model")
     written = {row["image_id"]: row["caption"] for row in json.loads((folder / "metrics/captions.json").read_text())}
     with zipfile.ZipFile(folder / "data/raw/images.zip") as archive:
-        for image_id, caption in written.items():
-            picture = Image.open(archive.open(f"test/{image_id:012d}.jpg"))
-            assert captioner.caption(picture, beam_size=3, max_length=20, length_penalty=0.7) == caption
+        pictures = [Image.open(archive.open(f"test/{image_id:012d}.jpg")) for image_id in written]
+        found = captioner.caption(pictures, beam_size=3, length_penalty=0.7)
+    assert [best.text for best, *_ in found] == list(written.values())
