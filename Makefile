@@ -4,6 +4,7 @@
 # make compare    train an RNN and an LSTM, all else equal, and put them side by side in metrics/compare
 # make caption IMAGE=photo.jpg    caption it, or a folder of pictures, with the trained model
 # make demo       a page of your own to do so in, at http://127.0.0.1:8000
+# make server     captions of val2014 and test2014, zipped as COCO's evaluation server wants them
 # make diff A=... B=...    are the scores of two runs really different? revisions, experiments, folders, workspace
 # make verify    read outputs and DVC's cache again, all of it, and name what is damaged; MEND=1 removes that
 # make chaos     kill every stage ten times, with every signal, and see that nothing is lost
@@ -16,7 +17,7 @@ READY := .venv/.ready
 # dvc starts each stage as `python -m stages.NAME`: that must be this python.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro coco2014 coco2017 flickr8k compare caption demo diff verify chaos provenance test test-all check bench lock
+.PHONY: setup repro coco2014 coco2017 flickr8k compare caption demo server diff verify chaos provenance test test-all check bench lock
 
 setup: $(READY)
 
@@ -54,6 +55,9 @@ caption: $(READY)
 
 demo: $(READY)
 	python -m lib.cli.demo $(SET)
+
+server: $(READY)
+	python -m stages.server
 
 A := HEAD
 B := workspace

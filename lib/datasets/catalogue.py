@@ -20,11 +20,12 @@ _KARPATHY = (
     RemoteFile(f"{_LISTS}/coco_karpathy_val.json", "b273847456ef5580e33713b1f7de52a0"),
     RemoteFile(f"{_LISTS}/coco_karpathy_test.json", "3ff34b0ef2db02d01c37399f6a2a6cd1"),
 )
+_VAL2014 = RemoteFile(f"{_COCO}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3")
 _FILES = {
     "coco2014": (
         *_KARPATHY,
         RemoteFile(f"{_COCO}/annotations/annotations_trainval2014.zip", "0a379cfc70b0e71301e0f377548639bd"),
-        RemoteFile(f"{_COCO}/zips/val2014.zip", "a3d79f5ed8d289b7a7554ce06a5782b3"),
+        _VAL2014,
         RemoteFile(f"{_COCO}/zips/train2014.zip", "0da8c0bd3d6becc4dcb32757491aca88"),
     ),
     "coco2017": (
@@ -37,6 +38,8 @@ _FILES = {
         RemoteFile(f"{_FLICKR8K}/Flickr8k_text.zip", "bf6c1abcb8e4a833b7f922104de18627"),
         RemoteFile(f"{_FLICKR8K}/Flickr8k_Dataset.zip", "f18a1e2920de5bd84dae7cf08ec78978"),
     ),
+    # What COCO's evaluation server asks to caption.
+    "server": (_VAL2014, RemoteFile(f"{_COCO}/zips/test2014.zip", "04127eef689ceac55e3a572c2c92f264")),
 }
 
 # The zips of which a limited run needs some members only.
@@ -46,7 +49,7 @@ IMAGE_ARCHIVES = frozenset(
 
 
 def files(name: str, mirror: str | None, checksums: Path | None) -> list[RemoteFile]:
-    """The files of the data set `name`: coco2014, coco2017 or flickr8k.
+    """The files of the data set `name`: coco2014, coco2017 or flickr8k; or of `server`, COCO's, the images alone.
 
     `mirror` is a base URL with all files flat under their own names, in the place of the official addresses.
     `checksums` is a file of lines `md5  name`, as md5sum writes them, for a mirror whose files differ from the official

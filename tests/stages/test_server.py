@@ -1,0 +1,62 @@
+"""All images of two zips are captioned, and go to COCO's evaluation server as it wants them."""
+
+import hashlib
+import json
+import zipfile
+
+import pytest
+from PIL import Image
+
+from lib.captioner.captioner import Captioner
+from lib.datasets.archive import write_stored_zip
+from lib.errors import UserError
+from stages import server
+from tests.lib.tiny import write_model
+from tests.miniature import pictures
+from tests.servers import serving
+from tests.stages.test_pipeline import write_params
+
+PARTS = ("val2014", "test2014")
+
+
+def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "data/model")
+    jpegs = {image_id: jpeg for image_id, (jpeg, _) in pictures().items()}
+    jpegs[7] = b"broken"
+    checksums = []
+    with serving() as files:
+        for part in PARTS:
+            members = [(f"{part}/COCO_{part}_{image_id:012d}.jpg", jpeg) for image_id, jpeg in jpegs.items()]
+            write_stored_zip(tmp_path / f"{part}.zip", [(f"{part}/", b""), *members])
+            content = (tmp_path / f"{part}.zip").read_bytes()
+            files.serve(f"/{part}.zip", content)
+            checksums.append(f"{hashlib.md5(content).hexdigest()}  {part}.zip\n")
+        (tmp_path / "checksums").write_text("".join(checksums))
+        write_params(tmp_path, **{"dataset.mirror": files.url, "dataset.checksums": "checksums"})
+        server.main()
+    assert capsys.readouterr().out.count("COCO_val2014_000000000007.jpg: not an image") == 1
+    with zipfile.ZipFile("server/results.zip") as archive:
+        assert archive.namelist() == [f"captions_{part}_captioner_results.json" for part in PARTS]
+        for name in archive.namelist():
+            written = {row["image_id"]: row["caption"] for row in json.loads(archive.read(name))}
+            assert list(written) == sorted(jpegs)
+            assert [image_id for image_id, caption in written.items() if not caption] == [7]
+    with zipfile.ZipFile("val2014.zip") as archive:
+        picture = Image.open(archive.open("val2014/COCO_val2014_000000000003.jpg"))
+        ((best, *_),) = Captioner.load("data/model").caption([picture], beam_size=3, length_penalty=0.7)
+    assert written[3] == best.text
+
+
+def test_a_zip_of_something_else_is_told_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "data/model")
+    write_stored_zip(tmp_path / "val2014.zip", [("notes.txt", b"")])
+    digest = hashlib.md5((tmp_path / "val2014.zip").read_bytes()).hexdigest()
+    with serving() as files:
+        for part in PARTS:
+            files.serve(f"/{part}.zip", (tmp_path / "val2014.zip").read_bytes())
+        (tmp_path / "checksums").write_text("".join(f"{digest}  {part}.zip\n" for part in PARTS))
+        write_params(tmp_path, **{"dataset.mirror": files.url, "dataset.checksums": "checksums"})
+        with pytest.raises(UserError, match="holds no image of val2014"):
+            server.main()
