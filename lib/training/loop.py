@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import isnan
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -19,6 +20,7 @@ from lib.training.checkpoint import load_checkpoint, save_checkpoint
 from lib.training.optimisation import Optimiser
 
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0
+_UNTOLD = ("epoch", "val_bleu_1", "val_bleu_2", "val_bleu_3", "val_rouge_l")  # in the curves, but not on the screen
 
 Row = dict[str, float]  # of the learning curves: figures of one epoch by the names of their columns
 
@@ -147,7 +149,7 @@ class _Run:
         self.figures = WeightedMean()
         if best_epoch(self.curve, self._recipe.best_by) is row:
             self.best = {name: tensor.clone() for name, tensor in self.kept.state_dict().items()}
-        told = (f"{name} {row[name]:.3f}" for name in row if name not in ("epoch", *_UNTOLD) and row[name] == row[name])
+        told = [f"{name} {figure:.3f}" for name, figure in row.items() if name not in _UNTOLD and not isnan(figure)]
         print(f"epoch {row['epoch']}: {', '.join(told)}", flush=True)
 
     def save(self, path: Path) -> None:
@@ -168,9 +170,6 @@ class _Run:
                 self._averaged.load_state_dict(parts["averaged"])
             self._optimiser.restore(parts["optimiser"])
             self.figures, self.best = WeightedMean(parts.get("figures")), parts.get("best", {})
-
-
-_UNTOLD = ("val_bleu_1", "val_bleu_2", "val_bleu_3", "val_rouge_l")  # in the curves, but not in a line on the screen
 
 
 def _running_mean(decay: float, means: list[Tensor], weights: list[Tensor], count: int | Tensor) -> None:
