@@ -6,7 +6,6 @@
 import itertools
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import command
+from tests.commands import attempt, command
 from tests.stages.test_pipeline import STAGES, files
 
 pytestmark = pytest.mark.slow
@@ -51,6 +50,12 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.wait(), said
 
 
+def mend(folder: Path) -> None:
+    """What the README says to do where DVC was killed while it wrote dvc.lock, which it does not do at once."""
+    if attempt(folder, "dvc", "status").returncode != 0:
+        command(folder, "git", "checkout", "dvc.lock")
+
+
 def test_what_is_killed_and_run_again_ends_as_if_undisturbed(clone, tmp_path):
     command(clone, "dvc", "repro")
     expected, status = outputs(clone), command(clone, "git", "status", "--porcelain")
@@ -66,9 +71,9 @@ def test_what_is_killed_and_run_again_ends_as_if_undisturbed(clone, tmp_path):
             time.sleep(moments.uniform(0, longest))
             if process.poll() is None:
                 os.killpg(process.pid, next(SIGNALS))
-                code, said = finish(process)
-                assert code != 0 or re.search("Updating lock file", said), said
-                killed += 1
+                code, _ = finish(process)
+                killed += code != 0  # else the stage was over already
+                mend(disturbed)
             if killed == KILLS:
                 break
         kills += killed
