@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.commands import attempt, command
 from tests.stages.test_pipeline import STAGES, files
@@ -24,10 +26,10 @@ KILLS = int(os.environ.get("KILLS", "1"))
 SIGNALS = itertools.cycle([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 
 
-def outputs(folder: Path) -> dict[str, bytes]:
-    """Everything that the stages made, and what DVC noted of it."""
+def outputs(folder: Path) -> dict[str, Any]:
+    """Everything that the stages made, and what DVC noted of it, in whatever order."""
     made = {f"{top}/{name}": content for top in ("data", "metrics") for name, content in files(folder / top).items()}
-    return {**made, "dvc.lock": (folder / "dvc.lock").read_bytes()}
+    return {**made, "dvc.lock": yaml.safe_load((folder / "dvc.lock").read_text())}
 
 
 def start(folder: Path, stage: str) -> subprocess.Popen[str]:
@@ -38,10 +40,12 @@ def start(folder: Path, stage: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     assert process.stdout
+    said = []
     for line in process.stdout:
         if "> python -m" in line:
             return process
-    raise AssertionError(f"{stage} did not begin")
+        said.append(line)
+    raise AssertionError(f"{stage} did not begin: {''.join(said)}")
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
