@@ -18,6 +18,7 @@ from lib.errors import UserError
 from lib.scoring import corpus_scores, measure
 from lib.scoring.bootstrap import difference_intervals
 from lib.text.tokenizer import tokenize
+from stages.results import tokens_of
 from stages.running import CAPTIONS, METRICS, run
 
 _RESULTS, _REFERENCES = METRICS / "captions.json", CAPTIONS / "captions.parquet"
@@ -44,7 +45,7 @@ def main() -> None:
 
 def _load(name: str) -> tuple[dict[int, list[Tokens]], dict[int, Tokens]]:
     """The references and the captions of a run, by image id."""
-    captions = {row["image_id"]: tokenize(row["caption"]) for row in json.loads(_read(name, _RESULTS))}
+    captions = tokens_of(json.loads(_read(name, _RESULTS)))
     table = pd.read_parquet(io.BytesIO(_read(name, _REFERENCES)), columns=["image_id", "caption"])
     table = table[table["image_id"].isin(captions.keys())]
     references = table["caption"].map(tokenize).groupby(table["image_id"]).agg(list)

@@ -11,16 +11,16 @@ from lib.datasets.tables import write_table
 from lib.scoring import corpus_scores, image_scores, measure, score
 from lib.scoring.bootstrap import intervals
 from lib.scoring.description import describe
-from lib.text.tokenizer import tokenize
 from stages.params import read
 from stages.params.dataset import Params
+from stages.results import tokens_of
 from stages.running import METRICS, RAW, run
 from stages.splits import images_with_features, references_of
 
 
 def main() -> None:
     results = _read("captions.json")
-    hypotheses, references = _tokens(results), references_of(images_with_features("test"))
+    hypotheses, references = tokens_of(results), references_of(images_with_features("test"))
     measures = measure(references, hypotheses)
     scores = corpus_scores(measures)
     lengths = [len(tokens) for tokens in hypotheses.values()]
@@ -40,17 +40,13 @@ def main() -> None:
     seen = {tuple(tokens) for captions in of_train for tokens in captions}
     _write("statistics.json", describe(list(hypotheses.values()), seen))
 
-    on_val = _tokens(_read("captions_val.json"))
+    on_val = tokens_of(_read("captions_val.json"))
     # A data set may have no val: then there is nothing to score.
     _write("scores_val.json", score(references_of(images_with_features("val")), on_val) if on_val else {})
 
 
 def _read(name: str) -> list[dict[str, Any]]:
     return json.loads((METRICS / name).read_text())
-
-
-def _tokens(results: list[dict[str, Any]]) -> dict[int, list[str]]:
-    return {row["image_id"]: tokenize(row["caption"]) for row in results}
 
 
 def _write(name: str, content: dict[str, Any]) -> None:

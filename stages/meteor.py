@@ -6,14 +6,13 @@ Not a stage of the DAG, which has to run, and to give the same, without Java.
 import json
 
 from lib.scoring.meteor import meteor
-from lib.text.tokenizer import tokenize
+from stages.results import tokens_of
 from stages.running import METRICS, run
 from stages.splits import images_with_features, references_of
 
 
 def main() -> None:
-    results = json.loads((METRICS / "captions.json").read_text())
-    hypotheses = {row["image_id"]: tokenize(row["caption"]) for row in results}
+    hypotheses = tokens_of(json.loads((METRICS / "captions.json").read_text()))
     found = meteor(references_of(images_with_features("test")), hypotheses)
     print(f"METEOR {found:.3f} of {len(hypotheses)} captions")
 

@@ -6,21 +6,23 @@ trained model, and 13 GB for the two zips, of which coco2014 has fetched one alr
 
 import json
 import re
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from lib.captioner.captioner import BATCH, Captioner
 from lib.datasets import catalogue
-from lib.datasets.archive import MOST_IMAGE, open_zip, read_member, write_stored_zip
+from lib.datasets.archive import open_zip, write_stored_zip
 from lib.download import fetch
 from lib.errors import UserError
 from lib.scratch import written_whole
-from lib.vision.images import ImageError, decode
+from lib.vision.images import Archives
+from lib.vision.pixels import decoded_pixels
 from lib.workers import worker_count
 from stages.params import read
 from stages.params.dataset import Params as DatasetParams
@@ -28,19 +30,20 @@ from stages.params.generate import Params as GenerateParams
 from stages.running import DOWNLOADS, MODEL, run
 
 _RESULTS = Path("server/results.zip")
+_SEARCH = {"beam_size", "max_length", "length_penalty", "min_length", "no_repeat"}  # of generate, and of Captioner
 
 
 def main() -> None:
     dataset = read(DatasetParams)
+    search = read(GenerateParams).model_dump(include=_SEARCH)
     captioner = Captioner.load(MODEL)
     files = catalogue.files("server", dataset.mirror, Path(dataset.checksums) if dataset.checksums else None)
     members = []
     for file, path in zip(files, fetch(files, DOWNLOADS), strict=True):
         part = file.name.removesuffix(".zip")
-        with open_zip(path) as archive:
-            results = [
-                {"image_id": image_id, "caption": text} for image_id, text in _captions(captioner, archive, part)
-            ]
+        results = [
+            {"image_id": image_id, "caption": text} for image_id, text in _captions(captioner, path, part, search)
+        ]
         members.append((f"captions_{part}_captioner_results.json", json.dumps(results).encode()))
         print(f"{part}: {len(results)} captions written")
     with written_whole(_RESULTS) as unfinished:
@@ -48,37 +51,27 @@ def main() -> None:
     print(f"{_RESULTS}: upload it to the server")
 
 
-def _captions(captioner: Captioner, archive: zipfile.ZipFile, part: str) -> Iterator[tuple[int, str]]:
+def _captions(captioner: Captioner, path: Path, part: str, search: dict[str, Any]) -> Iterator[tuple[int, str]]:
     """The id and the caption of each image, in order of the names; an unreadable one is told of, and has no words."""
-    params = read(GenerateParams)
-    names = sorted(name for name in archive.namelist() if re.search(r"_\d{12}\.jpg$", name))
-    preprocess = captioner.backbone.preprocess
-
-    def see(name: str) -> np.ndarray | None:
-        try:
-            return preprocess.pixels(decode(read_member(archive, name, MOST_IMAGE), preprocess.least))
-        except (ImageError, zipfile.BadZipFile) as error:
-            print(f"{archive.filename}: {name}: {error}", flush=True)
-            return None
-
+    with open_zip(path) as archive:
+        names = sorted(name for name in archive.namelist() if re.search(r"_\d{12}\.jpg$", name))
     if not names:
-        raise UserError(f"{archive.filename} holds no image of {part}")
+        raise UserError(f"{path} holds no image of {part}")
+    rows = [(int(name[-16:-4]), path.name, name) for name in names]
+    archives = Archives(path.parent)
+    see = partial(decoded_pixels, archives, captioner.backbone.preprocess)
     with ThreadPoolExecutor(worker_count()) as pool:
-        for first in tqdm(range(0, len(names), BATCH), part, unit="batch", disable=None):
-            batch = names[first : first + BATCH]
-            seen = {
-                name: pixels for name, pixels in zip(batch, pool.map(see, batch), strict=True) if pixels is not None
-            }
-            found = captioner.caption(
-                list(seen.values()),
-                beam_size=params.beam_size,
-                max_length=params.max_length,
-                length_penalty=params.length_penalty,
-                min_length=params.min_length,
-                no_repeat=params.no_repeat,
-            )
-            texts = dict(zip(seen, (best.text for best, *_ in found), strict=True))
-            yield from ((int(name[-16:-4]), texts.get(name, "")) for name in batch)
+        for first in tqdm(range(0, len(rows), BATCH), part, unit="batch", disable=None):
+            seen = dict(pool.map(see, rows[first : first + BATCH]))
+            readable = {image_id: found for image_id, found in seen.items() if isinstance(found, np.ndarray)}
+            captions = dict(zip(readable, captioner.caption(list(readable.values()), **search), strict=True))
+            for image_id, _, name in rows[first : first + BATCH]:
+                if image_id in captions:
+                    yield image_id, captions[image_id][0].text
+                else:
+                    print(f"{part}.zip: {name}: {seen[image_id]}", flush=True)
+                    yield image_id, ""
+    archives.close()
 
 
 if __name__ == "__main__":

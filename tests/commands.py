@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 
+def environment() -> dict[str, str]:
+    """This process's, with the virtual environment first on the path."""
+    return {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+
+
 def attempt(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command with the virtual environment first on the path."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return subprocess.run(
-        words, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-    )
+    """Runs a command."""
+    return subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
 
 
 def command(folder: Path, *words: str) -> str:

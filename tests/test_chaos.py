@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.commands import attempt, command
+from tests.commands import attempt, command, environment
 from tests.stages.test_pipeline import STAGES, files
 
 pytestmark = pytest.mark.slow
@@ -34,9 +33,8 @@ def outputs(folder: Path) -> dict[str, Any]:
 
 def start(folder: Path, stage: str) -> subprocess.Popen[str]:
     """Runs one stage, whatever was done of it, as the leader of a process group; returns when the stage begins."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     process = subprocess.Popen(
-        ["dvc", "repro", "--force", "--single-item", stage], cwd=folder, env={**os.environ, "PATH": path}, text=True,
+        ["dvc", "repro", "--force", "--single-item", stage], cwd=folder, env=environment(), text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     assert process.stdout

@@ -79,8 +79,9 @@ class Captioner:
                         f"{decoder.config.vocabulary_size} words were learned, {len(vocabulary)} are listed"
                     )
                 loaded.append((decoder, vocabulary))
-            if not _same_files(backbone_folder(first), backbone_folder(each)):
-                raise UserError(f"{first} and {each} cannot decode as one: their CNNs differ")
+        for other in folders[1:]:
+            if not _same_files(backbone_folder(first), backbone_folder(other)):
+                raise UserError(f"{first} and {other} cannot decode as one: their CNNs differ")
         writer, vocabulary = as_one(folders, loaded)
         backbone.network.to(device())
         return cls(backbone, projection, loaded[0][0], vocabulary, writer)

@@ -31,7 +31,7 @@ from lib.captioner.attention import AdditiveAttention
 from lib.captioner.dropout import Dropout
 from lib.captioner.linear import Linear
 from lib.cells import ScratchLSTM, ScratchRNN
-from lib.text.vocabulary import PAD, START, UNKNOWN
+from lib.text.vocabulary import NEVER_WRITTEN, PAD
 
 CELLS: dict[tuple[str, str], Callable[..., nn.Module]] = {
     ("rnn", "scratch"): ScratchRNN,
@@ -158,7 +158,7 @@ class Decoder(nn.Module):
         """
         h, state = self.run(words[:, None], state)
         log_p = torch.log_softmax(self.output(h[:, 0]), dim=-1)
-        log_p[:, [PAD, START, UNKNOWN]] = float("-inf")
+        log_p[:, NEVER_WRITTEN] = float("-inf")
         return log_p, state
 
     def forward(self, features: Tensor, image_rows: Tensor, captions: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from PIL import Image
 
 from lib.captioner.captioner import Candidate
 from lib.errors import UserError
-from lib.report.gallery import seen
 from lib.vision.preprocess import Preprocess
 
 _COLUMNS, _INCHES = 5, 2.4  # of the drawing: pictures in a row, and the width of one
@@ -30,7 +29,7 @@ def draw_attention(picture: Image.Image, preprocess: Preprocess, candidate: Cand
     from matplotlib.figure import Figure  # half a second that the demo page does not need
 
     width, height = picture.size
-    left, top, across, down = (share / 100 for share in seen(picture.size, preprocess))
+    left, top, across, down = (share / 100 for share in preprocess.shown(picture.size))
     extent = (left * width, (left + across) * width, (top + down) * height, top * height)
     rows = -(-max(1, len(candidate.tokens)) // _COLUMNS)
     figure = Figure(figsize=(_INCHES * _COLUMNS, (_INCHES * height / width + 0.4) * rows), layout="constrained")

@@ -47,7 +47,7 @@ def write_gallery(
         columns["true"] = each["true"]
     if attention.shape[1] > 1:  # with one place, there is no choice where to look
         columns["looked"] = _looked(attention, [len(caption) for caption in words])
-        columns["seen"] = (seen(size, preprocess) for size in sizes)
+        columns["seen"] = (preprocess.shown(size) for size in sizes)
     rest = {
         "side": SIDE,
         "margin": MARGIN,
@@ -60,15 +60,6 @@ def write_gallery(
         for values in zip(*columns.values(), strict=True):
             file.write(json.dumps(dict(zip(columns, values, strict=True)), separators=(",", ":")) + ",\n")
         file.write("];\n")
-
-
-def seen(size: Size, preprocess: Preprocess) -> tuple[float, float, float, float]:
-    """The part of a picture of `size` that the CNN is shown: left, top, width and height, in per cent of it."""
-    if preprocess.resize is None:
-        return 0.0, 0.0, 100.0, 100.0
-    shown = preprocess.size / preprocess.resize * min(size)
-    width, height = (round(100 * shown / side, 2) for side in size)
-    return round((100 - width) / 2, 2), round((100 - height) / 2, 2), width, height
 
 
 def _looked(attention: np.ndarray, lengths: Iterable[int]) -> Iterator[list[str]]:

@@ -26,12 +26,7 @@ def learning_curves(curves: pd.DataFrame, best: int) -> list[Panel]:
         axes.set_ylabel("cross-entropy per word (nats)")
         _epochs(axes, best)
 
-    def cider(axes: Axes) -> None:
-        axes.plot(curves["epoch"], curves["val_cider_d"], "o-", color=COLOURS["blue"], label="CIDEr-D")
-        axes.set_ylabel("CIDEr-D of greedy captions")
-        _epochs(axes, best)
-
-    return [Panel("Loss", loss), Panel("CIDEr-D on validation", cider)]
+    return [Panel("Loss", loss), Panel("CIDEr-D on validation", partial(_cider, curves, best))]
 
 
 def self_critical_curves(curves: pd.DataFrame, best: int) -> list[Panel]:
@@ -47,12 +42,10 @@ def self_critical_curves(curves: pd.DataFrame, best: int) -> list[Panel]:
         axes.set_ylabel("CIDEr-D of sampled captions")
         _epochs(axes, best)
 
-    def cider(axes: Axes) -> None:
-        axes.plot(curves["epoch"], curves["val_cider_d"], "o-", color=COLOURS["blue"], label="CIDEr-D")
-        axes.set_ylabel("CIDEr-D of greedy captions")
-        _epochs(axes, best)
-
-    return [Panel("Reward of self-critical training", reward), Panel("CIDEr-D on validation, in it", cider)]
+    return [
+        Panel("Reward of self-critical training", reward),
+        Panel("CIDEr-D on validation, in it", partial(_cider, curves, best)),
+    ]
 
 
 def bleu_analysis(each: pd.DataFrame, curves: pd.DataFrame, best: int) -> list[Panel]:
@@ -124,6 +117,12 @@ def gradient_flow(fading: pd.DataFrame) -> list[Panel]:
         axes.legend()
 
     return [Panel("Gradient that reaches the state so many words before the last", draw)]
+
+
+def _cider(curves: pd.DataFrame, best: int, axes: Axes) -> None:
+    axes.plot(curves["epoch"], curves["val_cider_d"], "o-", color=COLOURS["blue"], label="CIDEr-D")
+    axes.set_ylabel("CIDEr-D of greedy captions")
+    _epochs(axes, best)
 
 
 def _epochs(axes: Axes, best: int | None = None) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
+NEVER_WRITTEN = [PAD, START, UNKNOWN]
 
 
 class Vocabulary:

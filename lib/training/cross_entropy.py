@@ -73,8 +73,7 @@ class CrossEntropy:
     def validate(self, decoder: Decoder) -> Row:
         """val_loss, and the scores."""
         scores = greedy_scores(decoder, self.vocabulary, self.val, self.max_length)
-        loss = mean_loss(decoder, self.val, self.recipe.batch_size)
-        return {"val_loss": loss, **{f"val_{name}": value for name, value in scores.items()}}
+        return {"val_loss": mean_loss(decoder, self.val, self.recipe.batch_size), **scores}
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ off before a word that might be wrong costs nothing, and captions end in "a man 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from lib.captioner.sampling import Narrowing, sample
 from lib.captioner.writing import Caption
 from lib.compute import device
 from lib.scoring.cider import CiderD
-from lib.text.vocabulary import END, PAD, SPECIALS, START, UNKNOWN, Vocabulary
+from lib.text.vocabulary import END, NEVER_WRITTEN, PAD, SPECIALS, START, Vocabulary
 from lib.training import loop
 from lib.training.batches import pad, targets
 from lib.training.loop import Row, train
@@ -70,8 +71,12 @@ class Reward:
 
     def __init__(self, references: Sequence[Sequence[Sequence[str]]], vocabulary: Vocabulary):
         """`references` of each image of the train split, as tokens."""
-        self._cider = CiderD([[[*tokens, _END] for tokens in captions] for captions in references])
-        self._vocabulary = vocabulary
+        self._references, self._vocabulary = references, vocabulary
+
+    @cached_property
+    def _cider(self) -> CiderD:
+        # Counting takes half a minute for COCO, so it waits until somebody is rewarded: without epochs nobody is.
+        return CiderD([[[*tokens, _END] for tokens in captions] for captions in self._references])
 
     def __call__(self, images: Sequence[int], captions: Sequence[Caption]) -> Tensor:
         """The reward of each of N captions, (N,); `images` says of which image of the split each is."""
@@ -121,8 +126,7 @@ class SelfCritical:
 
     def validate(self, decoder: Decoder) -> Row:
         """The scores."""
-        scores = greedy_scores(decoder, self.vocabulary, self.val, self.max_length)
-        return {f"val_{name}": value for name, value in scores.items()}
+        return greedy_scores(decoder, self.vocabulary, self.val, self.max_length)
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
@@ -139,7 +143,7 @@ def log_probabilities(
     """
     words = pad([[START, *ids] for ids in captions]).to(features.device)  # (N, T)
     scores = decoder(features, image_rows, words)  # (words, V)
-    never = torch.tensor([PAD, START, UNKNOWN], device=features.device)
+    never = torch.tensor(NEVER_WRITTEN, device=features.device)
     log_p = torch.log_softmax(scores.index_fill(1, never, float("-inf")), dim=1)
     of_words = log_p.gather(1, targets(words)[:, None])[:, 0]  # (words,)
     caption = (words[:, 1:] != PAD).nonzero()[:, 0]  # (words,)

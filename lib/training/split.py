@@ -37,9 +37,8 @@ class Split:
         return (part.to(device()) for part in self.features.split(_DECODING_BATCH))
 
 
-def greedy_scores(decoder: Decoder, vocabulary: Vocabulary, split: Split, max_length: int) -> dict[str, float]:
-    """The scores of the captions that greedy search writes for the images of `split`; see `lib.scoring.score`."""
-    written = [
-        vocabulary.decode(caption.ids) for part in split.parts() for caption in greedy(decoder, part, max_length)
-    ]
-    return score(split.references, dict(zip(split.references, written, strict=True)))
+def greedy_scores(decoder: Decoder, vocabulary: Vocabulary, val: Split, max_length: int) -> dict[str, float]:
+    """The scores of the captions that greedy search writes for the val split: those of `lib.scoring`, called val_..."""
+    written = [vocabulary.decode(caption.ids) for part in val.parts() for caption in greedy(decoder, part, max_length)]
+    scores = score(val.references, dict(zip(val.references, written, strict=True)))
+    return {f"val_{name}": value for name, value in scores.items()}

@@ -32,6 +32,14 @@ class Preprocess:
         """
         return 2 * (self.resize or self.size)
 
+    def shown(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The part of a picture of `size` that the CNN is shown: left, top, width and height, in per cent of it."""
+        if self.resize is None:
+            return 0.0, 0.0, 100.0, 100.0
+        extent = self.size / self.resize * min(size)
+        width, height = (round(100 * extent / side, 2) for side in size)
+        return round((100 - width) / 2, 2), round((100 - height) / 2, 2), width, height
+
     def pixels(self, image: Image.Image) -> np.ndarray:
         """An RGB picture as uint8 (size, size, 3); as torchvision's, but for rounding to the next level."""
         filter_ = Image.Resampling[self.interpolation.upper()]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from lib.report import page as page_module
 from lib.report.figures import COLOURS, Panel, as_svg, draw_contact_sheet, save_png
-from lib.report.gallery import RANKED_BY, seen, write_gallery
+from lib.report.gallery import RANKED_BY, write_gallery
 from lib.report.plots import bleu_analysis, compared_curves, gradient_flow, learning_curves
 from lib.report.sheets import MARGIN, PER_ROW, SIDE, write_sheets
 from lib.vision.images import Archives
@@ -210,7 +210,7 @@ def test_scores_and_truth_are_those_of_the_image(tmp_path):
 def test_the_part_that_is_seen_is_the_part_that_the_cnn_is_shown(width, height, size, resize):
     """In a picture whose red tells the column and whose green the row, its pixels tell where they come from."""
     preprocess = Preprocess(size, (0.5,) * 3, (0.5,) * 3, resize)
-    left, top, wide, high = seen((width, height), preprocess)
+    left, top, wide, high = preprocess.shown((width, height))
     assume(max(wide, high) <= 100)  # beyond the edges, the CNN is shown black
     ramp = np.zeros((height, width, 3), np.uint8)
     ramp[..., 0] = np.linspace(0, 255, width)

@@ -11,7 +11,6 @@ from lib.captioner.captioner import Captioner
 from lib.cli.attention import attention_grid
 from lib.cli.caption import as_json
 from lib.errors import UserError
-from lib.report.gallery import seen
 from lib.text.vocabulary import SPECIALS
 from lib.vision.images import ImageError, decode
 
@@ -46,7 +45,7 @@ def create_app(captioner: Captioner) -> Flask:
             return {"error": f"This picture cannot be captioned: {error}."}
         return {
             "picture": _data_uri(picture),
-            "seen": seen(picture.size, captioner.backbone.preprocess),
+            "seen": captioner.backbone.preprocess.shown(picture.size),
             "candidates": [as_json(each) | {"attention": attention_grid(each).tolist()} for each in candidates],
         }
 
