@@ -1,0 +1,22 @@
+"""java: METEOR and SPICE of the test captions, for papers that ask for them: `python -m stages.java`. Needs Java.
+
+Not a stage of the DAG, which has to run, and to give the same, without Java.
+"""
+
+import json
+
+from lib.scoring.java import meteor, spice
+from stages.results import tokens_of
+from stages.running import METRICS, run
+from stages.splits import images_with_features, references_of
+
+
+def main() -> None:
+    hypotheses = tokens_of(json.loads((METRICS / "captions.json").read_text()))
+    references = references_of(images_with_features("test"))
+    for name, score in {"METEOR": meteor, "SPICE": spice}.items():
+        print(f"{name} {score(references, hypotheses):.3f} of {len(hypotheses)} captions", flush=True)
+
+
+if __name__ == "__main__":
+    run(main)

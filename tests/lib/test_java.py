@@ -1,0 +1,51 @@
+"""METEOR and SPICE, where there is Java to run them, and what is said where something is missing."""
+
+import shutil
+from importlib import import_module
+from pathlib import Path
+from urllib.error import URLError
+
+import pycocoevalcap
+import pytest
+
+from lib.errors import UserError
+from lib.scoring.java import meteor, spice
+
+PARSER = Path(pycocoevalcap.__path__[0]) / "spice/lib/stanford-corenlp-3.6.0-models.jar"
+REFERENCES = {7: [["a", "dog", "runs", "on", "the", "grass"]], 3: [["a", "cat"], ["a", "big", "cat", "sleeps"]]}
+
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
+
+
+@needs_java
+def test_meteor_scores_each_caption_against_its_own_image():
+    perfect = meteor(REFERENCES, {3: REFERENCES[3][1], 7: REFERENCES[7][0]})
+    assert perfect == pytest.approx(1)
+    # "running" counts as "runs", which no other score here knows.
+    assert meteor(REFERENCES, {3: ["a", "cat"], 7: ["a", "dog", "running", "on", "the", "grass"]}) > 0.5
+    assert meteor(REFERENCES, {3: [], 7: ["big", "cat"]}) == 0
+
+
+@needs_java
+@pytest.mark.skipif(not PARSER.exists(), reason="needs SPICE's parser, which `python -m stages.java` fetches")
+def test_spice_scores_what_the_captions_say():
+    assert spice(REFERENCES, {3: REFERENCES[3][1], 7: REFERENCES[7][0]}) == pytest.approx(1)
+    assert spice(REFERENCES, {3: ["a", "tree"], 7: ["the", "red", "car"]}) == 0
+
+
+@pytest.mark.parametrize("score", [meteor, spice])
+def test_without_java_it_says_so(score, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match=f"{score.__name__.upper()} needs Java"):
+        score(REFERENCES, {})
+
+
+def test_without_its_parser_spice_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: "java")
+
+    def unreachable() -> None:
+        raise URLError("no such host")
+
+    monkeypatch.setattr(import_module("pycocoevalcap.spice.spice"), "get_stanford_models", unreachable)
+    with pytest.raises(UserError, match=r"parser that cannot be fetched from nlp\.stanford\.edu.*no such host"):
+        spice(REFERENCES, {})
