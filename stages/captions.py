@@ -1,5 +1,7 @@
 """captions: reads the annotations, applies the split, tokenises, and counts the vocabulary on the train split alone."""
 
+from dataclasses import replace
+
 from lib.datasets import local, named
 from lib.datasets.scenes import reading as scenes
 from lib.datasets.tables import Dataset, write_table
@@ -23,18 +25,29 @@ def read_dataset(params: DatasetParams) -> Dataset:
 
 def main() -> None:
     params = read(DatasetParams)
-    dataset = read_dataset(params).checked()
+    whole = read_dataset(params)
+    dataset = whole.checked()
+    _tell_left_out(whole, dataset, "without a caption", "of no image")
     if params.limit is not None:
         dataset = dataset.first(params.limit)
     captions = dataset.captions.assign(tokens=[tokenize(caption) for caption in dataset.captions["caption"]])
-    train_ids = dataset.images.loc[dataset.images["split"] == "train", "image_id"]
+    with_words = replace(dataset, captions=captions[captions["tokens"].map(len) > 0]).checked()
+    _tell_left_out(dataset, with_words, "whose captions have no words", "without a word")
+    images, captions = with_words.images, with_words.captions
+    train_ids = images.loc[images["split"] == "train", "image_id"]
     train_tokens = captions.loc[captions["image_id"].isin(train_ids), "tokens"]
 
-    write_table(dataset.images, CAPTIONS / "images.parquet")
+    write_table(images, CAPTIONS / "images.parquet")
     write_table(captions, CAPTIONS / "captions.parquet")
     vocabulary = Vocabulary.count(train_tokens, read(VocabularyParams).min_count)
     vocabulary.save(CAPTIONS / "vocabulary.json")
-    print(f"{len(dataset.images)} images, {len(captions)} captions, {len(vocabulary)} words in the vocabulary")
+    print(f"{len(images)} images, {len(captions)} captions, {len(vocabulary)} words in the vocabulary")
+
+
+def _tell_left_out(before: Dataset, after: Dataset, which_images: str, which_captions: str) -> None:
+    images, captions = len(before.images) - len(after.images), len(before.captions) - len(after.captions)
+    if images or captions:
+        print(f"left out: {images} images {which_images}, {captions} captions {which_captions}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ def main() -> None:
         statements = [read_statement(tokens) for tokens in hypotheses.values()]
         each["true"] = [holds(statement, scene) for statement, scene in zip(statements, scenes, strict=True)]
         scores["truth"] = float(each["true"].mean())
-        scores["truth_shuffled"] = share_true_of_others(statements, scenes)
+        if len(scenes) > 1:
+            scores["truth_shuffled"] = share_true_of_others(statements, scenes)
     write_table(each, METRICS / "per_image.parquet")
     _write("scores.json", scores)
     _write("intervals.json", intervals(measures))

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from lib.datasets.tables import write_table
+from lib.datasets.tables import SPLITS, write_table
 from lib.errors import UserError
 from lib.scratch import prune, publish
 from lib.vision.backbones import Backbone
@@ -30,6 +30,9 @@ def main() -> None:
             f"{len(skipped)} of {len(images)} images cannot be read, more than features.max_skipped "
             f"({params.max_skipped}) allows; the first: image {skipped['image_id'][0]}, {skipped['reason'][0]}"
         )
+    for split in SPLITS:
+        if images.loc[images["split"] == split, "image_id"].isin(skipped["image_id"]).all():
+            raise UserError(f"no image of the {split} split can be read, and each split needs one")
     if params.components is None:
         publish(shard_paths(made.folder), FEATURES)
     else:

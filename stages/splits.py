@@ -2,14 +2,17 @@
 
 import pandas as pd
 
+from lib.reading import intact
 from lib.vision.features import Features, index_path
 from stages.running import CAPTIONS, FEATURES
 
 
 def images_with_features(split: str) -> pd.DataFrame:
     """The images of a split that were not skipped: image_id, archive, member, split, shard, row; by id."""
-    images = pd.read_parquet(CAPTIONS / "images.parquet")
-    index = pd.read_parquet(index_path(FEATURES))
+    with intact(CAPTIONS / "images.parquet"):
+        images = pd.read_parquet(CAPTIONS / "images.parquet")
+    with intact(index_path(FEATURES)):
+        index = pd.read_parquet(index_path(FEATURES))
     return images[images["split"] == split].merge(index, on="image_id", validate="1:1")
 
 

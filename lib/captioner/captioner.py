@@ -1,8 +1,7 @@
 """From pictures to sentences."""
 
 import filecmp
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -10,18 +9,18 @@ from typing import Any, Self
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from safetensors import SafetensorError
 from torch import Tensor
 
 from lib.captioner.beam import beam_search
 from lib.captioner.decoder import Decoder
 from lib.captioner.ensemble import as_one
-from lib.captioner.model import backbone_folder, load_decoder
+from lib.captioner.model import backbone_folder, check_features, load_decoder
 from lib.captioner.rules import Rules
 from lib.captioner.writing import Caption, Model
 from lib.compute import device
 from lib.datasets.archive import MOST_IMAGE
 from lib.errors import UserError
+from lib.reading import intact
 from lib.text.vocabulary import Vocabulary
 from lib.vision.backbones import Backbone
 from lib.vision.images import ImageError, as_shown, decode
@@ -65,20 +64,12 @@ class Captioner:
         Raises UserError where a folder holds no model, a damaged one, or one of another version, or where the models
         do not go together.
         """
-        folders, loaded = [Path(folder), *map(Path, others)], []
+        folders = [Path(folder), *map(Path, others)]
         first = folders[0]
-        with _whole(backbone_folder(first)):
-            backbone = Backbone.load(backbone_folder(first)).fused()
-        with _whole(first):
+        backbone = Backbone.load(backbone_folder(first)).fused()
+        with intact(projection_path(first)):
             projection = Projection.load(first) if projection_path(first).exists() else None
-        for each in folders:
-            with _whole(each):
-                decoder, vocabulary = load_decoder(each)
-                if len(vocabulary) != decoder.config.vocabulary_size:
-                    raise ValueError(
-                        f"{decoder.config.vocabulary_size} words were learned, {len(vocabulary)} are listed"
-                    )
-                loaded.append((decoder, vocabulary))
+        loaded = [load_decoder(each) for each in folders]
         for other in folders[1:]:
             if not _same_files(backbone_folder(first), backbone_folder(other)):
                 raise UserError(f"{first} and {other} cannot decode as one: their CNNs differ")
@@ -128,16 +119,12 @@ class Captioner:
     @torch.inference_mode()
     def _features(self, pixels: Tensor) -> Tensor:
         """uint8 pixels (N, size, size, 3) -> (N, P, C)."""
-        places, channels = self.decoder.config.places, self.decoder.config.channels
+        kind = "pooled" if self.decoder.config.places == 1 else "grid"
         # The decoder was trained on features that were kept as float16, before and after projection: round alike.
-        features = self.backbone.features(pixels.to(device()), "pooled" if places == 1 else "grid").half()
+        features = self.backbone.features(pixels.to(device()), kind).half()
         if self.projection:
             features = self.projection(features).half()
-        if features.shape[1:] != (places, channels):
-            raise UserError(
-                f"this decoder was trained on features of another CNN: on {places} x {channels} numbers a picture, "
-                f"where {self.backbone.name} gives {features.shape[1]} x {features.shape[2]}"
-            )
+        check_features(self.decoder.config, features.shape, self.backbone.name)
         return features
 
     def _candidate(self, caption: Caption) -> Candidate:
@@ -165,17 +152,3 @@ def _same_files(one: Path, other: Path) -> bool:
     names = sorted(path.name for path in one.iterdir())
     same, _, _ = filecmp.cmpfiles(one, other, names, shallow=False)
     return sorted(same) == names
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[None]:
-    """Turns what a missing or a strange file of a model makes its readers raise into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"there is no whole model in {folder}: {error}") from error
-    except (UserError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the model in {folder} is damaged, or of another version: {reason}; train it anew, or take another"
-        ) from error

@@ -33,4 +33,4 @@ def read(raw: Path, year: int) -> Dataset:
     images["split"] = [lists.get(image_id) for image_id in images["image_id"]]
     images = images.dropna(subset="split")
     captions = captions[captions["image_id"].isin(images["image_id"])]
-    return Dataset(images[["image_id", "archive", "member", "split"]], captions)
+    return Dataset(images[["image_id", "archive", "member", "split"]], captions, archive)

@@ -1,6 +1,7 @@
 """`flickr8k` (Hodosh et al. 2013): photographs with five captions each, 6,000 in train, 1,000 in val, 1,000 in test."""
 
 import re
+import reprlib
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -32,7 +33,7 @@ def read(raw: Path) -> Dataset:
     images = pd.DataFrame(
         {"image_id": list(ids.values()), "archive": IMAGES, "member": members, "split": list(splits.values())}
     )
-    return Dataset(images, pd.DataFrame(captions, columns=["image_id", "caption"]))
+    return Dataset(images, pd.DataFrame(captions, columns=["image_id", "caption"]), archive)
 
 
 def _splits(archive: Path) -> dict[str, str]:
@@ -42,7 +43,9 @@ def _splits(archive: Path) -> dict[str, str]:
         for _, line in _lines(archive, member):
             name = line.strip()
             if splits.setdefault(name, split) != split:
-                raise UserError(f"{archive / member} has {name!r}, which is in the {splits[name]} split already")
+                raise UserError(
+                    f"{archive / member} has {reprlib.repr(name)}, which is in the {splits[name]} split already"
+                )
     return splits
 
 
@@ -74,4 +77,6 @@ def _lines(archive: Path, member: str) -> list[tuple[int, str]]:
 def _number(name: str, archive: Path) -> int:
     if found := re.match(r"([0-9]{1,18})_", PurePosixPath(name).name):
         return int(found[1])
-    raise UserError(f"{archive} lists {name!r}, which does not start with a photograph's number and an underscore")
+    raise UserError(
+        f"{archive} lists {reprlib.repr(name)}, which does not start with a photograph's number and an underscore"
+    )

@@ -4,6 +4,8 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import pandas as pd
+
 from lib.datasets import annotations
 from lib.datasets.archive import find_members, open_zip, write_stored_zip
 from lib.datasets.tables import Dataset
@@ -18,12 +20,7 @@ def take_in(images: Path, captions: Path, raw: Path) -> None:
     for path, param in ((images, "dataset.local.images"), (captions, "dataset.local.annotations")):
         if not path.exists():
             raise UserError(f"{param} is {path}, which does not exist")
-    content = annotations.read_json(captions)
-    if not (isinstance(content, dict) and "images" in content):
-        raise UserError(
-            f"dataset.local.annotations is {captions}, which is neither a COCO captions JSON nor a Karpathy JSON: "
-            'both are objects with a list "images"'
-        )
+    _tables(captions)  # for its errors, which here name the user's own file
     raw.mkdir(parents=True, exist_ok=True)
     if images.is_dir():
         pack(images, raw / IMAGES)
@@ -59,15 +56,22 @@ def pack(folder: Path, archive: Path) -> None:
 def read(raw: Path, seed: int, val_share: float, test_share: float) -> Dataset:
     """Reads what `take_in` left in `raw`. A COCO captions JSON names no split: it is drawn by a hash of the id."""
     source = raw / ANNOTATIONS
-    content = annotations.read_json(source)
-    if annotations.is_karpathy(content):
-        images, captions = annotations.read_karpathy(content, source)
-    else:
-        images, captions = annotations.read_coco(content, source)
+    images, captions = _tables(source)
+    if "split" not in images:
         images["split"] = [
             annotations.hashed_split(image_id, seed, val_share, test_share) for image_id in images["image_id"]
         ]
     images["archive"] = IMAGES
     with open_zip(raw / IMAGES) as archive:
         images["member"] = find_members(images["file_name"], archive.namelist())
-    return Dataset(images[["image_id", "archive", "member", "split"]], captions)
+    return Dataset(images[["image_id", "archive", "member", "split"]], captions, source)
+
+
+def _tables(source: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What the annotations of either format hold; only a Karpathy JSON gives each image its split."""
+    content = annotations.read_json(source)
+    if not (isinstance(content, dict) and "images" in content):
+        raise UserError(
+            f'{source} is neither a COCO captions JSON nor a Karpathy JSON: both are objects with a list "images"'
+        )
+    return (annotations.read_karpathy if annotations.is_karpathy(content) else annotations.read_coco)(content, source)

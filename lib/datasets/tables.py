@@ -7,7 +7,8 @@
 `split` is train, val or test.
 """
 
-from dataclasses import dataclass
+import reprlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -25,33 +26,44 @@ class Dataset:
 
     images: pd.DataFrame
     captions: pd.DataFrame
+    source: Path  # the file or folder of the annotations, for what is to be said of them
 
     def checked(self) -> "Dataset":
         """Itself, sorted by image id, once nothing in it would mislead a later stage.
 
-        Raises UserError for image ids that occur twice, and for a split without a captioned image.
+        Images without a caption are left out, and captions without an image. Raises UserError for image ids that occur
+        twice, for files that are two images', and for a split without a captioned image.
         """
         if (twice := self.images["image_id"].duplicated()).any():
             example = self.images["image_id"][twice].iloc[0]
             raise UserError(
-                f"the annotations name {twice.sum()} image ids twice, such as {example}: each may occur once"
+                f"{self.source} names {twice.sum()} image ids twice, such as {example}: each may occur once"
+            )
+        if (twice := self.images.duplicated(["archive", "member"])).any():  # one might be in train, the other in test
+            example = reprlib.repr(self.images["member"][twice].iloc[0])
+            raise UserError(
+                f"{self.source} has {twice.sum()} images whose file is another image's too, such as {example}: "
+                "name each file once, with its folder, and give it all its captions"
             )
         captions = self.captions[self.captions["image_id"].isin(self.images["image_id"])]
         images = self.images[self.images["image_id"].isin(captions["image_id"])]
         for split in SPLITS:
             if not (images["split"] == split).any():
                 raise UserError(
-                    f"no image with a caption is in the {split} split: check the annotations and the split's shares"
+                    f"{self.source}: no image with a caption is in the {split} split, and each split needs one: "
+                    "check the annotations and the split's shares"
                 )
-        return Dataset(
-            images.sort_values("image_id", ignore_index=True),
-            captions.sort_values("image_id", kind="stable", ignore_index=True),
+        return replace(
+            self,
+            images=images.sort_values("image_id", ignore_index=True),
+            captions=captions.sort_values("image_id", kind="stable", ignore_index=True),
         )
 
     def first(self, limit: int) -> "Dataset":
         """The first `limit` images of each split, by id, and their captions."""
         images = self.images.groupby("split").head(limit)
-        return Dataset(images, self.captions[self.captions["image_id"].isin(images["image_id"])])
+        captions = self.captions[self.captions["image_id"].isin(images["image_id"])]
+        return replace(self, images=images, captions=captions)
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
 
+from lib.reading import intact
+
 PAD, START, END, UNKNOWN = range(4)
 SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
 NEVER_WRITTEN = [PAD, START, UNKNOWN]
@@ -17,8 +19,8 @@ class Vocabulary:
     def __init__(self, words: Sequence[str]):
         """`words` are all but the specials, in the order of their ids."""
         self.words = (*SPECIALS, *words)
-        self._ids = {word: i for i, word in enumerate(self.words)}
-        if len(self._ids) != len(self.words):
+        self._ids = {word: i for i, word in enumerate(words, len(SPECIALS))}  # "<end>" in a caption ends nothing
+        if len(set(self.words)) != len(self.words):
             raise ValueError("a word stands in the vocabulary twice")
 
     @classmethod
@@ -48,4 +50,9 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
-        return cls(json.loads(path.read_text("utf-8"))["words"])
+        """Reads what `save` wrote; raises UserError where it is missing or damaged."""
+        with intact(path):
+            words = json.loads(path.read_text("utf-8"))["words"]
+            if not all(isinstance(word, str) for word in words):
+                raise TypeError("a word is not a text")
+            return cls(words)

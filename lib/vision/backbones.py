@@ -15,15 +15,18 @@ from typing import Any
 
 import torch
 import torch.fx
+from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib.errors import UserError
+from lib.reading import intact
 from lib.vision.preprocess import Preprocess
 from lib.vision.small_net import INPUT_SIZE, SmallNet
 
 SMALL_NET = "small_net"
+_SIZES = range(16, 8193)  # pixels a side: smaller pictures vanish in a CNN, larger ones fill the memory
 WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "backbone.json"
 
 
@@ -103,12 +106,21 @@ class Backbone:
 
     @classmethod
     def load(cls, folder: Path) -> "Backbone":
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        network = without_classifier(build(config["name"]))
-        network.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        settings = config["preprocess"]
-        settings |= {key: tuple(settings[key]) for key in ("mean", "std")}
-        return cls(config["name"], for_inference(network), Preprocess(**settings))
+        """Reads what `save` wrote. Raises UserError where a file is missing, damaged, or of another version."""
+        with intact(folder / CONFIG_FILE):
+            config = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+            network = without_classifier(build(config["name"]))
+            settings = config["preprocess"]
+            preprocess = Preprocess(**settings | {key: tuple(settings[key]) for key in ("mean", "std")})
+            if preprocess.size not in _SIZES:
+                raise ValueError(
+                    f"size is {preprocess.size}, and should be from {_SIZES[0]} to {_SIZES[-1]} pixels a side"
+                )
+            # What does not go together would else show at the first picture.
+            preprocess.normalise(torch.from_numpy(preprocess.pixels(Image.new("RGB", (8, 8))).copy())[None])
+        with intact(folder / WEIGHTS_FILE):
+            network.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        return cls(config["name"], for_inference(network), preprocess)
 
 
 def for_inference(network: nn.Module) -> nn.Module:

@@ -8,6 +8,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lib.errors import UserError
+from lib.reading import intact
+
 _INDEX, _SKIPPED = "index.parquet", "skipped.parquet"
 
 
@@ -38,11 +41,18 @@ class Features:
     """
 
     def __init__(self, folder: Path, index: pd.DataFrame):
-        """Those of the rows of `index` (shard, row), in its order."""
+        """Those of the rows of `index` (shard, row), at least one, in its order.
+
+        Raises UserError where a shard is missing, damaged, or not of one kind with the index and the others.
+        """
         self._shards = index["shard"].to_numpy()
         self._rows = index["row"].to_numpy()
-        self._stored = {shard: np.load(shard_path(folder, shard), mmap_mode="r") for shard in np.unique(self._shards)}
-        self.shape = (len(index), *next(iter(self._stored.values())).shape[1:])
+        last = index.groupby("shard")["row"].max()
+        self._stored = {shard: _open(shard_path(folder, shard), row) for shard, row in last.items()}
+        shapes = {stored.shape[1:] for stored in self._stored.values()}
+        if len(shapes) > 1:
+            raise UserError(f"the shards in {folder} are of different CNNs, (P, C) = {shapes}: extract them anew")
+        self.shape = (len(index), *shapes.pop())
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -61,3 +71,12 @@ class Features:
         """All of them, in order, `size` images at a time."""
         for first in range(0, len(self), size):
             yield self[first : first + size]
+
+
+def _open(path: Path, last: int) -> np.ndarray:
+    """A shard, left on the disk: (images, P, C) float16, with a row `last`."""
+    with intact(path):
+        stored = np.load(path, mmap_mode="r")
+        if stored.dtype != np.float16 or stored.ndim != 3 or len(stored) <= last:
+            raise ValueError(f"it holds {stored.dtype} {stored.shape}, which are no features of {last + 1} images")
+    return stored

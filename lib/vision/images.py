@@ -11,6 +11,10 @@ from lib.datasets.archive import MOST_IMAGE, open_zip, read_member
 
 _MOST_PIXELS = 150_000_000  # 450 MB as RGB: no camera's picture is refused, and no bomb fills the memory
 Image.MAX_IMAGE_PIXELS = None  # PIL's own limit warns, before it refuses: `decode` has the limit above
+# PIL knows many more kinds; some, like PostScript, are programs, which it has another program run.
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF")
+_START_OF_SCAN = b"\xff\xda"
+_MOST_SCANS = 500  # of a progressive JPEG; ten are usual, and a thousand in a row of 23 bytes each take minutes
 
 
 class ImageError(Exception):
@@ -51,9 +55,11 @@ def decode(data: bytes, least: int | None = None) -> Image.Image:
     if not data:
         raise ImageError("empty file")
     try:
-        opened = Image.open(io.BytesIO(data))
+        opened = Image.open(io.BytesIO(data), formats=_FORMATS)
         if opened.width * opened.height > _MOST_PIXELS:
             raise ImageError(f"{opened.width} x {opened.height} pixels are too many")
+        if opened.format in ("JPEG", "MPO") and data.count(_START_OF_SCAN) > _MOST_SCANS:
+            raise ImageError("a JPEG of too many scans")
         if least is not None:
             opened.draft(None, (least, least))
         opened.load()

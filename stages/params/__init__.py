@@ -6,12 +6,15 @@ every time, so that a slip in `generate` is found before the download and not af
 
 import contextlib
 import importlib
+import math
 import pkgutil
+import reprlib
+import unicodedata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from lib.errors import UserError
 
@@ -21,7 +24,17 @@ PARAMS_FILE = Path("params.yaml")
 class Section(BaseModel):
     """A section of params.yaml. Unknown keys and wrong types are refused; an int will do for a float."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, str_min_length=1)
+
+    @field_validator("*")
+    @classmethod
+    def _usable(cls, value: Any) -> Any:
+        """Refuses what YAML can write, but no seed or path can be."""
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError("should be a whole number of 64 bits")
+        if isinstance(value, str) and any(unicodedata.category(character) == "Cc" for character in value):
+            raise ValueError("should have no control characters")
+        return value
 
 
 AnySection = TypeVar("AnySection", bound=Section)
@@ -34,19 +47,23 @@ def read(section: type[AnySection], path: Path = PARAMS_FILE) -> AnySection:
     """
     content = _load(path)
     names = [module.name for module in pkgutil.iter_modules(__path__)]
-    problems = [f"{name}: unknown section; there are {', '.join(names)}" for name in content if name not in names]
+    unknown = [_shown(name) for name in content if name not in names]
+    problems = [f"{name}: unknown section; there are {', '.join(names)}" for name in unknown]
     for name in names:
+        if name not in content:
+            problems.append(f"{name}: missing")
+            continue
         # Imported by name, so that checking a section does not make every stage depend on it.
         checked: type[Section] = importlib.import_module(f"{__name__}.{name}").Params
         try:
-            found = checked.model_validate(content.get(name, {}))
+            found = checked.model_validate(content[name])
         except ValidationError as error:
             problems += [_problem(name, detail) for detail in error.errors()]
         else:
             if checked is section:
                 result = found
     if problems:
-        raise UserError(f"{path}: " + "; ".join(problems))
+        raise UserError(f"{path}: {'; '.join(problems)}")
     return result  # type: ignore[return-value]
 
 
@@ -55,7 +72,9 @@ def _load(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}: run this at the top of the project") from error
-    except yaml.YAMLError as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: {error}") from error
+    except Exception as error:  # beside YAMLError, wild text may raise almost anything
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no sections")
@@ -63,7 +82,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _problem(section: str, error: Any) -> str:
-    key = ".".join([section, *map(str, error["loc"])])
+    key = ".".join([section, *map(_shown, error["loc"])])
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key"
     if error["type"] == "missing":
@@ -72,6 +91,13 @@ def _problem(section: str, error: Any) -> str:
     hint = ""
     if isinstance(got, str) and error["type"] in ("float_type", "int_type"):
         with contextlib.suppress(ValueError):
-            hint = f" (YAML reads {got} as a text: write {float(got):f}".rstrip("0") + ")"
+            if math.isfinite(number := float(got)):
+                meant = int(number) if error["type"] == "int_type" and number.is_integer() else number
+                hint = f" (YAML reads {_shown(got)} as a text: write {yaml.safe_dump(meant).split()[0]})"
     what = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{key}: got {got!r}, {what[0].lower()}{what[1:]}{hint}"
+    return f"{key}: got {reprlib.repr(got)}, {what[0].lower()}{what[1:]}{hint}"
+
+
+def _shown(key: object) -> str:
+    """A key in one line, however wild: YAML lets it hold line breaks, and be of any length."""
+    return " ".join(str(key).split())[:80]

@@ -157,7 +157,7 @@ def test_the_heat_lies_where_the_model_looked(tmp_path):
         (("a.jpg", "--attention", "out.xyz"), "cannot draw to out.xyz: Format 'xyz' is not supported"),
         (("a.jpg", "--attention", "gone/out.png"), "cannot draw to gone/out.png: .*No such file"),
         (("a.jpg", "--model", "gone"), "no model in gone: run make repro"),
-        (("a.jpg", "--model", "."), r"there is no whole model in backbone: .*backbone\.json"),
+        (("a.jpg", "--model", "."), r"there is no backbone\.json in backbone: is that the right folder, and whole\?"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_one_line(run, photos, monkeypatch, arguments, reason):

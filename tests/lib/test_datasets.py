@@ -10,12 +10,11 @@ import zipfile
 import zlib
 
 import pytest
-from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from lib.datasets import local
 from lib.datasets.annotations import hashed_split
-from lib.datasets.archive import find_members, open_zip, read_member
+from lib.datasets.archive import find_members, read_member
 from lib.errors import UserError
 
 KARPATHY = {
@@ -112,17 +111,72 @@ def test_a_users_zip_is_copied_and_stays_as_it_is(folder, tmp_path):
         ({"images": [{**KARPATHY["images"][0], "split": "dev"}]}, "'dev'"),
         ({"images": KARPATHY["images"][:2]}, "no image with a caption is in the val split"),
         ({"images": [*KARPATHY["images"], KARPATHY["images"][0]]}, "1 image ids twice, such as 0"),
-        ({"images": [{**KARPATHY["images"][0], "imgid": 0.5}]}, "image id 0.5 is not a whole number"),
-        ({"images": [{**KARPATHY["images"][0], "filename": ["a.jpg"]}]}, r"\['a.jpg'\] is not a text"),
-        ({"images": [{**KARPATHY["images"][0], "sentences": [{"raw": None}]}]}, "None is not a text"),
+        (
+            {"images": [{**KARPATHY["images"][0], "imgid": 0.5}]},
+            r"images\[0\]: 'imgid' is 0\.5, and should be a whole number",
+        ),
+        (
+            {"images": [{**KARPATHY["images"][0], "filename": ["a.jpg"]}]},
+            r"images\[0\]: 'filename' is \['a.jpg'\], and should be a text",
+        ),
+        (
+            {"images": [{**KARPATHY["images"][0], "sentences": [{"raw": None}]}]},
+            r"images\[0\]: sentences\[0\]: 'raw' is None, and should be a text",
+        ),
         ({"images": ["a.jpg"]}, "not a Karpathy JSON"),
         ("[" * 100_000, "is not JSON"),
+        (json.dumps(KARPATHY)[:-5], r"captions\.json is not JSON, or not all of it is there"),
+        ('{"images": [' + "9" * 5000 + "]}", "value has 5000 digits$"),
+        (
+            {"images": {"0": KARPATHY["images"][0]}},
+            r"captions\.json is not a Karpathy JSON: .* is not a list of images",
+        ),
+        (
+            {"images": [{**KARPATHY["images"][0], "sentences": ["A dog."]}]},
+            r"images\[0\]: sentences\[0\]: .* an object",
+        ),
+        ({"images": [{**KARPATHY["images"][0], "filename": None}]}, "'filename' is None, and should be a text"),
+        ({"images": [{**KARPATHY["images"][0], "split": ["train"]}]}, r"'split' is \['train'\], and should be a text"),
+        (
+            {"images": [{**KARPATHY["images"][0], "imgid": "9" * 5000}]},
+            "'imgid' is '9.*9', and should be a whole number",
+        ),
+        ({"images": [*KARPATHY["images"], {**KARPATHY["images"][3], "imgid": 7}]}, r"1 images whose file .* '3\.jpg'"),
+        (COCO | {"images": COCO["images"][:1]}, r"annotations\.json: no image with a caption is in the \w+ split"),
     ],
 )
 def test_bad_annotations_are_told_in_one_line(folder, tmp_path, annotations, message):
     with pytest.raises(UserError, match=message) as caught:
         taken_in(folder, annotations, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_wrong_with_annotations_is_told_of_the_users_own_file_before_images_are_packed(folder, tmp_path):
+    (tmp_path / "mine.json").write_bytes(b'{"images": [{"filename": "caf\xe9.jpg"}]}')
+    with pytest.raises(UserError, match=r"mine\.json is not UTF-8"):
+        local.take_in(folder, tmp_path / "mine.json", tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_annotations_as_other_programs_save_them_are_read(folder, tmp_path, encoding):
+    (tmp_path / "mine.json").write_bytes(json.dumps(KARPATHY).encode(encoding))
+    local.take_in(folder, tmp_path / "mine.json", tmp_path / "raw")
+    assert len(local.read(tmp_path / "raw", 1, 0.1, 0.1).checked().images) == 4
+
+
+def test_two_names_that_are_one_file_in_the_zip_are_told(folder, tmp_path):
+    images = [{**image, "filename": f"{image['split']}/0.jpg"} for image in KARPATHY["images"]]
+    with pytest.raises(UserError, match=r"3 images whose file is another image's too, such as '0\.jpg'"):
+        taken_in(folder, {"images": images}, tmp_path)
+
+
+def test_images_without_captions_and_captions_without_images_are_left_out(folder, tmp_path):
+    silent = {"id": 1000, "file_name": "silent.jpg"}
+    nobodys = {"image_id": 2000, "caption": "Of no image."}
+    content = {"images": [*COCO["images"], silent], "annotations": [*COCO["annotations"], nobodys]}
+    dataset = taken_in(folder, content, tmp_path)
+    assert set(dataset.images["image_id"]) == set(dataset.captions["image_id"]) == set(range(300))
 
 
 def test_missing_and_empty_inputs_are_told(tmp_path):
@@ -275,18 +329,3 @@ def test_a_member_up_to_the_limit_is_read_whole(tmp_path, size, method):
         assert read_member(archive, "a.jpg", LIMIT) == content
         with pytest.raises(KeyError):
             read_member(archive, "b.jpg", LIMIT)
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_a_spoilt_zip_is_told_or_read_and_nothing_else_is_raised(tmp_path_factory, data):
-    path = tmp_path_factory.getbasetemp() / "spoilt.zip"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(zipfile.ZipInfo("a.jpg"), b"some bytes", data.draw(st.sampled_from([0, 8])))
-    content = bytearray(path.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    path.write_bytes(content)
-    with contextlib.suppress(UserError, zipfile.BadZipFile), open_zip(path) as archive:
-        for name in archive.namelist():
-            assert len(read_member(archive, name, LIMIT)) <= LIMIT

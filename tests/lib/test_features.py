@@ -246,3 +246,47 @@ def test_a_disk_without_hard_links_gets_a_copy(tmp_path, monkeypatch):
     place(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"content"
     assert not (tmp_path / "b").samefile(tmp_path / "a")
+
+
+INDEX = pd.DataFrame({"shard": [0, 0, 1], "row": [0, 1, 0]})
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for number, rows in ((0, 2), (1, 1)):
+        np.save(shard_path(tmp_path, number), np.zeros((rows, 4, 3), np.float16))
+    assert Features(tmp_path, INDEX).shape == (3, 4, 3)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (None, "there is no features-00001.npy in .*: is that the right folder, and whole"),
+        (b"", "features-00001.npy is damaged, or of another version"),
+        (b"PK\x03\x04", "features-00001.npy is damaged, or of another version"),
+        (np.zeros((0, 4, 3), np.float16), r"holds float16 \(0, 4, 3\), which are no features of 1 images"),
+        (np.zeros((1, 4), np.float16), r"holds float16 \(1, 4\), which are no features"),
+        (np.zeros((1, 4, 3)), r"holds float64 \(1, 4, 3\), which are no features"),
+        (np.zeros((1, 4, 5), np.float16), r"are of different CNNs, \(P, C\) = "),
+        (np.array([{}]), "features-00001.npy is damaged"),
+    ],
+)
+def test_a_strange_shard_is_told_of(shards, stored, message):
+    path = shard_path(shards, 1)
+    if stored is None:
+        path.unlink()
+    elif isinstance(stored, bytes):
+        path.write_bytes(stored)
+    else:
+        np.save(path, stored)
+    with pytest.raises(UserError, match=message) as told:
+        Features(shards, INDEX)
+    assert "\n" not in str(told.value)
+
+
+def test_a_truncated_shard_is_told_of(shards):
+    path = shard_path(shards, 0)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"features-00000\.npy is damaged"):
+        Features(shards, INDEX)

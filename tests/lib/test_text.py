@@ -1,5 +1,6 @@
 import pytest
 
+from lib.errors import UserError
 from lib.text.tokenizer import tokenize
 from lib.text.vocabulary import END, START, UNKNOWN, Vocabulary
 
@@ -35,6 +36,13 @@ def test_ids_come_back_as_words_up_to_the_end():
     assert vocabulary.decode([*ids, 4, 4]) == ["a", "dog"]
 
 
+def test_a_special_that_somebody_wrote_is_an_unknown_word():
+    words = tokenize("<END> of <pad> the <start> story <unk>")
+    vocabulary = Vocabulary.count([words], min_count=1)
+    assert vocabulary.words[4:] == ("of", "story", "the")
+    assert vocabulary.encode(words, 9) == [START, UNKNOWN, 4, UNKNOWN, 6, UNKNOWN, 5, UNKNOWN, END]
+
+
 def test_a_caption_that_is_cut_off_does_not_end():
     assert Vocabulary(["a"]).encode(["a"] * 3, max_length=2) == [START, 4, 4]
 
@@ -48,3 +56,10 @@ def test_a_saved_vocabulary_is_read_back(tmp_path):
 def test_a_word_cannot_stand_in_the_vocabulary_twice():
     with pytest.raises(ValueError, match="twice"):
         Vocabulary(["a", "a"])
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"words": [1, 2]}', '{"words": ["a", "a"]}', '{"words": ["a"'])
+def test_a_damaged_vocabulary_is_told_of(tmp_path, content):
+    (tmp_path / "v.json").write_text(content)
+    with pytest.raises(UserError, match=r"v\.json is damaged, or of another version"):
+        Vocabulary.load(tmp_path / "v.json")

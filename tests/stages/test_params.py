@@ -53,6 +53,19 @@ def test_the_shipped_params_are_valid():
         ("generate.min_length", 21, r"generate: .*min_length must not be above max_length"),
         ("generate.sample.temperature", 0.0, r"generate\.sample\.temperature: got 0\.0, should be greater than 0"),
         ("train.learning_rate", "1e-3", r"train\.learning_rate: got '1e-3'.*write 0\.001\)"),
+        ("train.learning_rate", "1e-7", r"train\.learning_rate: got '1e-7'.*write 1\.0e-07\)"),
+        ("train.epochs", "3", r"train\.epochs: got '3', should be a valid integer .*write 3\)"),
+        ("train.learning_rate", "1e-3\n", r"train\.learning_rate: got '1e-3\\n'.*reads 1e-3 as a text"),
+        ("train.learning_rate", "1e400", r"train\.learning_rate: got '1e400', should be a valid number$"),
+        ("train.learning_rate", float("inf"), r"train\.learning_rate: got inf, should be a finite number"),
+        ("train.clip", float("nan"), r"train\.clip: got nan, should be a finite number"),
+        ("train.seed", 2**63, r"train\.seed: got 9\d+, should be a whole number of 64 bits"),
+        ("dataset.limit", 10**400, r"dataset\.limit: got 10+\.\.\.0+, should be a whole number of 64 bits"),
+        ("dataset.local.images", "", r"dataset\.local\.images: got '', string should have at least 1 character"),
+        ("generate.ensemble", "a\0b", r"generate\.ensemble: got 'a\\x00b', should have no control characters"),
+        ("backbone.std", [1.0, 0.0, 1.0], r"backbone\.std\.1: got 0\.0, should be greater than 0"),
+        ("train", {}, r"train\.epochs: missing; train\.batch_size: missing"),
+        ("two\nlines", 1, r"two lines: unknown section"),
     ],
 )
 def test_a_slip_in_any_section_is_told_to_every_stage(changed, key, value, message):
@@ -70,13 +83,26 @@ def test_a_missing_key_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("a: [", "is not YAML"), ("- 1", "holds no sections"), (None, "No such file")]
+    ("text", "message"),
+    [
+        (b"a: [", "is not YAML"),
+        (b"a: 2024-99-99", "is not YAML: month must be in 1..12"),
+        (b"a: !!timestamp x", "is not YAML"),
+        (b"train:\n\tepochs: 3", r"is not YAML: .*found character '\\t'"),
+        (b"[" * 5000, "is not YAML: maximum recursion depth exceeded"),
+        (b"a: caf\xe9", "is not UTF-8"),
+        (b"- 1", "holds no sections"),
+        (b"", "holds no sections"),
+        (b"backbone: 1", r"backbone: got 1, .*; dataset: missing; features: missing"),
+        (None, "No such file"),
+    ],
 )
 def test_a_file_that_cannot_be_read_is_told(tmp_path, text, message):
     if text is not None:
-        (tmp_path / "p.yaml").write_text(text)
-    with pytest.raises(UserError, match=message):
+        (tmp_path / "p.yaml").write_bytes(text)
+    with pytest.raises(UserError, match=message) as caught:
         read(Backbone, tmp_path / "p.yaml")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_whole_number_will_do_for_a_fraction(changed):

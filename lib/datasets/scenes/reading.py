@@ -23,7 +23,8 @@ def read(raw: Path) -> Dataset:
         images, captions = annotations.read_coco(annotations.read_json(source), source)
         images = images.assign(split=split, archive=IMAGES, member=[f"{split}/{name}" for name in images["file_name"]])
         parts.append((images[["image_id", "archive", "member", "split"]], captions))
-    return Dataset(*(pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True)))
+    images, captions = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
+    return Dataset(images, captions, raw)
 
 
 def read_truth(raw: Path) -> dict[int, Scene]:

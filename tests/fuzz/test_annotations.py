@@ -1,0 +1,118 @@
+"""Annotations: what is read can be kept in a table and found again, and what cannot is told in one line."""
+
+import contextlib
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import strategies as st
+
+from lib.datasets import catalogue, flickr8k, local
+from lib.datasets.annotations import read_karpathy_lists
+from lib.datasets.archive import open_zip, read_member
+from lib.datasets.tables import SPLITS, write_table
+from tests.fuzz.wild import TEXTS, altered, damaged, fuzz, told
+
+NAMES = [f"{split}/{i}.jpg" for split in SPLITS for i in range(2)]
+KARPATHY = {
+    "images": [
+        {"filename": name[-5:], "filepath": name[:-6], "imgid": i, "split": name[:-6], "sentences": [{"raw": "A dog."}]}
+        for i, name in enumerate(NAMES)
+    ]
+}
+COCO = {  # the ids that the hash gives to train, val and test
+    "images": [{"id": i, "file_name": name} for i, name in zip([0, 1, 4, 6, 27, 29], NAMES, strict=True)],
+    "annotations": [{"image_id": i, "caption": "A dog."} for i in [0, 1, 4, 6, 27, 29]],
+}
+KARPATHYS_LIST = [{"image": f"val2014/COCO_val2014_{i:012d}.jpg", "caption": ["A dog."]} for i in range(3)]
+LINES = st.lists(
+    st.one_of(
+        TEXTS,
+        st.sampled_from(["10_a.jpg", "11_b.jpg", "10_a.jpg#0\tA dog.", "11_b.jpg#0\t", "\ufeff", "#\t", "1_#2#3\tA\r"]),
+        st.from_regex(r"[0-9]{1,20}_[a-z]\.jpg(#[0-4]\t.*)?", fullmatch=True),
+    ),
+    max_size=5,
+).map("\n".join)
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("raw")
+    with zipfile.ZipFile(folder / local.IMAGES, "w") as archive:
+        for name in NAMES:
+            archive.writestr(name, b"")
+    return folder
+
+
+def check(raw: Path) -> None:
+    """Reads the annotations of `raw` as a stage does."""
+    dataset = told(lambda: local.read(raw, 1, 0.2, 0.2).checked(), raw / local.ANNOTATIONS)
+    if dataset is not None:
+        assert dataset.images["image_id"].is_unique
+        assert set(dataset.images["split"]) == set(SPLITS)
+        assert set(dataset.captions["image_id"]) == set(dataset.images["image_id"])
+        write_table(dataset.images, raw / "images.parquet")
+        write_table(dataset.captions, raw / "captions.parquet")
+
+
+@fuzz("local annotations, as JSON", content=st.one_of(altered(COCO), altered(KARPATHY)))
+def test_json_of_any_shape(raw, content):
+    (raw / local.ANNOTATIONS).write_text(json.dumps(content))
+    check(raw)
+
+
+@fuzz("local annotations, as bytes", content=damaged(*(json.dumps(each).encode() for each in (COCO, KARPATHY))))
+def test_json_of_any_bytes(raw, content):
+    (raw / local.ANNOTATIONS).write_bytes(content)
+    check(raw)
+
+
+def test_these_are_good_before_they_are_damaged(raw):
+    for content in (COCO, KARPATHY):
+        (raw / local.ANNOTATIONS).write_text(json.dumps(content))
+        assert len(local.read(raw, 1, 0.2, 0.2).checked().images) == len(NAMES)
+
+
+@fuzz("Karpathy's lists", content=altered(KARPATHYS_LIST))
+def test_karpathys_lists(raw, content):
+    (raw / "list.json").write_text(json.dumps(content))
+    splits = told(lambda: read_karpathy_lists({"val": raw / "list.json"}), raw / "list.json")
+    assert splits is None or set(splits.values()) <= {"val"}
+
+
+@fuzz("Flickr8k's texts", texts=st.lists(LINES, min_size=4, max_size=4))
+def test_flickr8ks_texts(raw, texts):
+    names = ["Flickr8k.token.txt", *(f"Flickr_8k.{part}Images.txt" for part in ("train", "dev", "test"))]
+    with zipfile.ZipFile(raw / flickr8k.TEXTS, "w") as archive:
+        for name, text in zip(names, texts, strict=True):
+            archive.writestr(name, text.encode("utf-8", "surrogatepass"))
+    dataset = told(lambda: flickr8k.read(raw).checked(), raw / flickr8k.TEXTS)
+    assert dataset is None or dataset.images["image_id"].is_unique
+
+
+@fuzz(
+    "checksums", content=st.one_of(st.binary(), LINES.map(lambda text: f"{'0' * 32}  {text}".encode(errors="replace")))
+)
+def test_checksums(raw, content):
+    (raw / "md5s").write_bytes(content)
+    files = told(lambda: catalogue.files("flickr8k", None, raw / "md5s"), raw / "md5s")
+    assert files is None or len(files) == 2
+
+
+def zipped(method: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("a.jpg"), b"some bytes", method)
+    return buffer.getvalue()
+
+
+@fuzz("zips", content=damaged(zipped(zipfile.ZIP_STORED), zipped(zipfile.ZIP_DEFLATED)))
+def test_zips(raw, content):
+    path = raw / "spoilt.zip"
+    path.write_bytes(content)
+    archive = told(lambda: open_zip(path), path)
+    for name in archive.namelist() if archive else []:
+        with contextlib.suppress(zipfile.BadZipFile):
+            assert len(read_member(archive, name, 100_000)) <= 100_000

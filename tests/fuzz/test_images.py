@@ -1,0 +1,55 @@
+"""Pictures: whatever their bytes, they are shown, or refused with a reason."""
+
+import io
+import warnings
+
+import numpy as np
+from hypothesis import strategies as st
+from PIL import Image
+
+from lib.vision.images import ImageError, decode
+from lib.vision.preprocess import Preprocess
+from tests.fuzz.wild import damaged, fuzz
+
+GREY = Image.effect_noise((40, 30), 80)
+NOISE = Image.merge("RGB", [GREY, GREY.rotate(180), GREY])
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+CROP = Preprocess(size=16, resize=20, mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def saved(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+PICTURES = [
+    saved(NOISE, "JPEG", exif=TURNED),
+    saved(NOISE, "JPEG", progressive=True),
+    saved(NOISE.convert("CMYK"), "JPEG"),
+    saved(NOISE, "PNG"),
+    saved(NOISE.quantize(), "PNG", transparency=3),
+    saved(GREY.convert("LA"), "PNG"),
+    saved(Image.fromarray(np.asarray(GREY).astype(np.uint16) * 257), "PNG"),
+    saved(NOISE, "PNG", save_all=True, append_images=[NOISE.rotate(90)]),
+    saved(NOISE, "GIF", save_all=True, append_images=[NOISE.rotate(90)]),
+    saved(NOISE, "WEBP"),
+    saved(NOISE.convert("RGBA"), "WEBP", lossless=True, save_all=True, append_images=[NOISE.convert("RGBA")]),
+    saved(NOISE, "BMP"),
+    saved(NOISE, "TIFF", compression="tiff_lzw"),
+    saved(NOISE, "TIFF", compression="jpeg"),
+]
+
+
+@fuzz("pictures", content=st.one_of(damaged(*PICTURES), st.binary()), least=st.sampled_from([None, 8, CROP.least]))
+def test_pictures(content, least):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PIL's, of what it then reads all the same
+        try:
+            picture, reason = decode(content, least), "shown"
+        except ImageError as error:
+            picture, reason = Image.new("RGB", (1, 1)), str(error)
+        assert len(reason.splitlines()) == 1
+        assert picture.mode == "RGB"
+        assert CROP.pixels(picture).shape == (16, 16, 3)

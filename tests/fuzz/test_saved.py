@@ -1,0 +1,59 @@
+"""What the stages leave for one another, damaged: it is read, or the file is named."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import strategies as st
+from PIL import Image
+
+from lib.captioner.captioner import Captioner
+from lib.vision.features import Features, shard_path
+from tests.fuzz.wild import altered, damaged, fuzz, told
+from tests.lib.tiny import write_model
+
+CONFIGS = ["decoder.json", "backbone/backbone.json", "vocabulary.json"]
+WEIGHTS = ["decoder.safetensors", "backbone/weights.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("fuzz") / "model")
+
+
+def check(model: Path, name: str, content: bytes) -> None:
+    """A model with other bytes in one of its files captions a picture, or is named with a file of its own."""
+    whole = (model / name).read_bytes()
+    try:
+        (model / name).write_bytes(content)
+        captioner = told(lambda: Captioner.load(model), model)
+        if captioner:
+            told(lambda: captioner.caption([Image.new("RGB", (8, 8))], beam_size=1, max_length=2), "another CNN")
+    finally:
+        (model / name).write_bytes(whole)
+
+
+@fuzz("models, as JSON", name=st.sampled_from(CONFIGS), data=st.data())
+def test_a_models_settings(model, name, data):
+    content = data.draw(altered(json.loads((model / name).read_text())))
+    check(model, name, json.dumps(content).encode())
+
+
+@fuzz("models, as bytes", name=st.sampled_from(CONFIGS + WEIGHTS), data=st.data())
+def test_a_models_bytes(model, name, data):
+    check(model, name, data.draw(damaged((model / name).read_bytes())))
+
+
+@fuzz("feature shards", data=st.data(), rows=st.lists(st.integers(0, 8), min_size=1, max_size=3))
+def test_shards(tmp_path_factory, data, rows):
+    folder = tmp_path_factory.getbasetemp()
+    path = shard_path(folder, 0)
+    np.save(path, np.zeros((6, 4, 3), np.float16))
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+    features = told(lambda: Features(folder, pd.DataFrame({"shard": 0, "row": rows})), path)
+    if features is not None:
+        assert features[:].shape == (len(rows), *features.shape[1:])
+        assert features[:].dtype == torch.float16
