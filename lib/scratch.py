@@ -69,7 +69,11 @@ def written_whole(path: Path) -> Iterator[Path]:
     """A path to write to, which becomes `path` when all of it is on the disk: `path` is whole, or is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
-    yield unfinished
-    with unfinished.open("rb+") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    try:
+        yield unfinished
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)  # half a file only takes room, of which there may be none left
+        raise

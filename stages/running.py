@@ -1,10 +1,15 @@
 """How a stage is started: errors told in one line, an interrupted stage never taken for done; and where things are."""
 
+import errno
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from safetensors import SafetensorError
 
 from lib.errors import UserError
 
@@ -29,8 +34,20 @@ def run(stage: Callable[[], None]) -> None:
         stage()
     except UserError as error:
         sys.exit(f"error: {error}")
-    except OSError as error:  # a full disk, a file that may not be read
-        sys.exit(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
+    except (OSError, SafetensorError) as error:  # a full disk, a file that may not be read
+        sys.exit(f"error: {_disk_error(error)}")
     except KeyboardInterrupt:  # DVC takes a stage that exits 0 after Ctrl-C for finished
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+# A full disk, as Python and pyarrow, safetensors and NumPy each tell of it: not all of them give an errno.
+_FULL = re.compile(rf"(?i)\b(errno|os error) ({errno.ENOSPC}|{errno.EDQUOT})\b|requested and \d+ written")
+
+
+def _disk_error(error: OSError | SafetensorError) -> str:
+    if _FULL.search(str(error)):
+        folders = [folder.resolve() for folder in (Path(), SCRATCH) if folder.exists()]
+        fullest = min(folders, key=lambda folder: shutil.disk_usage(folder).free)
+        return f"the disk of {fullest} is full: make room and run again: what is done is kept"
+    return f"{getattr(error, 'filename', None) or 'input or output'}: {getattr(error, 'strerror', None) or error}"
