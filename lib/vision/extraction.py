@@ -4,16 +4,19 @@ The unit of work is a batch, which one worker takes all the way from the zip to 
 the CNN itself, on one core. Workers then never wait for one another: on two cores that is faster than two cores
 sharing each layer while others decode. On a GPU the workers' decoding overlaps the GPU's work in the same way.
 
-The unit of storage is a shard, a fixed slice of the images table. It is written when it is whole, and found
-when an interrupted extraction starts again. No result depends on the number of workers.
+The unit of storage, and of work on a cluster, is a shard, a fixed slice of the images table. It is written when it
+is whole, and found when an interrupted extraction starts again. No result depends on the number of workers, nor on who
+they are: threads of this process, or the tasks of a Ray cluster.
 """
 
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +28,9 @@ from tqdm import tqdm
 from lib.compute import device
 from lib.errors import UserError
 from lib.scratch import fingerprint, identity, written_whole
+from lib.vision import cluster
 from lib.vision.backbones import Backbone
+from lib.vision.cluster import Cluster
 from lib.vision.features import shard_path
 from lib.vision.images import Archives
 from lib.vision.pixels import ImageRow, decoded_pixels, image_rows
@@ -56,16 +61,30 @@ class Extracted:
 def extract(images: pd.DataFrame, how: Extraction, scratch: Path, workers: int) -> Extracted:
     """Makes the feature shards of `images` (image_id, archive, member), in its order, in a folder within `scratch`.
 
+    The work is done by `workers` threads of this process, or by the Ray cluster at RAY_ADDRESS where that is set.
     The folder is named by all that the features depend on: shards found there are not made again.
-    Raises UserError for features that float16 cannot hold.
+    Raises UserError for features that float16 cannot hold, and where the cluster cannot do the work.
     """
     rows = image_rows(images)
-    folder = scratch / _fingerprint(rows, how)
-    shards = [rows[first : first + SHARD_SIZE] for first in range(0, len(rows), SHARD_SIZE)]
-    missing = [number for number in range(len(shards)) if not _is_whole(folder, number)]
-    if missing:
-        _fill(shards, missing, how, folder, workers)
-    reports = [pd.read_parquet(_report_path(folder, number)).assign(shard=number) for number in range(len(shards))]
+    shards = {first // SHARD_SIZE: rows[first : first + SHARD_SIZE] for first in range(0, len(rows), SHARD_SIZE)}
+    with cluster.connected() if cluster.asked() else nullcontext() as nodes:
+        folder = scratch / _fingerprint(rows, how, nodes.device_type if nodes else device().type)
+        missing = {number: shard for number, shard in shards.items() if not _is_whole(folder, number)}
+        if missing:
+            left = sum(map(len, missing.values()))
+            with tqdm(  # without smoothing: a cluster's shards come in bursts
+                desc="extracting features",
+                total=len(rows),
+                initial=len(rows) - left,
+                unit="image",
+                smoothing=0,
+                disable=None,
+            ) as progress:
+                if nodes:
+                    _make_on(nodes, missing, how, folder, progress)
+                else:
+                    _make(missing, folder, workers, how=how, done=progress.update)
+    reports = [pd.read_parquet(_report_path(folder, number)).assign(shard=number) for number in shards]
     report = pd.concat(reports, ignore_index=True)
     has = report["row"] >= 0
     return Extracted(
@@ -75,19 +94,36 @@ def extract(images: pd.DataFrame, how: Extraction, scratch: Path, workers: int) 
     )
 
 
-def _fingerprint(rows: list[ImageRow], how: Extraction) -> str:
+def _fingerprint(rows: list[ImageRow], how: Extraction, device_type: str) -> str:
     return fingerprint(
         rows,
         [identity(how.raw / archive) for archive in sorted({archive for _, archive, _ in rows})],
         how.backbone.weights(),
         [how.backbone.name, asdict(how.backbone.preprocess), how.kind, how.precision, how.batch_size, SHARD_SIZE],
-        [torch.__version__, device().type],
+        [torch.__version__, device_type],
         *sorted(Path(__file__).parent.glob("*.py")),  # an altered program may give other features
     )
 
 
-def _fill(shards: list[list[ImageRow]], missing: list[int], how: Extraction, folder: Path, workers: int) -> None:
-    """Makes the `missing` shards."""
+def _make_on(nodes: Cluster, shards: Mapping[int, list[ImageRow]], how: Extraction, folder: Path, bar: tqdm) -> None:
+    """Makes some shards on a cluster."""
+    how = replace(how, raw=how.raw.absolute())  # a task has another working directory
+    archives = sorted({how.raw / archive for rows in shards.values() for _, archive, _ in rows})
+    finished = nodes.run(partial(_make, how=how), shards, folder.absolute(), archives)
+    for done, number in enumerate(finished, 1):
+        bar.set_postfix_str(f"{done} of the {len(shards)} missing shards", refresh=False)
+        bar.update(len(shards[number]))
+
+
+def _make(
+    shards: Mapping[int, list[ImageRow]],
+    folder: Path,
+    workers: int,
+    *,
+    how: Extraction,
+    done: Callable[[int], object] = lambda images: None,
+) -> None:
+    """Makes some shards on this machine; calls `done` with each number of images that are."""
     archives = Archives(how.raw)
     fused = how.backbone.fused()
     fused.network.to(device())
@@ -103,22 +139,18 @@ def _fill(shards: list[list[ImageRow]], missing: list[int], how: Extraction, fol
         return number, _featured(rows, archives, own.backbone, how)
 
     batches = [
-        (number, shards[number][first : first + how.batch_size])
-        for number in missing
-        for first in range(0, len(shards[number]), how.batch_size)
+        (number, rows[first : first + how.batch_size])
+        for number, rows in shards.items()
+        for first in range(0, len(rows), how.batch_size)
     ]
-    total, left = sum(map(len, shards)), sum(len(rows) for _, rows in batches)
     threads = torch.get_num_threads()
-    with (
-        ThreadPoolExecutor(workers, initializer=start) as pool,
-        tqdm(desc="extracting features", total=total, initial=total - left, unit="image", disable=None) as progress,
-    ):
+    with ThreadPoolExecutor(workers, initializer=start) as pool:
         results = _in_order(pool, work, batches, ahead=2 * workers)
         for number, group in itertools.groupby(results, key=lambda result: result[0]):
             parts = []
             for _, part in group:
                 parts.append(part)
-                progress.update(len(part.image_ids))
+                done(len(part.image_ids))
             _write_shard(folder, number, parts)
     torch.set_num_threads(threads)  # MKL counts for the whole process
     archives.close()

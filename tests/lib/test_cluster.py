@@ -1,0 +1,311 @@
+"""Features on Ray: two real nodes on this machine, of which a process and all of one are killed in the midst."""
+
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from lib.errors import UserError
+from lib.vision import cluster, extraction
+from lib.vision.backbones import Backbone, for_inference, untrained
+from lib.vision.extraction import Extraction, extract
+from tests.commands import attempt
+from tests.stages.imports import ROOT
+
+IMAGES, UNREADABLE, SHARDS = 64, 5, 8
+DOOMED = 3  # the shard in which a process is killed
+
+on_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project whose `features` stage is the next to run: photographs, some of them unreadable, and a network."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("data/raw", "data/captions"):
+        (folder / name).mkdir(parents=True)
+    with zipfile.ZipFile(folder / "data/raw/photos.zip", "w") as archive:
+        for i in range(IMAGES):
+            with archive.open(f"{i}.png", "w") as member:
+                if i >= UNREADABLE:
+                    Image.effect_noise((70, 60), 20 + i).convert("RGB").save(member, "PNG")
+    members = [f"{i}.png" for i in range(IMAGES)]
+    table = {"image_id": range(IMAGES), "archive": "photos.zip", "member": members, "split": "train"}
+    pd.DataFrame(table).to_parquet(folder / "data/captions/images.parquet")
+    torch.manual_seed(0)
+    backbone = untrained("small_net")
+    for_inference(backbone.network)
+    backbone.save(folder / "data/backbone")
+    return folder
+
+
+def extracted(project: Path, scratch: Path, **changes) -> dict[str, bytes]:
+    """The files of all features."""
+    images = pd.read_parquet(project / "data/captions/images.parquet")
+    settings = {"backbone": Backbone.load(project / "data/backbone"), "kind": "grid", "precision": "float32"} | changes
+    made = extract(images, Extraction(project / "data/raw", batch_size=2, **settings), scratch, 1)
+    return {path.name: path.read_bytes() for path in sorted(made.folder.iterdir())}
+
+
+@pytest.fixture
+def serial(project, tmp_path, monkeypatch):
+    """What a machine makes alone, in eight shards."""
+    monkeypatch.setattr(extraction, "SHARD_SIZE", IMAGES // SHARDS)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return extracted(project, tmp_path / "serial")
+
+
+def start_node(*options: str, isolation: tuple[str, ...] = ()) -> int:
+    """`ray start`; returns the session that all processes of the node are in."""
+    ray = Path(sys.executable).with_name("ray")
+    words = [*isolation, ray, "start", "--num-cpus=1", *options]
+    for _ in range(5):  # Ray allows a node 30 seconds to come up, and a busy machine may need more
+        with tempfile.TemporaryFile("w+") as said:  # a pipe would be held open by the node
+            start = subprocess.Popen(words, start_new_session=True, stdout=said, stderr=said)
+            if start.wait() == 0:
+                return start.pid
+            kill_node(start.pid)
+            said.seek(0)
+            words_said = said.read()
+    raise AssertionError(words_said)
+
+
+def kill_node(session: int) -> None:
+    """Kills all processes of a node; the caller, where it is one of them, last."""
+    processes = {int(path.name) for path in Path("/proc").glob("[0-9]*")}
+    for process in (*(processes - {os.getpid()}), os.getpid()):
+        try:
+            if os.getsid(process) == session:
+                os.kill(process, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+@pytest.fixture(scope="module")
+def head():
+    """The address of a cluster of one node."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    folder = tempfile.mkdtemp(prefix="ray-")  # the paths of Ray's sockets must be short
+    options = ["--head", f"--port={address.rpartition(':')[2]}", f"--temp-dir={folder}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")  # a cluster runs whatever it is asked to
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        session = start_node(*options, "--include-dashboard=false", "--disable-usage-stats")
+        from ray import cloudpickle
+
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes have no tests
+        yield address
+        kill_node(session)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def on_head(head, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", head)
+
+
+@pytest.fixture
+def second(head):
+    """The session of the cluster's second node."""
+    session = start_node(f"--address={head}")
+    yield session
+    kill_node(session)
+
+
+@pytest.fixture
+def watch(monkeypatch, tmp_path):
+    """Makes each task write down its shard and node, and call `fault` in the midst of it; gives what was written."""
+    begun, run = partial(read_log, tmp_path / "begun"), cluster.Cluster.run
+
+    def start(fault=lambda number, begun: None):
+        def watched_run(self, work, *others):
+            return run(self, partial(watched_work, work, begun, fault), *others)
+
+        monkeypatch.setattr(cluster.Cluster, "run", watched_run)
+        return begun
+
+    return start
+
+
+def watched_work(work, begun, fault, shards, folder, threads):
+    (number,) = shards
+    with begun.args[0].open("a") as log:
+        print(number, os.getsid(0), file=log)
+    work(shards, folder, threads, done=lambda images: fault(number, begun))
+
+
+def read_log(log: Path) -> list[tuple[int, int]]:
+    """The shard and the node's session of each attempt, in order."""
+    return [(int(shard), int(session)) for shard, session in map(str.split, log.read_text().splitlines())]
+
+
+def shards_begun(begun) -> Counter[int]:
+    return Counter(number for number, _ in begun())
+
+
+def shards_on(session: int, begun) -> list[int]:
+    return [number for number, node in begun() if node == session]
+
+
+@on_ray
+@pytest.mark.slow
+def test_two_nodes_make_the_very_files_that_one_machine_makes_alone(project, serial, on_head, second, watch, tmp_path):
+    def fault(number, begun):
+        """The other node begins last, and shall have its share."""
+        while not shards_on(second, begun):
+            time.sleep(0.1)
+
+    begun = watch(fault)
+    assert extracted(project, tmp_path / "ray") == serial
+    assert shards_begun(begun) == dict.fromkeys(range(SHARDS), 1)
+
+
+@on_ray
+@pytest.mark.slow
+def test_a_killed_process_costs_its_shard_alone(project, serial, on_head, second, watch, tmp_path):
+    def fault(number, begun):
+        if number == DOOMED and shards_begun(begun)[DOOMED] == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    begun = watch(fault)
+    assert extracted(project, tmp_path / "ray") == serial
+    assert shards_begun(begun) == {number: 1 + (number == DOOMED) for number in range(SHARDS)}
+
+
+@on_ray
+@pytest.mark.slow
+def test_a_killed_node_costs_the_shard_that_it_was_at(project, serial, on_head, second, watch, tmp_path):
+    def fault(number, begun):
+        while len(shards_on(second, begun)) < 2:  # the head waits; the other node goes on to its next shard
+            if os.getsid(0) == second:
+                return
+            time.sleep(0.1)
+        if os.getsid(0) == second:
+            kill_node(second)
+
+    begun = watch(fault)
+    assert extracted(project, tmp_path / "ray") == serial
+    finished, lost = shards_on(second, begun)
+    assert finished != lost
+    assert shards_begun(begun) == {number: 1 + (number == lost) for number in range(SHARDS)}
+
+
+@on_ray
+@pytest.mark.slow
+def test_a_shard_that_always_kills_its_process_is_given_up(project, serial, on_head, watch, tmp_path):
+    def fault(number, begun):
+        if number == DOOMED:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    begun = watch(fault)
+    with pytest.raises(
+        UserError, match=f"^the Ray cluster gave up shard {DOOMED}, after 3 retries at most: .+"
+    ) as told:
+        extracted(project, tmp_path / "ray")
+    assert "\n" not in str(told.value)
+    assert shards_begun(begun)[DOOMED] == 4
+
+
+@on_ray
+@pytest.mark.slow
+def test_a_shards_own_error_is_told_in_its_words_and_not_retried(project, serial, on_head, watch, tmp_path):
+    begun = watch()
+    broken = Backbone.load(project / "data/backbone")
+    with torch.no_grad():
+        next(broken.network.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match=r"^small_net gives features that are not numbers") as told:
+        extracted(project, tmp_path / "ray", backbone=broken)
+    assert "\n" not in str(told.value)
+    assert set(shards_begun(begun).values()) == {1}
+
+
+@on_ray
+@pytest.mark.slow
+def test_the_stage_fails_for_too_many_bad_images_in_one_line_and_succeeds_below(project, on_head):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    results = []
+    for share in (0.0, 0.5):
+        params["features"] |= {"components": None, "max_skipped": share}
+        (project / "params.yaml").write_text(yaml.safe_dump(params))
+        results.append(attempt(project, "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "stages.features"))
+    failed, done = results
+    assert failed.returncode == 1
+    assert failed.stderr.strip().splitlines() == [
+        "error: 5 of 64 images cannot be read, more than features.max_skipped (0.0) allows; "
+        "the first: image 0, empty file"
+    ]
+    assert done.returncode == 0, done.stderr
+    assert (project / "data/features/features-00000.npy").exists()
+
+
+@on_ray
+@pytest.mark.slow
+def test_a_node_that_does_not_see_the_storage_is_named(project, serial, on_head, head, tmp_path):
+    own = ("unshare", "--map-root-user", "--mount", "--uts", "sh", "-c")
+    if attempt(tmp_path, *own, "true").returncode != 0:
+        pytest.skip("this system allows no namespaces")
+    blind = 'echo blind > /proc/sys/kernel/hostname && mount -t tmpfs none "$0" && exec "$@"'
+    session = start_node(f"--address={head}", isolation=(*own, blind, str(tmp_path)))
+    try:
+        with pytest.raises(
+            UserError, match=rf"^node blind does not see {tmp_path}/ray/\w+/attempts-\w+: it must be on"
+        ):
+            extracted(project, tmp_path / "ray")
+    finally:
+        kill_node(session)
+
+
+def test_without_the_extra_its_name_is_told(project, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"Ray is not installed: add the extra ray .*, or unset RAY_ADDRESS"):
+        extracted(project, tmp_path)
+
+
+def test_an_address_where_nobody_listens_is_told(project, tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())
+    with pytest.raises(UserError, match=f"no Ray cluster answers at RAY_ADDRESS={address}: "):
+        extracted(project, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "nodes", "share"),
+    [
+        ("", [{"CPU": 8}, {"CPU": 2}], cluster.Cluster("cpu", gpus=0, cpus=1)),
+        ("", [{"CPU": 64}, {"CPU": 32, "GPU": 4}, {"CPU": 24, "GPU": 2}], cluster.Cluster("cuda", gpus=1, cpus=8)),
+        ("cpu", [{"CPU": 32, "GPU": 4}], cluster.Cluster("cpu", gpus=0, cpus=1)),
+    ],
+)
+def test_a_task_gets_a_gpu_where_there_are_any(monkeypatch, wanted, nodes, share):
+    dead = {"Alive": False, "Resources": {"CPU": 1, "GPU": 1}}
+    standing_in = SimpleNamespace(
+        init=lambda *args, **options: None,
+        shutdown=lambda: None,
+        nodes=lambda: [dead, *({"Alive": True, "Resources": resources} for resources in nodes)],
+    )
+    monkeypatch.setitem(sys.modules, "ray", standing_in)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setenv("CAPTION_DEVICE", wanted)
+    with cluster.connected() as found:
+        assert found == share
