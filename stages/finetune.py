@@ -3,7 +3,8 @@
 from dataclasses import asdict
 
 from lib.captioner.card import write_card
-from lib.captioner.model import load_decoder, save_captioner
+from lib.captioner.model import check_features, load_decoder, save_captioner
+from lib.distributed import is_first
 from lib.scratch import prune
 from lib.training.loop import best_epoch
 from lib.training.optimisation import make_deterministic
@@ -16,8 +17,9 @@ from stages.params.features import Params as FeaturesParams
 from stages.params.model import Params as ModelParams
 from stages.params.train import Params as TrainParams
 from stages.params.vocabulary import Params as VocabularyParams
+from stages.processes import run_on_several
 from stages.provenance import md5s, note_run
-from stages.running import BACKBONE, CAPTIONS, DECODER, FEATURES, MODEL, run
+from stages.running import BACKBONE, CAPTIONS, DECODER, FEATURES, MODEL
 
 
 def main() -> None:
@@ -32,9 +34,12 @@ def main() -> None:
     recipe, max_length = Recipe(**params["train"]["scst"]), params["vocabulary"]["max_length"]
     decoder, vocabulary = load_decoder(DECODER)
     train, val = (training_data(name, vocabulary, max_length) for name in ("train", "val"))
+    check_features(decoder.config, train.features.shape, FEATURES)
     make_deterministic(recipe.seed)
     folder = run_folder("finetune", asdict(recipe), max_length, *sorted(DECODER.iterdir()))
     curve = finetune_decoder(decoder, vocabulary, train, val, recipe, max_length, folder / "checkpoint.safetensors")
+    if not is_first():
+        return
     write_curves("finetune", curve, recipe.best_by)
 
     save_captioner(MODEL, BACKBONE, FEATURES, decoder, vocabulary)
@@ -47,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_on_several(main)

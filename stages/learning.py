@@ -29,10 +29,14 @@ def training_data(name: str, vocabulary: Vocabulary, max_length: int) -> Split:
 
 
 def run_folder(stage: str, *settings: object) -> Path:
-    """Where a stage that learns keeps its checkpoint: another folder where anything differs that weights depend on."""
+    """Where a stage that learns keeps its checkpoint: another folder where anything differs that weights depend on.
+
+    But not where sums are only taken in another order, by more threads or processes: a run may go on with as many as
+    there are.
+    """
     tables = [CAPTIONS / "captions.parquet", CAPTIONS / "vocabulary.json", index_path(FEATURES)]
     shards = [identity(shard) for shard in shard_paths(FEATURES)]
-    machine = [device().type, torch.__version__, torch.get_num_threads()]
+    machine = [device().type, torch.__version__]
     return SCRATCH / stage / fingerprint(*settings, *tables, shards, machine, *library())
 
 

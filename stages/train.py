@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.captioner.model import save_decoder
+from lib.distributed import is_first
 from lib.scratch import prune
 from lib.text.vocabulary import Vocabulary
 from lib.training.cross_entropy import Recipe, train_decoder
@@ -13,7 +14,8 @@ from stages.params import read
 from stages.params.model import Params as ModelParams
 from stages.params.train import Params as TrainParams
 from stages.params.vocabulary import Params as VocabularyParams
-from stages.running import CAPTIONS, DECODER, run
+from stages.processes import run_on_several
+from stages.running import CAPTIONS, DECODER
 
 
 def main() -> None:
@@ -36,10 +38,11 @@ def main() -> None:
     decoder = Decoder(config)
     folder = run_folder("train", asdict(recipe), asdict(config), max_length)
     curve = train_decoder(decoder, vocabulary, train, val, recipe, max_length, folder / "checkpoint.safetensors")
-    save_decoder(DECODER, decoder, vocabulary)
-    write_curves("train", curve, recipe.best_by)
-    prune(folder)
+    if is_first():
+        save_decoder(DECODER, decoder, vocabulary)
+        write_curves("train", curve, recipe.best_by)
+        prune(folder)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_on_several(main)

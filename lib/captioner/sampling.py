@@ -57,7 +57,7 @@ def sample(
     images, device = len(features), features.device
     state = model.start(features).select(torch.arange(images, device=device).repeat_interleave(samples))
     words = torch.full((images * samples,), START, device=device)
-    chances = torch.rand(images * samples, max_length, dtype=torch.float64, generator=generator).to(device)
+    chances = _chances(images * samples, max_length, generator).to(device)
 
     def draw(log_p: Tensor, t: int) -> Tensor:
         p, words = narrowing(log_p)
@@ -68,3 +68,13 @@ def sample(
 
     captions = word_by_word(model, words, state, max_length, rules, draw)
     return [captions[i : i + samples] for i in range(0, len(captions), samples)]
+
+
+def pass_over(captions: int, max_length: int, generator: torch.Generator) -> None:
+    """Takes from `generator` the numbers of so many captions that another process draws."""
+    _chances(captions, max_length, generator)
+
+
+def _chances(captions: int, max_length: int, generator: torch.Generator) -> Tensor:
+    """The random numbers of each caption, one for each of its words, (captions, max_length)."""
+    return torch.rand(captions, max_length, dtype=torch.float64, generator=generator)

@@ -32,6 +32,10 @@ class CaptionSet:
         chosen = torch.from_numpy(batch).to(self.ids.device)
         return self.image_rows[chosen], self.ids[chosen, : self.lengths[batch].max()]
 
+    def words(self, batch: np.ndarray) -> int:
+        """How many words of the captions `batch` are to be guessed: all but <start>."""
+        return int((self.lengths[batch] - 1).sum())
+
     def batches(
         self, size: int, rng: np.random.Generator | None = None, *, by_image: bool = False, bucketing: bool = True
     ) -> list[np.ndarray]:

@@ -6,55 +6,48 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor
 
+from lib.distributed import from_first, is_first, tell
 from lib.scratch import written_whole
 
-Tensors = Mapping[str, Tensor]
+_POSITION = "position"
 
 
-def save_checkpoint(path: Path, parts: Mapping[str, Tensors], position: Any) -> None:
-    """Writes named groups of tensors, the states of torch's random numbers, and `position`, which JSON can hold.
+def save_checkpoint(path: Path, parts: Mapping[str, Mapping[str, Tensor]], position: Any) -> None:
+    """Writes named groups of tensors, and `position`, which JSON can hold; of several processes the first does.
 
     The file is replaced at once: whenever the process is killed, the old one is there or the new one.
     """
-    flat = {}
-    for part, tensors in {**parts, "random": _random()}.items():
+    if not is_first():
+        return
+    flat = {_POSITION: torch.frombuffer(bytearray(json.dumps(position), "utf-8"), dtype=torch.uint8)}
+    for part, tensors in parts.items():
         for name, tensor in tensors.items():
             # Copies: a file holds each by itself, and the best weights may share memory with the newest.
             flat[f"{part}/{name}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     with written_whole(path) as unfinished:
-        save_file(flat, unfinished, {"position": json.dumps(position)})
+        save_file(flat, unfinished)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> tuple[dict[str, dict[str, Tensor]], Any] | None:
-    """What `save_checkpoint` was given, on `device`, and torch's random numbers set to go on. None if there is none."""
-    if not path.exists():
+    """What `save_checkpoint` was given, on `device`; None if there is none.
+
+    The first process reads it for all, so that they never go on from different ones.
+    """
+    content = from_first(path.read_bytes() if is_first() and path.exists() else b"")
+    if not content:
         return None
     parts: dict[str, dict[str, Tensor]] = {}
     try:
-        with safe_open(path, "pt") as file:
-            for key in file.keys():  # noqa: SIM118
-                part, name = key.split("/", 1)
-                parts.setdefault(part, {})[name] = file.get_tensor(key)
-            position = json.loads(file.metadata()["position"])
+        flat = load(content)
+        position = json.loads(flat.pop(_POSITION).numpy().tobytes())
     except (SafetensorError, KeyError, ValueError):
-        print(f"{path} is damaged: starting anew", flush=True)
+        tell(f"{path} is damaged: starting anew")
         return None
-    _set_random(parts.pop("random"))
-    return {part: {name: t.to(device) for name, t in tensors.items()} for part, tensors in parts.items()}, position
-
-
-def _random() -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _set_random(states: Tensors) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+    for key, tensor in flat.items():
+        part, name = key.split("/", 1)
+        parts.setdefault(part, {})[name] = tensor.to(device)
+    return parts, position

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from lib.captioner.decoder import Decoder
 from lib.compute import device
+from lib.distributed import gather, is_first, share
 from lib.text.vocabulary import Vocabulary
 from lib.training import loop
 from lib.training.batches import targets
-from lib.training.loop import Row, WeightedMean, train
+from lib.training.loop import Row, no_loss, train
 from lib.training.split import Split, greedy_scores
 
 
@@ -42,7 +43,8 @@ def train_decoder(
     of up to `max_length` words.
     """
     decoder.to(device())
-    decoder.fit_standardisation(train_split.parts())
+    if is_first():  # the others copy it, with the weights
+        decoder.fit_standardisation(train_split.parts())
     objective = CrossEntropy(decoder, vocabulary, train_split.to(device()), val.to(device()), recipe, max_length)
     return train(decoder, objective, recipe, progress)
 
@@ -67,7 +69,11 @@ class CrossEntropy:
 
     def loss(self, batch: np.ndarray) -> tuple[Tensor, Tensor, int]:
         """The mean cross-entropy of a word, twice, and the number of words."""
-        loss, words = batch_loss(self.decoder, self.train, batch, self.recipe.label_smoothing, self.recipe.precision)
+        own, words = share(batch), self.train.captions.words(batch)
+        if not len(own):
+            return no_loss(), no_loss(), words
+        mean, own_words = batch_loss(self.decoder, self.train, own, self.recipe.label_smoothing, self.recipe.precision)
+        loss = mean * (own_words / words)
         return loss, loss, words
 
     def validate(self, decoder: Decoder) -> Row:
@@ -79,10 +85,13 @@ class CrossEntropy:
 @torch.inference_mode()
 def mean_loss(decoder: Decoder, split: Split, batch_size: int) -> float:
     """Cross-entropy per word, in nats, teacher-forced."""
-    losses = WeightedMean()
-    for batch in split.captions.batches(batch_size, by_image=decoder.attends):
-        losses.add(*batch_loss(decoder, split, batch))
-    return losses.value
+    batches = split.captions.batches(batch_size, by_image=decoder.attends)
+    own = share(batches)  # whole batches, whose losses are the same bits whoever computes them
+    losses = torch.zeros(len(own), device=device())
+    for number, batch in enumerate(own):
+        losses[number], _ = batch_loss(decoder, split, batch)
+    weights = [split.captions.words(batch) for batch in batches]
+    return float(np.average(gather(losses).double().cpu(), weights=weights))
 
 
 def batch_loss(

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from lib.captioner.decoder import Decoder
 from lib.compute import device
+from lib.distributed import copy_from_first, is_first, rank, tell, total
 from lib.training.checkpoint import load_checkpoint, save_checkpoint
 from lib.training.optimisation import Optimiser
 
@@ -52,10 +53,18 @@ class Objective(Protocol):
         """The batches of an epoch, as many in each. They follow from the seed and the epoch alone."""
 
     def loss(self, batch: Any) -> tuple[Tensor, Tensor, int]:
-        """The loss of a batch, its figure for the learning curve, and how much that weighs in the epoch's mean."""
+        """The loss of a batch, its figure for the learning curve, and how much that weighs in the epoch's mean.
+
+        Of several processes each has its share of the batch, and gives what that adds to loss and figure of the whole.
+        """
 
     def validate(self, decoder: Decoder) -> Row:
         """The figures of the val split, whose names begin with val_."""
+
+
+def no_loss() -> Tensor:
+    """What a process gives for its share of a batch that has fewer items than there are processes."""
+    return torch.zeros((), device=device(), requires_grad=True)
 
 
 def best_epoch(curve: Sequence[Row], best_by: str) -> Row:
@@ -70,8 +79,10 @@ def train(
 
     `recipe.best_by` says which is the best; with `from_zero` it may be epoch 0, the decoder as it came. Returns the
     learning curves. `progress` is the file of a checkpoint: a run that is interrupted, and started again with the
-    same arguments, goes on from it and ends in the same weights.
+    same arguments, goes on from it and ends in the same weights; on another number of processes, in the same but for
+    the order of sums, and for dropout.
     """
+    copy_from_first(decoder)
     steps = recipe.epochs * len(objective.batches(1))
     run = _Run(decoder, recipe, steps)
     if progress:
@@ -83,15 +94,18 @@ def train(
     saved = time.monotonic()
     while run.epoch <= recipe.epochs:
         if run.stale:
-            print(f"no better for {recipe.patience} epochs: stopped", flush=True)
+            tell(f"no better for {recipe.patience} epochs: stopped")
             break
         decoder.train()
         batches, done = objective.batches(run.epoch), len(run.figures)
+        # For dropout: no rank has another's, and a run goes on with the same, from whatever batch.
+        seeds = np.random.default_rng([recipe.seed, run.epoch, rank()]).integers(2**63, size=len(batches)).tolist()
         bar = tqdm(
-            batches[done:], f"epoch {run.epoch} of {recipe.epochs}", len(batches), leave=False, unit="batch",
-            disable=None, initial=done,
+            list(zip(batches, seeds, strict=True))[done:], f"epoch {run.epoch} of {recipe.epochs}", len(batches),
+            leave=False, unit="batch", disable=None if is_first() else True, initial=done,
         )  # fmt: skip
-        for batch in bar:
+        for batch, seed in bar:
+            torch.manual_seed(seed)
             run.step(*objective.loss(batch))
             if progress and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
                 run.save(progress)
@@ -137,11 +151,11 @@ class _Run:
         return self.curve[-1]["epoch"] - best_epoch(self.curve, self._recipe.best_by)["epoch"] >= self._recipe.patience
 
     def step(self, loss: Tensor, figure: Tensor, weight: int) -> None:
-        """Learns from the loss of a batch, and notes its figure."""
+        """Learns from the loss of a batch, and notes its figure: of each this process's share."""
         self._optimiser.step(loss)
         if self._averaged:
             self._averaged.update_parameters(self._decoder)
-        self.figures.add(figure, weight)
+        self.figures.add(total(figure), weight)
 
     def end(self, row: Row) -> None:
         """Notes and tells how an epoch went, and keeps the weights if none went better."""
@@ -150,7 +164,7 @@ class _Run:
         if best_epoch(self.curve, self._recipe.best_by) is row:
             self.best = {name: tensor.clone() for name, tensor in self.kept.state_dict().items()}
         told = [f"{name} {figure:.3f}" for name, figure in row.items() if name not in _UNTOLD and not isnan(figure)]
-        print(f"epoch {row['epoch']}: {', '.join(told)}", flush=True)
+        tell(f"epoch {row['epoch']}: {', '.join(told)}")
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint."""

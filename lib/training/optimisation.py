@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from lib.distributed import sum_gradients
+
 
 class Optimiser:
     """AdamW (Loshchilov & Hutter 2019) with a linear warm-up, a decay along a cosine, and gradient clipping."""
@@ -32,9 +34,10 @@ class Optimiser:
         self._done = 0
 
     def step(self, loss: Tensor) -> None:
-        """One update against the gradient of `loss`."""
+        """One update against the gradient of `loss`, or, where processes share a loss, of the sum of their shares."""
         self._adamw.zero_grad()
         loss.backward()
+        sum_gradients(self._parameters)
         if self._clip:
             nn.utils.clip_grad_norm_(self._parameters, self._clip)
         self._adamw.param_groups[0]["lr"] = self._rates[self._done]
@@ -54,8 +57,13 @@ class Optimiser:
         for key, tensor in state.items():
             if key != "done":
                 index, name = key.split(".")
-                moments.setdefault(int(index), {})[name] = tensor
+                moments.setdefault(int(index), {})[name] = _laid_out_as(self._parameters[int(index)], tensor)
         self._adamw.load_state_dict({**self._adamw.state_dict(), "state": moments})
+
+
+def _laid_out_as(parameter: Tensor, moment: Tensor) -> Tensor:
+    """The fused AdamW walks through a weight and its moments in memory, which is not always row by row."""
+    return torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(moment) if moment.dim() else moment
 
 
 def schedule(step: int, steps: int, warm_up: float = 0.05, *, decay: bool = True) -> float:

@@ -23,14 +23,15 @@ from torch import Tensor
 
 from lib.captioner.decoder import Decoder
 from lib.captioner.greedy import greedy
-from lib.captioner.sampling import Narrowing, sample
+from lib.captioner.sampling import Narrowing, pass_over, sample
 from lib.captioner.writing import Caption
 from lib.compute import device
+from lib.distributed import share
 from lib.scoring.cider import CiderD
 from lib.text.vocabulary import END, NEVER_WRITTEN, PAD, SPECIALS, START, Vocabulary
 from lib.training import loop
 from lib.training.batches import pad, targets
-from lib.training.loop import Row, train
+from lib.training.loop import Row, no_loss, train
 from lib.training.split import Split, greedy_scores
 
 _END = SPECIALS[END]
@@ -108,9 +109,14 @@ class SelfCritical:
         """What has the gradient of REINFORCE, the mean reward of the samples, and the number of images."""
         # Without dropout, so that the words are drawn from the very distribution that the gradient is taken of.
         self.decoder.eval()
-        images, seed = batch
+        all_images, seed = batch
+        images = share(all_images)
+        if not len(images):
+            return no_loss(), no_loss(), len(all_images)
         features = self.train.features[torch.from_numpy(images)].to(device())
         generator = torch.Generator().manual_seed(seed)
+        # So that an image's samples do not depend on the number of processes.
+        pass_over(share(range(len(all_images))).start * self.recipe.samples, self.max_length, generator)
         drawn = sample(self.decoder, features, self.recipe.samples, self.max_length, Narrowing(), generator)
         captions = [caption for of_image in drawn for caption in of_image]
         rewards = self.reward(images.repeat(self.recipe.samples).tolist(), captions).view(len(images), -1)  # (I, S)
@@ -122,7 +128,8 @@ class SelfCritical:
         rows = torch.arange(len(images)).repeat_interleave(self.recipe.samples)
         log_p = log_probabilities(self.decoder, features, rows.to(device()), [caption.ids for caption in captions])
         advantages = (rewards - baselines).flatten().to(log_p.device)  # (I S,)
-        return -(advantages * log_p).mean(), rewards.mean(), len(images)
+        weight = len(images) / len(all_images)
+        return -(advantages * log_p).mean() * weight, rewards.mean() * weight, len(all_images)
 
     def validate(self, decoder: Decoder) -> Row:
         """The scores."""

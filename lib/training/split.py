@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from lib.captioner.decoder import Decoder
+from lib.captioner.gathering import gather_captions
 from lib.captioner.greedy import greedy
 from lib.compute import device
+from lib.distributed import share
 from lib.scoring import score
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import CaptionSet
@@ -39,6 +41,10 @@ class Split:
 
 def greedy_scores(decoder: Decoder, vocabulary: Vocabulary, val: Split, max_length: int) -> dict[str, float]:
     """The scores of the captions that greedy search writes for the val split: those of `lib.scoring`, called val_..."""
-    written = [vocabulary.decode(caption.ids) for part in val.parts() for caption in greedy(decoder, part, max_length)]
+    # Whole batches are dealt out: what is written does not depend on the number of processes, rounding included.
+    firsts = share(range(0, len(val.references), _DECODING_BATCH))
+    parts = (val.features[first : first + _DECODING_BATCH].to(device()) for first in firsts)
+    own = [caption for part in parts for caption in greedy(decoder, part, max_length)]
+    written = [vocabulary.decode(caption.ids) for caption in gather_captions(own)]
     scores = score(val.references, dict(zip(val.references, written, strict=True)))
     return {f"val_{name}": value for name, value in scores.items()}

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from lib.captioner.greedy import greedy
 from lib.captioner.rules import NO_RULES, Rules
-from lib.captioner.sampling import Narrowing, sample
+from lib.captioner.sampling import Narrowing, pass_over, sample
 from lib.text.vocabulary import END, START
 from tests.lib.models import Table, decoder, features
 
@@ -98,6 +98,17 @@ def test_what_is_drawn_depends_on_the_seed_and_not_on_the_batch():
     assert len({tuple(ids) for ids in together}) > 10
     assert drawn(7, seed=0) == drawn(1, seed=0) == drawn(3, seed=0) == together
     assert drawn(7, seed=1) != together
+
+
+def test_processes_that_share_the_pictures_draw_what_one_draws():
+    model, pictures = decoder(), features()
+    drawn = []
+    for first, end in ((0, 3), (3, 3), (3, 7)):
+        generator = torch.Generator().manual_seed(0)
+        pass_over(2 * first, 6, generator)
+        drawn += sample(model, pictures[first:end], 2, 6, ALL, generator) if end > first else []
+    whole = sample(model, pictures, 2, 6, ALL, torch.Generator().manual_seed(0))
+    assert [[c.ids for c in captions] for captions in drawn] == [[c.ids for c in captions] for captions in whole]
 
 
 @pytest.mark.parametrize("narrowing", [Narrowing(temperature=1e-300), Narrowing(top_k=1), Narrowing(top_p=1e-9)])

@@ -1,0 +1,212 @@
+"""What tests/lib/test_distributed.py has real processes do: `python -m tests.lib.ranks FOLDER`.
+
+Torch is imported once. Then, for each number of processes, as many are forked, which talk by gloo. Each writes what it
+found to FOLDER/NUMBER-RANK.json and .safetensors.
+"""
+
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.multiprocessing import start_processes
+
+from lib.captioner.beam import beam_search
+from lib.captioner.decoder import Decoder, DecoderConfig
+from lib.captioner.gathering import gather_captions
+from lib.compute import device
+from lib.distributed import (
+    copy_from_first,
+    from_first,
+    gather,
+    is_first,
+    rank,
+    share,
+    sum_gradients,
+    together,
+    total,
+    world_size,
+)
+from lib.text.vocabulary import Vocabulary
+from lib.training import cross_entropy, loop, self_critical, split as splits
+from lib.training.batches import caption_set
+from lib.training.checkpoint import load_checkpoint
+from lib.training.cross_entropy import CrossEntropy, mean_loss, train_decoder
+from lib.training.loop import Row
+from lib.training.optimisation import Optimiser, make_deterministic
+from lib.training.self_critical import Reward, SelfCritical, finetune_decoder
+from lib.training.split import Split, greedy_scores
+
+WORLDS = (1, 2, 3)
+WORDS = [chr(97 + i) for i in range(20)]
+VOCABULARY = Vocabulary(WORDS)
+LONGEST = 8
+COMMON = {"epochs": 3, "learning_rate": 0.01, "seed": 1, "batch_size": 7, "averaging": 0.9}
+CROSS_ENTROPY = cross_entropy.Recipe(**COMMON, best_by="val_loss", label_smoothing=0.1)
+SELF_CRITICAL = self_critical.Recipe(**COMMON, best_by="val_cider_d", samples=3, baseline="mean")
+BATCHES = [np.arange(11), np.arange(11, 13), np.array([20])]  # none of them can be shared alike
+
+Found = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+def data(images: int = 23) -> Split:
+    """Captions of one to seven words, one to three an image."""
+    captions = [
+        [[WORDS[(i + j + k) % 20] for k in range(1 + (i + 2 * j) % 7)] for j in range(1 + i % 3)] for i in range(images)
+    ]
+    features = torch.randn(images, 4, 6, generator=torch.Generator().manual_seed(0))
+    return Split(features, dict(enumerate(captions)), caption_set(captions, VOCABULARY, LONGEST))
+
+
+def decoder(attention: str = "additive", dropout: float = 0.0) -> Decoder:
+    make_deterministic(1)
+    return Decoder(DecoderConfig(4, 6, len(VOCABULARY), "lstm", "scratch", attention, 12, 12, dropout))
+
+
+def messages() -> Found:
+    """Each function of lib.distributed."""
+    own, copied = torch.tensor([0.1, 0.2, 0.7]) * (rank() + 1), nn.Linear(3, 2)
+    nn.init.constant_(copied.weight, rank() + 1)
+    copy_from_first(copied)
+    told = {
+        "shares": [list(share(range(items))) for items in (0, 1, 2, 7, 12)],
+        "gathered": [gather(share(torch.arange(items))).tolist() for items in (0, 1, 2, 7)],
+        "from first": from_first(f"{rank()}".encode()).decode(),
+        "nothing from first": from_first(b"" if is_first() else b"something").decode(),
+    }
+    return {"total": total(own).clone(), "own": own, "copied": copied.weight.detach()}, told
+
+
+def gradients() -> Found:
+    """The gradient and the figure of each batch, of all processes together."""
+    split = data()
+    double = replace(split, features=split.features.double())
+    reward = Reward(list(split.references.values()), VOCABULARY)
+    objectives: dict[str, Any] = {
+        attention: CrossEntropy(decoder(attention), VOCABULARY, split, split, CROSS_ENTROPY, LONGEST)
+        for attention in ("none", "additive")
+    }
+    for baseline in ("greedy", "mean"):
+        recipe = replace(SELF_CRITICAL, baseline=baseline)
+        objectives[baseline] = SelfCritical(decoder().double(), VOCABULARY, double, double, reward, recipe, LONGEST)
+    tensors, told = {}, {}
+    for name, objective in objectives.items():
+        model, figures = objective.decoder, []
+        for number, batch in enumerate(BATCHES):
+            model.zero_grad()
+            loss, figure, weight = objective.loss((batch, 5) if isinstance(objective, SelfCritical) else batch)
+            loss.backward()
+            sum_gradients(list(model.parameters()))
+            tensors[f"{name} {number}"] = torch.cat([p.grad.flatten() for p in model.parameters()])
+            figures.append([total(figure).item(), weight])
+        told[name] = figures
+    return tensors, told
+
+
+def captions() -> Found:
+    """What val says of a decoder, and what it writes."""
+    model, split = decoder().eval(), data()
+    told: dict[str, Any] = {}
+    splits._DECODING_BATCH = 5
+    for images in (1, 23):
+        told[f"val_loss {images}"] = mean_loss(model, data(images), batch_size=5)
+        told[f"scores {images}"] = greedy_scores(model, VOCABULARY, data(images), LONGEST)
+    parts = [split.features[first : first + 5] for first in share(range(0, 23, 5))]
+    own = [best for part in parts for best, *_ in beam_search(model, part, 3, LONGEST, 0.7)]
+    written = gather_captions(own)
+    told["beam"] = [[caption.ids, caption.log_p, len(caption.attention)] for caption in written]
+    told["the last's first"] = [caption.ids for caption in gather_captions(own[:1] * (rank() == world_size() - 1))]
+    return {"looked": torch.cat([caption.attention for caption in written])}, told
+
+
+def teach(dropout: float = 0.0, progress: Path | None = None) -> tuple[dict[str, Tensor], list[Row]]:
+    """Cross-entropy, with a checkpoint after each batch."""
+    loop._SECONDS_BETWEEN_CHECKPOINTS = 0.0
+    model, split = decoder(dropout=dropout), data()
+    curve = train_decoder(model, VOCABULARY, split, split, CROSS_ENTROPY, LONGEST, progress)
+    return model.state_dict(), curve
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Interrupting(Optimiser):
+    """Gives up in the middle of the second epoch."""
+
+    def step(self, loss: Tensor) -> None:
+        if self._done == 10:
+            raise Interrupted
+        super().step(loss)
+
+
+def interrupt(folder: Path) -> Found:
+    """Leaves checkpoints of trainings with and without dropout."""
+    loop.Optimiser = Interrupting  # type: ignore[misc]
+    interrupted = 0
+    for dropout in (0.0, 0.3):
+        try:
+            teach(dropout, folder / f"after-{world_size()}-{dropout}")
+        except Interrupted:
+            interrupted += 1
+    return {}, {"interrupted": interrupted}
+
+
+def go_on(folder: Path, dropout: float, world: int) -> dict[str, Tensor]:
+    """Trains on from a checkpoint of so many processes. The first alone has it: the others may be on other machines."""
+    progress = folder / f"from-{world}-with-{world_size()}-{dropout}-{rank()}"
+    if is_first():
+        shutil.copyfile(folder / f"after-{world}-{dropout}", progress)
+    return teach(dropout, progress)[0]
+
+
+def trainings(folder: Path) -> Found:
+    """Whole trainings, undisturbed and gone on with."""
+    taught, curve = teach()
+    model, split = decoder(), data()
+    progress = folder / f"critical-{world_size()}"
+    critical = finetune_decoder(model, VOCABULARY, split, split, SELF_CRITICAL, LONGEST, progress)
+    last, _ = load_checkpoint(progress, device())  # the best is the first, which nothing was learned for
+    runs = {"taught": taught, "critical": last["decoder"], "dropout": teach(0.3)[0]}
+    runs["dropout gone on"] = go_on(folder, 0.3, world_size())
+    runs |= {f"from {world}": go_on(folder, 0.0, world) for world in WORLDS}
+    told = {"curve": curve, "critical curve": critical[1:]}
+    return {run: torch.cat([state[name].flatten() for name in sorted(state)]) for run, state in runs.items()}, told
+
+
+def process(number: int, name: str, parts: list[Callable[[], Found]], folder: Path) -> None:
+    """One process: does the parts in turn, and writes what they found."""
+    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number)}
+    torch.set_num_threads(1)
+    tensors: dict[str, Tensor] = {}
+    told: dict[str, Any] = {}
+    with together():
+        for part in parts:
+            found, said = part()
+            tensors, told = {**tensors, **found}, {**told, **said}
+    save_file(tensors, folder / f"{name}-{number}.safetensors")
+    (folder / f"{name}-{number}.json").write_text(json.dumps(told))
+
+
+def main(folder: Path) -> None:
+    before: list[Callable[[], Found]] = [lambda: interrupt(folder)]
+    parts = [messages, gradients, captions, lambda: trainings(folder)]
+    for then, work in (("before", before), ("found", parts)):
+        for world in WORLDS:
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
+            start_processes(process, (f"{then}-{world}", work, folder), world, start_method="fork")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

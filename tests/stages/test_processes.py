@@ -1,0 +1,183 @@
+"""Stages on several processes, as a user starts them: CAPTION_PROCESSES, or torchrun."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.stages.imports import ROOT
+from tests.stages.test_pipeline import STAGES, files, run, write_params
+
+EPOCHS = 30
+CHANGES = {"train.epochs": EPOCHS, "model.dropout": 0.3, "dataset.scenes.test": 230}  # three batches to caption
+
+
+def start(folder: Path, stage: str, processes: int | str, command: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    """Runs a stage as the leader of a process group."""
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "CAPTION_DEVICE": "cpu", "OMP_NUM_THREADS": "1",
+        "CAPTION_PROCESSES": str(processes),
+    }  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, *command, "-m", f"stages.{stage}"], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def stage(folder: Path, name: str, processes: int | str) -> tuple[int, str, str]:
+    """Runs a stage: its exit code, and what it said."""
+    process = start(folder, name, processes)
+    said, errors = process.communicate()
+    return process.returncode, said, errors
+
+
+def until(process: subprocess.Popen[str], epoch: int) -> int:
+    """Waits for the end of an epoch; returns the first that was told of."""
+    assert process.stdout
+    first = None
+    for line in process.stdout:
+        told = int(line.removeprefix("epoch ").split(":")[0])
+        first = first or told
+        if told == epoch:
+            return first
+    raise AssertionError(f"there was no epoch {epoch}")
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """The ids of the processes that share the work."""
+    return [int(number) for number in subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True).split()]
+
+
+def are_gone(numbers: list[int], seconds: float = 30.0) -> bool:
+    """If these processes end by themselves."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if not any(Path(f"/proc/{number}").exists() for number in numbers):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """All that train needs."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        return run(tmp_path_factory.mktemp("project"), monkeypatch, STAGES[:4], **CHANGES)
+
+
+@pytest.fixture
+def copy(project, tmp_path):
+    shutil.copytree(project, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(project, tmp_path_factory):
+    """What two processes train."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "copy"
+    shutil.copytree(project, folder)
+    assert stage(folder, "train", 2)[0] == 0
+    return files(folder)
+
+
+def test_a_number_that_is_none_is_told_of(tmp_path):
+    code, _, errors = stage(tmp_path, "train", "two")
+    assert (code, errors) == (1, "error: CAPTION_PROCESSES: got 'two', should be a number from 1 on\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("restarter", ["this stage", "torchrun"])
+def test_a_killed_process_is_started_again_and_goes_on_to_the_same_bytes(copy, undisturbed, restarter):
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "3")
+    process = start(copy, "train", *((2, ()) if restarter == "this stage" else (1, torchrun)))
+    moments = random.Random(restarter)
+    for epoch in (3, 12):
+        until(process, epoch)
+        time.sleep(moments.uniform(0, 0.05))
+        os.kill(moments.choice(workers(process)), signal.SIGKILL)
+    said, errors = process.communicate()
+    assert process.returncode == 0, errors
+    assert f"epoch {EPOCHS}:" in said
+    assert "epoch 10:" not in said  # it went on, and did not begin anew
+    if restarter == "this stage":
+        told = "a process was ended by SIGKILL: all start again, from the last checkpoint if there is one\n"
+        assert errors == 2 * told
+    assert files(copy) == undisturbed
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_were_killed_and_back(copy):
+    begun = []
+    for processes, epoch in ((2, 4), (1, 9), (3, 14), (1, EPOCHS)):
+        process = start(copy, "train", processes)
+        begun.append(until(process, epoch))
+        if epoch < EPOCHS:
+            os.killpg(process.pid, signal.SIGKILL)  # as DVC would be; the other processes are not in its group
+        process.communicate()  # returns when all are gone
+    assert process.returncode == 0
+    # The epoch that was told of may not have been saved yet.
+    assert begun[0] == 1
+    assert all(first in (killed, killed + 1) for first, killed in zip(begun[1:], (4, 9, 14), strict=True))
+    assert pd.read_csv(copy / "metrics/train/curves.csv")["epoch"].tolist() == list(range(1, EPOCHS + 1))
+    assert len(list((copy / ".scratch/train").iterdir())) == 1
+    assert not list(copy.rglob("*.unfinished"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_signal_ends_all_processes(copy, sent, code):
+    process = start(copy, "train", 2)
+    until(process, 2)
+    numbers = workers(process)
+    assert len(numbers) == 2
+    os.killpg(process.pid, sent)
+    _, errors = process.communicate()
+    assert process.returncode == code
+    assert errors == ("interrupted\n" if sent == signal.SIGINT else "")
+    assert are_gone(numbers)
+
+
+@pytest.mark.slow
+def test_an_error_is_told_once(copy):
+    write_params(copy, **CHANGES, **{"train.epochs": "many"})
+    code, said, errors = stage(copy, "train", 3)
+    assert (code, said, errors.count("\n")) == (1, "", 1)
+    assert errors.startswith("error: params.yaml: train.epochs: got 'many'")
+
+
+@pytest.mark.slow
+def test_an_error_of_the_first_process_alone_is_told_once(copy):
+    (copy / ".scratch").mkdir(exist_ok=True)
+    shutil.rmtree(copy / ".scratch")
+    (copy / ".scratch").write_text("a file where the folder should be")
+    code, _, errors = stage(copy, "train", 2)
+    assert code == 1
+    assert errors.startswith("error: .scratch")
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["beam", "sample"])
+def test_captions_are_the_same_bytes_whatever_the_number(copy, method):
+    short = {"train.epochs": 2, "train.scst.epochs": 1, "train.scst.samples": 2}
+    write_params(copy, **{**CHANGES, **short, "generate.method": method})
+    for name in ("train", "finetune"):
+        code, _, errors = stage(copy, name, 2)
+        assert code == 0, errors
+    made = []
+    for processes in (1, 2, 3):
+        shutil.rmtree(copy / "metrics")
+        code, said, errors = stage(copy, "generate", processes)
+        assert (code, said.count("captions written")) == (0, 2), errors
+        made.append(files(copy / "metrics"))
+    assert made[0].keys() == {"captions.json", "captions_val.json", "attention.npy"}
+    assert made[0] == made[1] == made[2]
+    assert len(np.load(copy / "metrics/attention.npy"))
