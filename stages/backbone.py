@@ -1,15 +1,22 @@
 """backbone: gets the CNN: torchvision weights (verified), a local file, or trained here (`fit`)."""
 
-import pandas as pd
+from dataclasses import asdict
+from pathlib import Path
 
+import pandas as pd
+import torch
+
+from lib.compute import device
+from lib.scratch import fingerprint, identity, library, prune
 from lib.training.backbone import FitRecipe, fit_backbone
 from lib.training.optimisation import make_deterministic
-from lib.vision.backbones import override, pretrained, untrained
+from lib.training.tuning import Recipe as TuningRecipe, tune_backbone
+from lib.vision.backbones import Backbone, override, pretrained, untrained
 from lib.vision.pixels import read_pixels
 from lib.workers import worker_count
 from stages.params import read
 from stages.params.backbone import Params
-from stages.running import BACKBONE, CAPTIONS, DOWNLOADS, RAW, run
+from stages.running import BACKBONE, CAPTIONS, DOWNLOADS, RAW, SCRATCH, run
 
 
 def main() -> None:
@@ -18,14 +25,30 @@ def main() -> None:
     fit = params.weights == "fit"
     backbone = untrained(params.name) if fit else pretrained(params.name, params.weights, DOWNLOADS)
     backbone.preprocess = override(backbone.preprocess, size=params.size, mean=params.mean, std=params.std)
-    if fit:
+    if fit or params.tune.epochs:
         images = pd.read_parquet(CAPTIONS / "images.parquet")
         train = images[images["split"] == "train"]
         pixels, image_ids = read_pixels(train, RAW, backbone.preprocess, workers=worker_count())
-        captions = pd.read_parquet(CAPTIONS / "captions.parquet").groupby("image_id")["tokens"].agg(list)
-        fit_backbone(backbone, pixels, [captions[i] for i in image_ids], FitRecipe(**params.fit.model_dump()))
+        tokens = pd.read_parquet(CAPTIONS / "captions.parquet").groupby("image_id")["tokens"].agg(list)
+        captions = [tokens[image_id] for image_id in image_ids]
+        if fit:
+            fit_backbone(backbone, pixels, captions, FitRecipe(**params.fit.model_dump()))
+        if params.tune.epochs:
+            recipe = TuningRecipe(**params.tune.model_dump())
+            folder = _run_folder(recipe, backbone)
+            tune_backbone(backbone, pixels, captions, recipe, folder / "checkpoint.safetensors")
+            prune(folder)
     backbone.save(BACKBONE)
     print(f"{params.name}, weights: {params.weights}")
+
+
+def _run_folder(recipe: TuningRecipe, backbone: Backbone) -> Path:
+    """Where tuning keeps its checkpoint: another folder where anything differs that weights depend on."""
+    tables = [CAPTIONS / "images.parquet", CAPTIONS / "captions.parquet"]
+    raw = [identity(path) for path in sorted(RAW.iterdir())]
+    machine = [device().type, torch.__version__]
+    settings = [asdict(recipe), asdict(backbone.preprocess)]
+    return SCRATCH / "backbone" / fingerprint(*settings, backbone.weights(), *tables, raw, machine, *library())
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ class Decoder(nn.Module):
         self.attends = config.attention == "additive"
         self.states = 2 if config.cell == "lstm" else 1  # tensors in a cell's state
         self.register_buffer("feature_mean", torch.zeros(channels))
-        self.register_buffer("feature_scale", torch.ones(()))
+        self.register_buffer("feature_scale", torch.ones(channels))
         self.image_to_input = Linear(channels, embedding)
         self.image_to_state = Linear(channels, self.states * hidden)
         self.embed = nn.Embedding(config.vocabulary_size, embedding)
@@ -105,19 +105,18 @@ class Decoder(nn.Module):
             self.language = cell(2 * hidden, hidden, batch_first=True)
         self.dropout = Dropout(config.dropout)
         self.output = Linear(hidden, config.vocabulary_size)
-        nn.init.normal_(self.embed.weight, std=embedding**-0.5)
 
     def fit_standardisation(self, parts: Iterable[Tensor]) -> None:
-        """Centres features and scales them to unit variance overall, as measured on `parts` of them, (n, P, C) each."""
+        """Centres each channel and scales it to unit variance, as on `parts` of the features, (n, P, C) each."""
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for part in parts:
             vectors = part.flatten(0, 1).double()  # (n P, C)
             count += len(vectors)
             total, squares = total + vectors.sum(0), squares + vectors.square().sum(0)
         mean = total / count
-        variance = (squares / count - mean.square()).mean()
+        variance = squares / count - mean.square()
         self.feature_mean.copy_(mean)
-        self.feature_scale.copy_(1 / variance.clamp_min(1e-12).sqrt())
+        self.feature_scale.copy_(1 / variance.clamp_min(1e-6).sqrt())
 
     def start(self, features: Tensor) -> State:
         """The state before the first word. features (N, P, C)."""

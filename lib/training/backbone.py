@@ -50,6 +50,8 @@ def fit_backbone(
     network = for_inference(backbone.network).to(device())
     _, places, channels = backbone.features(torch.from_numpy(pixels[:1]).to(device()), "grid").shape
     decoder = Decoder(DecoderConfig(places, channels, len(vocabulary), "lstm", "torch", "additive", _SIZE, _SIZE, 0.0))
+    # Small word vectors: the picture counts from the start, and it is the CNN that is to learn.
+    nn.init.normal_(decoder.embed.weight, std=_SIZE**-0.5)
     decoder.to(device())
     detector = _ConceptDetector(channels, len(vocabulary)).to(device())
     size = min(recipe.batch_size, len(ids))

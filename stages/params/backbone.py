@@ -17,6 +17,14 @@ class Fit(Section):
     seed: Annotated[int, Field(ge=0)]
 
 
+class Tune(Section):
+    epochs: Annotated[int, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=1)]
+    learning_rate: _Positive
+    min_count: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
+
+
 class Params(Section):
     name: str
     weights: str
@@ -24,3 +32,4 @@ class Params(Section):
     std: Annotated[list[_Positive], Field(min_length=3, max_length=3)] | None
     size: Annotated[int, Field(ge=16)] | None
     fit: Fit
+    tune: Tune

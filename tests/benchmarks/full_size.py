@@ -1,0 +1,82 @@
+"""Every stage at COCO's size, on `scenes` of 480 pixels: seconds, cost of an image and memory as the data grows.
+
+`make full-size` runs it at 1,000, 10,000 and 123,287 images in a folder of its own, which it removes; the numbers of
+images may be given instead. One epoch of training, and a CNN at random weights: neither changes what a step costs.
+Memory is what the processes hold of their own (Linux's RssAnon), beside the files that are mapped into them.
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from lib.vision.backbones import untrained
+from tests.stages.imports import ROOT
+from tests.stages.test_pipeline import STAGES, write_params
+
+SIZES = (1_000, 10_000, 123_287)
+HELD_OUT = 5_000 / 123_287  # COCO's share of val, and of test
+SETTINGS = {
+    "backbone.weights": "weights/weights.safetensors", "dataset.scenes.size": 480, "model.embedding": 128,
+    "model.hidden": 128, "train.batch_size": 128, "train.epochs": 1, "vocabulary.min_count": 5,
+}  # fmt: skip
+
+
+def prepare(folder: Path, images: int) -> None:
+    """Writes the params, and a CNN."""
+    held_out = round(images * HELD_OUT)
+    counts = {"train": images - 2 * held_out, "val": held_out, "test": held_out}
+    write_params(folder, **{f"dataset.scenes.{split}": count for split, count in counts.items()}, **SETTINGS)
+    (folder / "data/ensemble").mkdir(parents=True)
+    torch.manual_seed(0)
+    untrained("small_net").save(folder / "weights")
+
+
+def anonymous(session: int) -> float:
+    """MB that the processes of a session hold of their own."""
+    held = 0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+            if int((status.parent / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+                held += int(fields.get("RssAnon", "0").split()[0])
+        except (FileNotFoundError, ProcessLookupError):  # a process that has ended
+            continue
+    return held / 1024
+
+
+def run(stage: str, folder: Path) -> tuple[float, float]:
+    """Runs a stage as DVC does; returns the seconds that it took and the most MB that it held."""
+    start, most = time.perf_counter(), 0.0
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); import runpy; "
+               f"runpy.run_module('stages.{stage}', run_name='__main__')"]  # fmt: skip
+    with (folder / f"{stage}.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        while process.poll() is None:
+            most = max(most, anonymous(process.pid))
+            time.sleep(0.2)
+    if process.returncode:
+        sys.exit(f"{stage}: {(folder / f'{stage}.log').read_text()[-2000:]}")
+    return time.perf_counter() - start, most
+
+
+def main(sizes: list[int]) -> None:
+    print("| stage | " + " | ".join(f"{images:,} images: s, ms an image, MB" for images in sizes) + " |")
+    print("|---" * (len(sizes) + 1) + "|")
+    rows: dict[str, list[str]] = {stage: [] for stage in STAGES}
+    for images in sizes:
+        with tempfile.TemporaryDirectory() as name:
+            prepare(Path(name), images)
+            for stage, cells in rows.items():
+                seconds, megabytes = run(stage, Path(name))
+                cells.append(f"{seconds:.1f}, {1000 * seconds / images:.2f}, {megabytes:.0f}")
+                print(f"{images} images, {stage}: {cells[-1]}", file=sys.stderr, flush=True)
+    for stage, cells in rows.items():
+        print(f"| {stage} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main([int(images) for images in sys.argv[1:]] or list(SIZES))
