@@ -1,6 +1,12 @@
-"""How many processes or threads to share work among. Results never depend on it."""
+"""How many processes or threads to share work among, and processes to share it with. Results never depend on it."""
 
+import contextlib
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
 
 
 def worker_count() -> int:
@@ -8,3 +14,27 @@ def worker_count() -> int:
     if chosen := os.environ.get("CAPTION_WORKERS"):
         return max(1, int(chosen))
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def worker_processes(count: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes, which are gone when this process is, whether it ends, is interrupted or is killed."""
+    pool = ProcessPoolExecutor(count, get_context("spawn"), _follow_parent)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    # Ctrl-C reaches all processes at once. It is for the parent to act on: a worker that ended in the midst of an
+    # answer would leave the parent waiting for the rest of it for ever.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()

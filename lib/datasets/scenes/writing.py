@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from lib.datasets.scenes.reading import IMAGES, TRUTH, captions_file
 from lib.datasets.scenes.render import render
 from lib.datasets.scenes.world import Scene, sample_scene
 from lib.datasets.tables import SPLITS
+from lib.workers import worker_processes
 
 CAPTIONS_PER_IMAGE = 5
 
@@ -41,22 +41,22 @@ def write_scenes(
     coco: dict[str, dict[str, list[Any]]] = {split: {"images": [], "annotations": []} for split in SPLITS}
     truth = []
 
-    def members() -> Iterator[tuple[str, bytes]]:
+    def members(pool: Executor) -> Iterator[tuple[str, bytes]]:
         make = partial(make_scene, seed=seed, size=size, mix=mix)
         ids = range(1, len(splits) + 1)
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            made = tqdm(pool.map(make, ids, chunksize=50), "drawing scenes", len(ids), unit="picture", disable=None)
-            for image_id, split, (scene, jpeg, captions) in zip(ids, splits, made, strict=True):
-                name = f"{image_id:012d}.jpg"
-                coco[split]["images"].append({"id": image_id, "file_name": name, "width": size, "height": size})
-                coco[split]["annotations"] += [
-                    {"id": image_id * CAPTIONS_PER_IMAGE + i, "image_id": image_id, "caption": caption}
-                    for i, caption in enumerate(captions)
-                ]
-                truth.append({"image_id": image_id, **scene.to_json()})
-                yield f"{split}/{name}", jpeg
+        made = tqdm(pool.map(make, ids, chunksize=50), "drawing scenes", len(ids), unit="picture", disable=None)
+        for image_id, split, (scene, jpeg, captions) in zip(ids, splits, made, strict=True):
+            name = f"{image_id:012d}.jpg"
+            coco[split]["images"].append({"id": image_id, "file_name": name, "width": size, "height": size})
+            coco[split]["annotations"] += [
+                {"id": image_id * CAPTIONS_PER_IMAGE + i, "image_id": image_id, "caption": caption}
+                for i, caption in enumerate(captions)
+            ]
+            truth.append({"image_id": image_id, **scene.to_json()})
+            yield f"{split}/{name}", jpeg
 
-    write_stored_zip(raw / IMAGES, members())
+    with worker_processes(workers) as pool:
+        write_stored_zip(raw / IMAGES, members(pool))
     for split, content in coco.items():
         (raw / captions_file(split)).write_text(json.dumps(content), "utf-8")
     (raw / TRUTH).write_text(json.dumps(truth), "utf-8")
