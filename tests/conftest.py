@@ -1,5 +1,6 @@
 """The pipeline, run once on a tiny data set for all tests that look at it through DVC."""
 
+import signal
 import subprocess
 
 import pytest
@@ -7,6 +8,9 @@ import pytest
 from tests.commands import command, commit
 from tests.stages.imports import ROOT
 from tests.stages.test_pipeline import write_params
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and so would every process that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

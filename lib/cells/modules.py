@@ -59,36 +59,36 @@ class _LSTMLayer(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         gates = project(x.flatten(0, 1), w_ih, b).unflatten(0, x.shape[:2])  # (T, N, 4H): a, then i, f, g, o in place
         h, c = _beginning_with(h0, len(x)), _beginning_with(c0, len(x))  # (T + 1, N, H)
-        tanh_c = torch.empty_like(c[1:])
         recurrent = packed(w_hh, len(h0), len(x))
         hs, cs = h.unbind(), c.unbind()
         for t, gates_t in enumerate(gates.unbind()):
             i, f, g, o = accumulate(gates_t, hs[t], recurrent).chunk(4, dim=1)  # views, each (N, H)
             gates_t[:, : 2 * h.shape[-1]].sigmoid_(), tanh(g, out=g), o.sigmoid_()  # i and f lie side by side
             torch.mul(f, cs[t], out=cs[t + 1]).addcmul_(i, g)
-            torch.mul(tanh(cs[t + 1], out=tanh_c[t]), o, out=hs[t + 1])
-        ctx.save_for_backward(x, w_ih, w_hh, gates, h, c, tanh_c)
+            tanh(cs[t + 1], out=hs[t + 1]).mul_(o)
+        ctx.save_for_backward(x, w_ih, w_hh, gates, h, c)
         return h[1:], c[-1].clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dh: Tensor, dlast_c: Tensor) -> tuple[Tensor | None, ...]:
-        x, w_ih, w_hh, gates, h, c, tanh_c = ctx.saved_tensors
+        x, w_ih, w_hh, gates, h, c = ctx.saved_tensors
         # (T, N, 4H). The gates' own memory where no other backward pass will need them: touching as much again would
         # take longer than all that is computed in it.
         da = torch.empty_like(gates) if _graph_is_kept() else gates
         back = packed(w_hh.T, h.shape[1], len(x))
         above = (torch.zeros_like(h[0]), *dh.unbind())  # (N, H) each: none reaches h0 from above
         dh_t, dc = above[-1], dlast_c.clone()
-        product, another = torch.empty_like(dc), torch.empty_like(dc)
-        for gates_t, da_t, tanh_c_t, previous_c, dh_above in _reversed(
-            gates.unbind(), da.unbind(), tanh_c.unbind(), c[:-1].unbind(), above[:-1]
+        product, another, tanh_c = torch.empty_like(dc), torch.empty_like(dc), torch.empty_like(dc)
+        for gates_t, da_t, c_t, previous_c, dh_above in _reversed(
+            gates.unbind(), da.unbind(), c[1:].unbind(), c[:-1].unbind(), above[:-1]
         ):
             (i, f, g, o), (da_i, da_f, da_g, da_o) = gates_t.chunk(4, dim=1), da_t.chunk(4, dim=1)
+            tanh(c_t, out=tanh_c)  # made again: that takes less time than touching memory to keep it in
             torch.mul(dh_t, o, out=product)
-            dc += tanh_backward(product, tanh_c_t, grad_input=product)
+            dc += tanh_backward(product, tanh_c, grad_input=product)
             # A gate is read for the last time where its da, which may be the same memory, is written.
-            torch.mul(dh_t, tanh_c_t, out=product)
+            torch.mul(dh_t, tanh_c, out=product)
             sigmoid_backward(product, o, grad_input=da_o)
             torch.mul(dc, g, out=product)
             tanh_backward(torch.mul(dc, i, out=another), g, grad_input=da_g)

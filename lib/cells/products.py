@@ -1,16 +1,21 @@
 """The matrix products that a cell is made of, and tanh, by the fastest routine at hand for each.
 
-On a CPU in float32, torch.mm and torch.tanh call MKL, which leaves much of the speed of a processor that is not
-Intel's unused. oneDNN, which torch carries for its convolutions, does not: there a product is a convolution with a
+On a CPU in float32, torch.mm and torch.tanh call Intel's MKL, which leaves much of the speed of other makers'
+processors unused. oneDNN, which torch carries for its convolutions, does not: there a product is a convolution with a
 kernel of one pixel. Nor does NumPy, whose tanh takes a seventh of the time. Elsewhere torch's own are the fastest
 already. The results differ by rounding alone.
 """
+
+import platform
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 _onednn = torch.ops.mkldnn
+_CPU = Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else platform.processor()
+_MKL_IS_SLOW = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and "GenuineIntel" not in _CPU
 _WORTHWHILE = 4096  # rows in all, from which on packing takes less time than it saves
 _AT_ONCE = 512  # columns of a weight's gradient: with more, what is summed falls out of the cache
 _IMAGES = 16  # that the rows of a weight's gradient are dealt out to: with fewer, it is slower
@@ -69,4 +74,4 @@ def _kernel_gradient(da: Tensor, x: Tensor) -> Tensor:
 
 
 def _slow_in_mkl(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    return _MKL_IS_SLOW and tensor.device.type == "cpu" and tensor.dtype == torch.float32

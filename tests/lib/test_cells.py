@@ -12,6 +12,7 @@ from lib.cells import (
     lstm_forward,
     lstm_step_backward,
     lstm_step_forward,
+    products,
     rnn_backward,
     rnn_forward,
     rnn_step_backward,
@@ -154,6 +155,7 @@ def initial(reference, layers: int, n: int, h: int, **options) -> list[Tensor]:
     return [torch.randn(layers, n, h, **options) for _ in range(2 if reference is nn.LSTM else 1)]
 
 
+@pytest.mark.parametrize("mkl_is_slow", [False, True], ids=["an Intel processor", "another"])
 @pytest.mark.parametrize(("scratch", "reference"), MODULES)
 @settings(max_examples=15, deadline=None)
 @given(
@@ -161,15 +163,18 @@ def initial(reference, layers: int, n: int, h: int, **options) -> list[Tensor]:
     layers=st.integers(1, 2),
     seed=st.integers(0, 2**31),
 )  # fmt: skip
-def test_single_precision_is_torchs_within_rounding(scratch, reference, n, t, d, h, layers, seed):
+def test_single_precision_is_torchs_within_rounding(scratch, reference, mkl_is_slow, n, t, d, h, layers, seed):
     torch.manual_seed(seed)
     ours, theirs = pair(scratch, reference, d, h, layers)
     theirs = theirs.double()
     x, states = torch.randn(n, t, d), initial(reference, layers, n, h)
     tensors = [x.requires_grad_(), *(state.requires_grad_() for state in states)]
     doubles = [tensor.detach().double().requires_grad_() for tensor in tensors]
-    mine, exact = outputs(ours, x, states), outputs(theirs, doubles[0], doubles[1:])
-    gradients = torch.autograd.grad(sum(out.sum() for out in mine), [*tensors, *ours.parameters()])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "_MKL_IS_SLOW", mkl_is_slow)
+        mine = outputs(ours, x, states)
+        gradients = torch.autograd.grad(sum(out.sum() for out in mine), [*tensors, *ours.parameters()])
+    exact = outputs(theirs, doubles[0], doubles[1:])
     exact_gradients = torch.autograd.grad(sum(out.sum() for out in exact), [*doubles, *theirs.parameters()])
     for a, b in zip([*mine, *gradients], [*exact, *exact_gradients], strict=True):
         assert relative_error(a, b) < 1e-5
@@ -225,8 +230,10 @@ def test_autocast_gives_what_torch_nn_gives_within_rounding(scratch, reference):
         assert relative_error(a.float(), b.float()) < 0.03
 
 
+@pytest.mark.parametrize("mkl_is_slow", [False, True], ids=["an Intel processor", "another"])
 @pytest.mark.parametrize("scratch", [ScratchRNN, ScratchLSTM])
-def test_compiled_it_gives_the_same(scratch):
+def test_compiled_it_gives_the_same(scratch, mkl_is_slow, monkeypatch):
+    monkeypatch.setattr(products, "_MKL_IS_SLOW", mkl_is_slow)
     torch.manual_seed(0)
     module = scratch(8, 9, 2)
     compiled = torch.compile(module, backend="aot_eager")
