@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -18,7 +17,7 @@ from lib.captioner.decoder import Decoder
 from lib.compute import device
 from lib.distributed import copy_from_first, is_first, rank, tell, total
 from lib.training.checkpoint import load_checkpoint, save_checkpoint
-from lib.training.optimisation import Optimiser
+from lib.training.optimisation import Optimiser, running_mean
 
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0
 _UNTOLD = ("epoch", "val_bleu_1", "val_bleu_2", "val_bleu_3", "val_rouge_l")  # in the curves, but not on the screen
@@ -127,7 +126,7 @@ class _Run:
             decoder.parameters(), recipe.learning_rate, steps, recipe.weight_decay,
             warm_up=recipe.warm_up, decay=recipe.decay == "cosine", clip=recipe.clip,
         )  # fmt: skip
-        mean = partial(_running_mean, recipe.averaging)
+        mean = running_mean(recipe.averaging)
         self._averaged = AveragedModel(decoder, multi_avg_fn=mean) if recipe.averaging else None
         self.figures = WeightedMean()  # of the epoch's batches so far
         self.curve: list[Row] = []
@@ -184,11 +183,6 @@ class _Run:
                 self._averaged.load_state_dict(parts["averaged"])
             self._optimiser.restore(parts["optimiser"])
             self.figures, self.best = WeightedMean(parts.get("figures")), parts.get("best", {})
-
-
-def _running_mean(decay: float, means: list[Tensor], weights: list[Tensor], count: int | Tensor) -> None:
-    """Draws the means of the weights towards them (Polyak & Juditsky 1992); at first, faster."""
-    torch._foreach_lerp_(means, weights, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
 
 
 class WeightedMean:

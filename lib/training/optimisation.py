@@ -1,7 +1,7 @@
 """The optimiser and its schedule, shared by all training here."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,15 @@ def schedule(step: int, steps: int, warm_up: float = 0.05, *, decay: bool = True
     if step < rising:
         return (step + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) if decay else 1.0
+
+
+def running_mean(decay: float) -> Callable[[list[Tensor], list[Tensor], int | Tensor], None]:
+    """For AveragedModel: draws the means of the weights towards them (Polyak & Juditsky 1992); at first, faster."""
+
+    def update(means: list[Tensor], weights: list[Tensor], count: int | Tensor) -> None:
+        torch._foreach_lerp_(means, weights, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+    return update
 
 
 def make_deterministic(seed: int) -> None:

@@ -1,31 +1,38 @@
 """Teaching a CNN that was trained to name objects what people say of pictures, before its features are extracted.
 
 ImageNet's thousand kinds leave out most of what captions are about: people, what they wear and do, and where. So the
-feature vector is asked, through a linear layer that is thrown away after, which words the picture's captions hold; the
-answer to be learned is, for each word, the share of the captions that hold it (Fang et al. 2015, "From captions to
-visual concepts and back"; Wu et al. 2016, "What value do explicit high level concepts have in vision to language
-problems?"). Pictures are cropped and mirrored at random. Batch normalisation keeps the statistics that the weights
+feature vector is asked, through a linear layer that is thrown away after, which words and pairs of words the picture's
+captions hold; the answer to be learned is, for each, the share of the captions that hold it (Fang et al. 2015, "From
+captions to visual concepts and back"; Wu et al. 2016, "What value do explicit high level concepts have in vision to
+language problems?"). A pair says which colour is whose.
+
+Each picture is cropped and mirrored at random. Things look larger in a crop: shown at fewer pixels (`size`), they are
+as large as they will be when features are made of whole pictures (Touvron et al. 2019, "Fixing the train-test
+resolution discrepancy"). Kept is the running mean of the weights. Batch normalisation keeps the statistics that they
 came with.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from lib.compute import device
 from lib.errors import UserError
 from lib.training.checkpoint import load_checkpoint, save_checkpoint
-from lib.training.optimisation import Optimiser
+from lib.training.optimisation import Optimiser, running_mean
 from lib.vision.backbones import Backbone, for_inference
 
-_SMALLEST_CROP = 0.5  # of the picture's area
+_SMALLEST_CROP = 0.4  # of the picture's area
+_AVERAGING = 0.995
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,10 @@ class Recipe:
 
     epochs: int
     batch_size: int
+    size: int | None  # pixels a side; None: as many as features are made of
     learning_rate: float
     min_count: int
+    precision: str  # float32, bfloat16
     seed: int
 
 
@@ -54,46 +63,71 @@ def tune_backbone(
     """
     if len(pixels) < 2:
         raise UserError("backbone.tune needs at least two pictures in the train split")
-    shares = word_shares(captions, recipe.min_count)  # (I, W)
+    shares = phrase_shares(captions, recipe.min_count)  # (I, W)
     network = for_inference(backbone.network).to(device())
-    head = _head(network(backbone.preprocess.normalise(torch.from_numpy(pixels[:1]).to(device()))).shape[1], shares)
+    normalise = backbone.preprocess.normalise
+    head = _head(network(normalise(torch.from_numpy(pixels[:1]).to(device()))).shape[1], shares)
     size = min(recipe.batch_size, len(pixels))
     used = len(pixels) // size * size  # the last few of each epoch's order are left out: the head wants equal batches
     learned = nn.ModuleDict({"network": network, "head": head.to(device())})
+    mean = AveragedModel(network, multi_avg_fn=running_mean(_AVERAGING))
     optimiser = Optimiser(learned.parameters(), recipe.learning_rate, recipe.epochs * (used // size), weight_decay=0.01)
-    augment = v2.Compose([
-        v2.RandomResizedCrop(backbone.preprocess.size, (_SMALLEST_CROP, 1.0), antialias=True),
-        v2.RandomHorizontalFlip(),
-    ])  # fmt: skip
     done = 0
     if found := load_checkpoint(progress, device()):
         parts, done = found
         learned.load_state_dict(parts["learned"])
+        mean.load_state_dict(parts["mean"])
         optimiser.restore(parts["optimiser"])
     for epoch in range(done + 1, recipe.epochs + 1):
         torch.manual_seed(recipe.seed * 1000 + epoch)
         order, losses = torch.randperm(len(pixels))[:used].split(size), 0.0
         for images in tqdm(order, f"epoch {epoch} of {recipe.epochs}", leave=False, unit="batch", disable=None):
-            x = backbone.preprocess.normalise(torch.from_numpy(pixels[images.numpy()]).to(device()))
-            scores = head(network(augment(x)))  # (N, W)
+            whole = normalise(torch.from_numpy(pixels[images.numpy()]).to(device()))
+            x = random_views(whole, recipe.size or backbone.preprocess.size)
+            with torch.autocast(device().type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+                scores = head(network(x).float())  # (N, W)
             wanted = shares[images].to(device())
-            loss = nn.functional.binary_cross_entropy_with_logits(scores, wanted, reduction="none").sum(1).mean()
+            loss = (
+                nn.functional.binary_cross_entropy_with_logits(scores.float(), wanted, reduction="none").sum(1).mean()
+            )
             optimiser.step(loss)
+            mean.update_parameters(network)
             losses += loss.item()
         print(f"epoch {epoch}: loss of the words {losses / len(order):.3f}", flush=True)
-        save_checkpoint(progress, {"learned": learned.state_dict(), "optimiser": optimiser.state()}, epoch)
+        parts = {"learned": learned.state_dict(), "mean": mean.state_dict(), "optimiser": optimiser.state()}
+        save_checkpoint(progress, parts, epoch)
+    network.load_state_dict(mean.module.state_dict())
 
 
-def word_shares(captions: Sequence[Sequence[Sequence[str]]], min_count: int) -> Tensor:
-    """The share of each image's captions that hold a word, (I, W), for the words of at least `min_count` captions."""
-    held = [[set(tokens) for tokens in image] for image in captions]
-    counts = Counter(word for image in held for words in image for word in words)
-    columns = {word: column for column, word in enumerate(sorted(w for w, n in counts.items() if n >= min_count))}
+def phrase_shares(captions: Sequence[Sequence[Sequence[str]]], min_count: int) -> Tensor:
+    """The share of each image's captions that hold a phrase, (I, W).
+
+    The phrases are the words, and the pairs of words side by side, of at least `min_count` captions.
+    """
+    held = [[{*tokens, *pairwise(tokens)} for tokens in image] for image in captions]
+    counts = Counter(phrase for image in held for phrases in image for phrase in phrases)
+    kept = sorted((phrase for phrase, n in counts.items() if n >= min_count), key=str)
+    columns = {phrase: column for column, phrase in enumerate(kept)}
     shares = torch.zeros(len(captions), len(columns))
     for row, image in zip(shares, held, strict=True):
-        for word in (word for words in image for word in words if word in columns):
-            row[columns[word]] += 1 / len(image)
+        for phrase in (phrase for phrases in image for phrase in phrases if phrase in columns):
+            row[columns[phrase]] += 1 / len(image)
     return shares
+
+
+def random_views(x: Tensor, side: int) -> Tensor:
+    """Of each picture of x (N, 3, size, size) a random crop, mirrored or not: (N, 3, side, side)."""
+    count = len(x)
+    area = torch.empty(count).uniform_(_SMALLEST_CROP, 1)
+    stretch = torch.empty(count).uniform_(math.log(3 / 4), math.log(4 / 3)).exp()  # width over height
+    extent = torch.stack([(area * stretch).sqrt(), (area / stretch).sqrt()], dim=1).clamp_max(1)  # (N, 2) of the whole
+    centre = (1 - extent) * torch.empty(count, 2).uniform_(-1, 1)
+    mirrored = torch.randint(2, (count,)) * 2 - 1
+    theta = torch.stack([extent[:, 0] * mirrored, extent[:, 1]], dim=1).diag_embed()  # (N, 2, 2)
+    theta = torch.cat([theta, centre[:, :, None]], dim=2).to(x)  # (N, 2, 3)
+    places = nn.functional.affine_grid(theta, [count, 3, side, side], align_corners=False)
+    views = nn.functional.grid_sample(x, places, padding_mode="reflection", align_corners=False)
+    return views.contiguous(memory_format=torch.channels_last)
 
 
 def _head(channels: int, shares: Tensor) -> nn.Module:

@@ -1,6 +1,6 @@
 """The `backbone` section: which CNN, with which weights, on which pixels."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,8 +20,10 @@ class Fit(Section):
 class Tune(Section):
     epochs: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=1)]
+    size: Annotated[int, Field(ge=16)] | None
     learning_rate: _Positive
     min_count: Annotated[int, Field(ge=1)]
+    precision: Literal["float32", "bfloat16"]
     seed: Annotated[int, Field(ge=0)]
 
 

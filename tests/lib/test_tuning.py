@@ -1,16 +1,18 @@
 """Tuning a CNN on the words of captions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from lib.training import tuning
 from lib.training.optimisation import make_deterministic
-from lib.training.tuning import Recipe, tune_backbone, word_shares
+from lib.training.tuning import Recipe, phrase_shares, random_views, tune_backbone
 from lib.vision.backbones import Backbone, override, untrained
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 200, 30)}
-RECIPE = Recipe(epochs=3, batch_size=5, learning_rate=0.003, min_count=2, seed=1)
+RECIPE = Recipe(epochs=3, batch_size=5, size=None, learning_rate=0.003, min_count=2, precision="float32", seed=1)
 
 
 @pytest.fixture(autouse=True)
@@ -41,19 +43,38 @@ def tuned(tmp_path, recipe: Recipe = RECIPE) -> dict[str, torch.Tensor]:
     return backbone.network.state_dict()
 
 
-def test_the_share_of_the_captions_that_hold_a_word():
+def test_the_share_of_the_captions_that_hold_a_phrase():
     captions = [[["a", "dog", "a"], ["dogs"]], [["a", "cat"], ["a", "dog"]]]
-    a_and_dog = torch.tensor([[0.5, 0.5], [1.0, 0.5]])
-    assert torch.equal(word_shares(captions, min_count=2), a_and_dog)
-    assert word_shares(captions, min_count=1).shape == (2, 4)
+    pair_a_dog = torch.tensor([[0.5, 0.5, 0.5], [0.5, 1.0, 0.5]])  # the pair (a, dog), and the words
+    assert torch.equal(phrase_shares(captions, min_count=2), pair_a_dog)
+    assert phrase_shares(captions, min_count=1).shape == (2, 4 + 3)
+
+
+def test_each_picture_is_cropped_and_mirrored_by_itself():
+    torch.manual_seed(1)
+    across = torch.linspace(0, 1, 70).expand(64, 3, 70, 70)  # brighter to the right, the same in every picture
+    views = random_views(across, 60)
+    assert views.shape == (64, 3, 60, 60)
+    # Of the whole width, from edge to edge of the outermost pixels; below 0 where it is mirrored.
+    extents = (views[:, 0, 0, -1] - views[:, 0, 0, 0]) * (69 / 70) * (60 / 59)
+    assert len({round(extent, 4) for extent in extents.tolist()}) > 32
+    assert 0.2 < (extents < 0).float().mean() < 0.8
+    assert extents.abs().max() <= 1.01
+    assert extents.abs().min() >= np.sqrt(0.4 * 3 / 4) - 0.02
+    torch.testing.assert_close(views[:, :, 0], views[:, :, -1])  # nothing changes from top to bottom
 
 
 def test_the_words_are_learned(tmp_path, capsys):
-    tuned(tmp_path, Recipe(epochs=12, batch_size=6, learning_rate=0.003, min_count=2, seed=1))
+    tuned(tmp_path, replace(RECIPE, epochs=12, batch_size=6))
     losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
-    # The answer that does not look: a, thing, it and is in half of the captions, each colour in a third of them.
-    blind = 4 * np.log(2) - 3 * (np.log(1 / 3) / 3 + 2 * np.log(2 / 3) / 3)
-    best = 4 * np.log(2)
+
+    def entropy(p: float) -> float:
+        return -p * np.log(p) - (1 - p) * np.log(1 - p)
+
+    # Four words and a pair are in half of every picture's captions; a colour in all of a third of the pictures', and
+    # each of its three pairs in half of those. To answer without a look is to give a colour a third.
+    blind = 5 * entropy(1 / 2) + 3 * entropy(1 / 3) + 9 * entropy(1 / 6)
+    best = 5 * entropy(1 / 2) + 9 / 3 * entropy(1 / 2)
     assert len(losses) == 12
     assert losses[-1] < best + 0.3 * (blind - best)
 
