@@ -41,12 +41,11 @@ class _RNNLayer(torch.autograd.Function):
     def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
         x, w_ih, w_hh, h = ctx.saved_tensors
         da = torch.empty_like(h[1:])  # (T, N, H)
-        back = packed(w_hh.T, h.shape[1], len(x))
         above = (torch.zeros_like(h[0]), *dh.unbind())  # (N, H) each: none reaches h0 from above
         dh_t = above[-1]
         for h_t, da_t, dh_above in _reversed(h[1:].unbind(), da.unbind(), above[:-1]):
             tanh_backward(dh_t, h_t, grad_input=da_t)
-            dh_t = project(da_t, back, dh_above)  # of the step before
+            dh_t = project(da_t, w_hh.T, dh_above)  # of the step before
         return _after_the_loop(ctx, da, x, h, w_ih, (dh_t,))
 
 
@@ -76,7 +75,6 @@ class _LSTMLayer(torch.autograd.Function):
         # (T, N, 4H). The gates' own memory where no other backward pass will need them: touching as much again would
         # take longer than all that is computed in it.
         da = torch.empty_like(gates) if _graph_is_kept() else gates
-        back = packed(w_hh.T, h.shape[1], len(x))
         above = (torch.zeros_like(h[0]), *dh.unbind())  # (N, H) each: none reaches h0 from above
         dh_t, dc = above[-1], dlast_c.clone()
         product, another, tanh_c = torch.empty_like(dc), torch.empty_like(dc), torch.empty_like(dc)
@@ -96,7 +94,7 @@ class _LSTMLayer(torch.autograd.Function):
             torch.mul(dc, previous_c, out=product)
             dc *= f
             sigmoid_backward(product, f, grad_input=da_f)
-            dh_t = project(da_t, back, dh_above)  # of the step before
+            dh_t = project(da_t, w_hh.T, dh_above)  # of the step before
         return _after_the_loop(ctx, da, x, h, w_ih, (dh_t, dc))
 
 

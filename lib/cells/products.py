@@ -16,16 +16,14 @@ from torch import Tensor
 _onednn = torch.ops.mkldnn
 _CPU = Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else platform.processor()
 _MKL_IS_SLOW = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and "GenuineIntel" not in _CPU
-_WORTHWHILE = 4096  # rows in all, from which on packing takes less time than it saves
+_WORTHWHILE = 4  # products, from which on packing takes less time than it saves
 _AT_ONCE = 512  # columns of a weight's gradient: with more, what is summed falls out of the cache
 _IMAGES = 16  # that the rows of a weight's gradient are dealt out to: with fewer, it is slower
 
 
 def packed(w: Tensor, rows: int, times: int) -> Tensor:
     """w (G, K), laid out for `times` products with `rows` rows each, by `project` and `accumulate` alone."""
-    if rows * times < _WORTHWHILE or not _slow_in_mkl(w):
-        return w
-    return _onednn._reorder_linear_weight(w.contiguous(), rows)
+    return _onednn._reorder_linear_weight(w, rows) if times >= _WORTHWHILE and _slow_in_mkl(w) else w
 
 
 def project(x: Tensor, w: Tensor, plus: Tensor | None = None) -> Tensor:
@@ -34,7 +32,7 @@ def project(x: Tensor, w: Tensor, plus: Tensor | None = None) -> Tensor:
         return x @ w.T if plus is None else torch.addmm(plus, x, w.T)
     if plus is None or plus.dim() == 1:
         return _onednn._linear_pointwise(x, w, plus, "none", [], "")
-    return _onednn._linear_pointwise.binary(x, plus, w, None, "add")
+    return _onednn._linear_pointwise(x, w, None, "none", [], "").add_(plus)
 
 
 def accumulate(total: Tensor, x: Tensor, w: Tensor) -> Tensor:
