@@ -3,8 +3,8 @@
 A store is a folder of finished files, each under its digest: a file that is there has been verified. `<digest>.part`
 is one under way. It is gone on with from its length, after a broken line as after a killed process.
 
-`fetch` is what most callers want. `Line` (requests that outlast a bad network), `in_parallel`, `alone` and `disk_error`
-are what it is made of, and what lib.remote_zip is made of too.
+`fetch` is what most callers want. `Line` (requests that outlast a bad network), `in_parallel` and `disk_error` are what
+it is made of, and what lib.remote_zip is made of too.
 """
 
 import contextlib
@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import ssl
-import sys
 import textwrap
 import threading
 from collections import deque
@@ -25,13 +24,13 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-import filelock
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from lib.errors import UserError
+from lib.scratch import alone
 
 _CHUNK = 256 * 2**10  # bytes taken from the network at once, at most
 _LONGEST_WAIT = 60.0  # seconds between two tries, whatever a server asks for
@@ -93,7 +92,7 @@ def fetch(files: Sequence[RemoteFile], store: Path, patience: Patience = PATIENC
     paths = [store / file.digest for file in files]
     if not all(path.exists() for path in paths):
         try:
-            with alone(store / ".lock"):  # two processes that write one part would spoil it
+            with alone(store):  # two processes that write one part would spoil it
                 missing = {file.digest: file for file in files if not (store / file.digest).exists()}
                 _fetch_missing(list(missing.values()), store, patience)
         except OSError as error:
@@ -354,22 +353,6 @@ def disk_error(error: OSError, path: Path) -> UserError:
         return UserError(f"the disk of {path} is full: make room and run again: what has arrived is kept")
     place = error.filename or path
     return UserError(f"cannot write {place}: {error.strerror or error}: check its permissions and its disk")
-
-
-@contextlib.contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Waits for other processes to let go of `lock`, a file, and holds it; the system lets go for a killed one."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    held = filelock.FileLock(lock)
-    try:
-        held.acquire(timeout=0)
-    except filelock.Timeout:
-        print(f"waiting for another process that downloads into {lock.parent}", file=sys.stderr)
-        held.acquire()
-    try:
-        yield
-    finally:
-        held.release()
 
 
 def in_parallel(work: Callable[[T], R], items: Sequence[T], line: Line) -> list[R]:

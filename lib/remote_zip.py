@@ -16,9 +16,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lib.datasets.archive import MOST_IMAGE, write_stored_zip
-from lib.download import PATIENCE, Line, Patience, alone, disk_error, in_parallel
+from lib.download import PATIENCE, Line, Patience, disk_error, in_parallel
 from lib.errors import UserError
-from lib.scratch import written_whole
+from lib.scratch import alone, written_whole
 
 _TAIL = 128 * 2**10  # bytes at a zip's end: what points to the directory is in the last 66 kB
 _HEADER = struct.Struct("<4s22xHH")  # a member's local header: signature, ..., lengths of the name and of what follows
@@ -37,7 +37,7 @@ def fetch_members(url: str, members: Sequence[str], target: Path, scratch: Path,
     Raises UserError where the server does not send ranges, the zip is broken, or the disk is full.
     """
     try:
-        with alone(scratch / ".lock"), contextlib.closing(Line(patience)) as line:
+        with alone(scratch), contextlib.closing(Line(patience)) as line:
             remote = _RemoteBytes(url, line)
             directory = _directory(remote)
             wanted = {name: directory[name] for name in members if name in directory}

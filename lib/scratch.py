@@ -9,11 +9,15 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import filelock
+
 _ABANDONED = 3600.0  # seconds without a new file in it, after which a folder is nobody's
+_LOCK = ".lock"  # in a folder: who holds it works there
 
 
 def fingerprint(*parts: object) -> str:
@@ -60,8 +64,29 @@ def place(file: Path, target: Path) -> None:
 def prune(finished: Path) -> None:
     """Removes the folders beside that of a finished task, which has replaced them, but for those being worked in."""
     for task in finished.parent.iterdir():
-        if task != finished and time.time() - task.stat().st_mtime > _ABANDONED:
-            shutil.rmtree(task, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another process is at work there, or has just removed it too
+            if task != finished and time.time() - task.stat().st_mtime > _ABANDONED:
+                with filelock.FileLock(task / _LOCK, timeout=0):
+                    shutil.rmtree(task, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Waits for other processes to be done in `folder`, and keeps them out; the system lets go for a killed one.
+
+    Two that write the same file, under the one name that unfinished files have, would spoil it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = filelock.FileLock(folder / _LOCK)
+    try:
+        held.acquire(timeout=0)
+    except filelock.Timeout:
+        print(f"waiting for another process that works in {folder}", file=sys.stderr)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from lib.compute import device
-from lib.scratch import fingerprint, identity, library, prune
+from lib.scratch import alone, fingerprint, identity, library, prune
 from lib.training.backbone import FitRecipe, fit_backbone
 from lib.training.optimisation import make_deterministic
 from lib.training.tuning import Recipe as TuningRecipe, tune_backbone
@@ -36,7 +36,8 @@ def main() -> None:
         if params.tune.epochs:
             recipe = TuningRecipe(**params.tune.model_dump())
             folder = _run_folder(recipe, backbone)
-            tune_backbone(backbone, pixels, captions, recipe, folder / "checkpoint.safetensors")
+            with alone(folder):
+                tune_backbone(backbone, pixels, captions, recipe, folder / "checkpoint.safetensors")
             prune(folder)
     backbone.save(BACKBONE)
     print(f"{params.name}, weights: {params.weights}")

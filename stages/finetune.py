@@ -36,8 +36,8 @@ def main() -> None:
     train, val = (training_data(name, vocabulary, max_length) for name in ("train", "val"))
     check_features(decoder.config, train.features.shape, FEATURES)
     make_deterministic(recipe.seed)
-    folder = run_folder("finetune", asdict(recipe), max_length, *sorted(DECODER.iterdir()))
-    curve = finetune_decoder(decoder, vocabulary, train, val, recipe, max_length, folder / "checkpoint.safetensors")
+    with run_folder("finetune", asdict(recipe), max_length, *sorted(DECODER.iterdir())) as folder:
+        curve = finetune_decoder(decoder, vocabulary, train, val, recipe, max_length, folder / "checkpoint.safetensors")
     if not is_first():
         return
     write_curves("finetune", curve, recipe.best_by)

@@ -1,15 +1,17 @@
 """What train and finetune share: the data, the folder of a run's checkpoint, and the learning curves."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from lib.compute import device
+from lib.distributed import is_first
 from lib.errors import UserError
-from lib.scratch import fingerprint, identity, library
+from lib.scratch import alone, fingerprint, identity, library
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import caption_set
 from lib.training.loop import Row, best_epoch
@@ -28,16 +30,19 @@ def training_data(name: str, vocabulary: Vocabulary, max_length: int) -> Split:
     return Split(features_of(images), references, caption_set(references.values(), vocabulary, max_length))
 
 
-def run_folder(stage: str, *settings: object) -> Path:
+@contextmanager
+def run_folder(stage: str, *settings: object) -> Iterator[Path]:
     """Where a stage that learns keeps its checkpoint: another folder where anything differs that weights depend on.
 
     But not where sums are only taken in another order, by more threads or processes: a run may go on with as many as
-    there are.
+    there are. Another run of the same waits until this one leaves it, and then has nothing left to learn.
     """
     tables = [CAPTIONS / "captions.parquet", CAPTIONS / "vocabulary.json", index_path(FEATURES)]
     shards = [identity(shard) for shard in shard_paths(FEATURES)]
     machine = [device().type, torch.__version__]
-    return SCRATCH / stage / fingerprint(*settings, *tables, shards, machine, *library())
+    folder = SCRATCH / stage / fingerprint(*settings, *tables, shards, machine, *library())
+    with alone(folder) if is_first() else nullcontext():  # of several processes the first writes, and the others follow
+        yield folder
 
 
 def write_curves(stage: str, curve: Sequence[Row], best_by: str) -> None:

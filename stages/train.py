@@ -36,8 +36,8 @@ def main() -> None:
     )
     make_deterministic(recipe.seed)
     decoder = Decoder(config)
-    folder = run_folder("train", asdict(recipe), asdict(config), max_length)
-    curve = train_decoder(decoder, vocabulary, train, val, recipe, max_length, folder / "checkpoint.safetensors")
+    with run_folder("train", asdict(recipe), asdict(config), max_length) as folder:
+        curve = train_decoder(decoder, vocabulary, train, val, recipe, max_length, folder / "checkpoint.safetensors")
     if is_first():
         save_decoder(DECODER, decoder, vocabulary)
         write_curves("train", curve, recipe.best_by)

@@ -10,7 +10,7 @@ from lib.datasets.archive import MOST_IMAGE, open_zip, read_member, write_stored
 from lib.download import RemoteFile, fetch
 from lib.errors import UserError
 from lib.remote_zip import fetch_members
-from lib.scratch import fingerprint, place, written_whole
+from lib.scratch import alone, fingerprint, place, written_whole
 
 
 def bring(
@@ -47,8 +47,9 @@ def _adopt(file: RemoteFile, cached: Path, store: Path) -> None:
         return
     with cached.open("rb") as content:
         if hashlib.file_digest(content, "md5").hexdigest() == file.digest:
-            store.mkdir(parents=True, exist_ok=True)
-            place(cached, store / file.digest)
+            with alone(store):
+                if not (store / file.digest).exists():
+                    place(cached, store / file.digest)
 
 
 def _check_zip(file: RemoteFile, path: Path) -> None:
@@ -67,7 +68,7 @@ def _members(file: RemoteFile, members: list[str], store: Path) -> Path:
     if part.exists():
         return part
     if (store / file.digest).exists():
-        with open_zip(store / file.digest) as archive, written_whole(part) as path:
+        with alone(store), open_zip(store / file.digest) as archive, written_whole(part) as path:
             write_stored_zip(path, _found(archive, members))
     else:
         fetch_members(file.url, members, part, store / f"{part.name}.members")

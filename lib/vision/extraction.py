@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from lib.compute import device
 from lib.errors import UserError
-from lib.scratch import fingerprint, identity, written_whole
+from lib.scratch import alone, fingerprint, identity, written_whole
 from lib.vision import cluster
 from lib.vision.backbones import Backbone
 from lib.vision.cluster import Cluster
@@ -69,21 +69,8 @@ def extract(images: pd.DataFrame, how: Extraction, scratch: Path, workers: int) 
     shards = {first // SHARD_SIZE: rows[first : first + SHARD_SIZE] for first in range(0, len(rows), SHARD_SIZE)}
     with cluster.connected() if cluster.asked() else nullcontext() as nodes:
         folder = scratch / _fingerprint(rows, how, nodes.device_type if nodes else device().type)
-        missing = {number: shard for number, shard in shards.items() if not _is_whole(folder, number)}
-        if missing:
-            left = sum(map(len, missing.values()))
-            with tqdm(  # without smoothing: a cluster's shards come in bursts
-                desc="extracting features",
-                total=len(rows),
-                initial=len(rows) - left,
-                unit="image",
-                smoothing=0,
-                disable=None,
-            ) as progress:
-                if nodes:
-                    _make_on(nodes, missing, how, folder, progress)
-                else:
-                    _make(missing, folder, workers, how=how, done=progress.update)
+        with alone(folder):
+            _make_missing(shards, how, folder, workers, nodes)
     reports = [pd.read_parquet(_report_path(folder, number)).assign(shard=number) for number in shards]
     report = pd.concat(reports, ignore_index=True)
     has = report["row"] >= 0
@@ -103,6 +90,23 @@ def _fingerprint(rows: list[ImageRow], how: Extraction, device_type: str) -> str
         [torch.__version__, device_type],
         *sorted(Path(__file__).parent.glob("*.py")),  # an altered program may give other features
     )
+
+
+def _make_missing(
+    shards: Mapping[int, list[ImageRow]], how: Extraction, folder: Path, workers: int, nodes: Cluster | None
+) -> None:
+    """Makes the shards that are not in `folder` yet, here or on a cluster."""
+    missing = {number: rows for number, rows in shards.items() if not _is_whole(folder, number)}
+    if not missing:
+        return
+    total, left = (sum(map(len, some.values())) for some in (shards, missing))
+    with tqdm(  # without smoothing: a cluster's shards come in bursts
+        desc="extracting features", total=total, initial=total - left, unit="image", smoothing=0, disable=None
+    ) as progress:
+        if nodes:
+            _make_on(nodes, missing, how, folder, progress)
+        else:
+            _make(missing, folder, workers, how=how, done=progress.update)
 
 
 def _make_on(nodes: Cluster, shards: Mapping[int, list[ImageRow]], how: Extraction, folder: Path, bar: tqdm) -> None:

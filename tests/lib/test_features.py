@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import torch
 from PIL import Image
 
 from lib.errors import UserError
-from lib.scratch import place, prune, publish
+from lib.scratch import alone, place, prune, publish
 from lib.vision import extraction
 from lib.vision.backbones import for_inference, override, untrained
 from lib.vision.extraction import Extraction, extract
@@ -59,7 +61,7 @@ def how(raw, backbone, **changes) -> Extraction:
 
 
 def contents(folder) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("[!.]*"))}
 
 
 def test_features_are_the_backbones_image_by_image_and_the_unreadable_are_listed(photographs, backbone, tmp_path):
@@ -107,6 +109,26 @@ how = extraction.Extraction(folder, Backbone.load(folder / "backbone"), "grid", 
 made = extraction.extract(pd.read_parquet(folder / "images.parquet"), how, folder / sys.argv[2], 2)
 print(made.folder)
 """
+
+
+def test_of_two_that_make_the_same_shards_one_waits_and_then_has_nothing_left_to_do(
+    photographs, backbone, tmp_path, monkeypatch
+):
+    images, raw = photographs
+    monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
+    written, write_shard = [], extraction._write_shard
+
+    def write(folder: Path, number: int, parts: Sequence) -> None:
+        while "waiting for another process that works in" not in screen.getvalue():
+            time.sleep(0.01)
+        written.append(number)
+        write_shard(folder, number, parts)
+
+    monkeypatch.setattr(extraction, "_write_shard", write)
+    with ThreadPoolExecutor(2) as pool:
+        made = [pool.submit(extract, images, how(raw, backbone), tmp_path / "scratch", 1) for _ in range(2)]
+    assert made[0].result().folder == made[1].result().folder
+    assert written == [0, 1, 2, 3, 4]
 
 
 def test_a_process_that_is_killed_loses_no_whole_shard_and_ends_in_the_same_bytes(photographs, backbone, tmp_path):
@@ -226,6 +248,21 @@ def test_what_a_finished_task_replaced_is_removed_but_nothing_that_another_works
         os.utime(tmp_path / name, (0, 0))
     prune(tmp_path / "finished")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["finished", "of another process"]
+
+
+def test_what_has_long_been_worked_in_is_not_removed_nor_what_another_process_has_removed_just_now(
+    tmp_path, monkeypatch
+):
+    folders = [tmp_path / name for name in ("finished", "slow", "replaced")]
+    with alone(folders[1]):
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+            os.utime(folder, (0, 0))
+        found = [tmp_path / "gone", *folders]
+        monkeypatch.setattr(Path, "iterdir", lambda path: iter(found))
+        prune(folders[0])
+        monkeypatch.undo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["finished", "slow"]
 
 
 def test_publishing_costs_no_second_copy_and_replaces_what_was_there(tmp_path):

@@ -3,8 +3,12 @@
 import importlib
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +21,7 @@ from pycocotools.coco import COCO
 
 from lib.errors import UserError
 from lib.scoring import METRICS
+from lib.scratch import alone
 from lib.training import gradient_flow
 from tests.stages.imports import ROOT
 
@@ -122,6 +127,28 @@ def test_another_run_with_other_workers_gives_the_same_bytes(scenes, tmp_path, m
     first, second = files(scenes), files(again)
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
+
+
+@pytest.mark.parametrize("stage", ["backbone", "features", "train", "finetune"])
+def test_a_run_waits_for_another_that_makes_the_same_in_the_same_scratch_folder(scenes, tmp_path, monkeypatch, stage):
+    """As of two experiments that share CAPTION_SCRATCH."""
+    shutil.copytree(scenes, tmp_path / "here")
+    tuned = {"backbone.tune.epochs": 1, "backbone.tune.batch_size": 8} if stage == "backbone" else {}
+    here = run(tmp_path / "here", monkeypatch, ["backbone"] if tuned else [], **tuned)
+    before, environment = files(here), {**os.environ, "PYTHONPATH": str(ROOT)}
+    with ExitStack() as other:
+        for folder in (here / ".scratch" / stage).iterdir():
+            other.enter_context(alone(folder))
+        process = subprocess.Popen(
+            [sys.executable, "-m", f"stages.{stage}"], env=environment, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr
+        said = next(line for line in process.stderr if "waiting" in line)
+        assert said.startswith(f"waiting for another process that works in {Path('.scratch', stage)}")
+        assert process.poll() is None
+    process.communicate()
+    assert process.returncode == 0
+    assert files(here) == before
 
 
 @pytest.mark.parametrize(
