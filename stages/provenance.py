@@ -14,8 +14,10 @@ import torch
 import yaml
 
 from lib.captioner.card import provenance_path
+from lib.captioner.model import weights_path
 from lib.compute import device
 from lib.errors import UserError
+from lib.scratch import fingerprint
 from stages.running import MODEL, run
 
 _LOCK = Path("dvc.lock")
@@ -32,10 +34,14 @@ def md5s(paths: list[Path]) -> dict[str, str]:
 
 
 def note_run() -> None:
-    """Notes where, when and with what the model in the workspace was made. Nothing hashes or reads it but people."""
+    """Notes where, when and with what the model in the workspace was made. Nothing hashes or reads it but people.
+
+    DVC may put another model in its place, from its cache or a remote: which one it was is noted too.
+    """
     git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     kind, threads = device(), torch.get_num_threads()
     made = {
+        "model": fingerprint(weights_path(MODEL)),
         "commit": git.stdout.strip() or None,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
@@ -51,8 +57,11 @@ def main() -> None:
     if not provenance_path(folder).exists():
         raise UserError(f"{provenance_path(folder)}: not there: run make repro, or name another model's folder")
     told: dict[str, Any] = json.loads(provenance_path(folder).read_text("utf-8"))
-    if folder == MODEL and _MADE.exists():
-        told["made"] = json.loads(_MADE.read_text("utf-8"))
+    made = json.loads(_MADE.read_text("utf-8")) if _MADE.exists() else {}
+    if weights_path(folder).exists() and made.pop("model", None) == fingerprint(weights_path(folder)):
+        told["made"] = made
+    else:
+        told["made"] = "elsewhere, or earlier: what is known here is of the last model that was made here"
     print(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), end="")
 
 

@@ -18,6 +18,11 @@ from lib.vision.projection import projection_path
 _DECODER, _CONFIG, _VOCABULARY = "decoder.safetensors", "decoder.json", "vocabulary.json"
 
 
+def weights_path(folder: Path) -> Path:
+    """Where in a captioner's folder its decoder's weights are."""
+    return folder / _DECODER
+
+
 def backbone_folder(folder: Path) -> Path:
     """Where in a captioner's folder its CNN is."""
     return folder / "backbone"

@@ -9,6 +9,7 @@ import yaml
 
 from lib.captioner.card import provenance_path, write_card
 from lib.captioner.decoder import DecoderConfig
+from lib.captioner.model import weights_path
 from lib.errors import UserError
 from stages import provenance
 from tests.stages.imports import ROOT
@@ -19,6 +20,7 @@ PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 def card(folder: Path, **train) -> str:
     folder.mkdir(exist_ok=True)
+    weights_path(folder).write_bytes(b"of the model")
     scst = {**PARAMS["train"]["scst"], **train}
     write_card(
         folder, CONFIG, {**PARAMS, "train": {**PARAMS["train"], "scst": scst}}, {"data/x": "abc"}, {"bleu_4": 0.5}
@@ -67,4 +69,17 @@ def test_the_command_shows_both(tmp_path, monkeypatch, capsys):
     card(Path("copied"))
     monkeypatch.setattr("sys.argv", ["provenance", "copied"])
     provenance.main()
-    assert "made" not in yaml.safe_load(capsys.readouterr().out)
+    assert yaml.safe_load(capsys.readouterr().out)["made"] == told["made"]
+
+
+def test_where_another_model_has_taken_the_place_of_the_one_that_was_made_here_that_is_told(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    card(Path("data/model"))
+    provenance.note_run()
+    weights_path(Path("data/model")).write_bytes(b"of another, which DVC had in its cache")
+    monkeypatch.setattr("sys.argv", ["provenance"])
+    provenance.main()
+    assert yaml.safe_load(capsys.readouterr().out)["made"].startswith("elsewhere")
