@@ -1,6 +1,7 @@
 """Captions pictures of one's own: `caption photo.jpg another.png folder/`."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -22,6 +23,8 @@ def main() -> int:
     """Prints a caption for each picture; those that cannot be read are named on stderr, and make the exit code 1."""
     parser = _parser()
     arguments = parser.parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name, or a word, may be none that the terminal can show
+        sys.stdout.reconfigure(errors="backslashreplace")
     if arguments.top > arguments.beam:
         parser.error(f"--top {arguments.top} asks for more captions than --beam {arguments.beam} keeps")
     try:
@@ -107,7 +110,7 @@ def _run(arguments: argparse.Namespace) -> int:
             files += _files(picture)
         except UserError as error:
             refuse(picture, error)
-    if arguments.attention and len(files) != 1:
+    if arguments.attention and len(files) > 1:
         raise UserError(f"--attention draws one picture, not {len(files)}")
     if files:
         captioner = load(models_of(arguments))
@@ -131,11 +134,13 @@ def _files(picture: str) -> list[str]:
     if "://" in picture:
         raise UserError(f"{picture}: nothing is fetched from the net: download the picture, and give the file")
     folder = Path(picture)
-    if not folder.is_dir():
-        return [picture]
-    found = sorted(
-        str(path) for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
-    )
+    try:
+        if not folder.is_dir():
+            return [picture]
+        inside = list(folder.iterdir())
+    except OSError as error:  # a folder that may not be read, a name that is too long
+        raise UserError(f"{picture}: {error.strerror}") from error
+    found = sorted(str(path) for path in inside if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."))
     if not found:
         raise UserError(f"{picture}: no picture in this folder (none of {' '.join(sorted(_SUFFIXES))})")
     return found

@@ -1,10 +1,12 @@
 """The command that captions pictures of one's own."""
 
+import errno
 import json
 import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +77,23 @@ def test_a_folder_without_pictures_and_an_address_are_told_of_and_the_rest_is_do
     assert second.startswith("error: https://example.org/photo.jpg: nothing is fetched")
 
 
+def test_what_the_system_refuses_to_look_up_is_told_of_and_the_rest_is_done(run, photos, tmp_path, monkeypatch):
+    long, locked = tmp_path / ("x" * 300), tmp_path / "locked"
+    locked.mkdir()
+    list_folder = Path.iterdir
+
+    def refuse(folder: Path):  # as a folder without the permission does, to all but root
+        if folder == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return list_folder(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    code, out, err = run(long, locked, photos)
+    assert code == 1
+    assert out.count("\n") == 2
+    assert err == f"error: {long}: File name too long\nerror: {locked}: Permission denied\n"
+
+
 def test_more_pictures_than_a_batch_come_in_their_order_with_what_is_bad_among_them(run, photos, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"")
     good, other, bad = photos / "a.jpg", photos / "b.PNG", tmp_path / "bad.png"
@@ -136,6 +155,13 @@ def test_where_the_model_looked_is_drawn_word_by_word(run, photos, tmp_path):
     seven = Image.open(tmp_path / "out.png")
     assert three.format == seven.format == "PNG"
     assert seven.size == (three.width, 2 * three.height)  # five pictures in a row
+
+
+def test_of_a_picture_that_cannot_be_found_the_error_is_all_that_is_told(run, tmp_path):
+    code, out, err = run(tmp_path, "--attention", tmp_path / "out.png", "--json")
+    assert code == 1
+    assert err.startswith(f"error: {tmp_path}: no picture in this folder")
+    assert [told.keys() for told in json.loads(out)] == [{"image", "error"}]
 
 
 def test_the_heat_lies_where_the_model_looked(tmp_path):
@@ -212,6 +238,21 @@ def test_a_caption_loads_nothing_that_it_does_not_use(model, photos):
     loaded = set(done.stdout.splitlines())
     assert "torch" in loaded
     assert not loaded & {"torchvision", "torch._dynamo", "sympy", "pandas", "pyarrow", "matplotlib", "scipy", "nltk"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict", "cp1252:strict"])
+def test_a_name_that_the_terminal_cannot_show_is_told_in_escapes(model, photos, monkeypatch, encoding):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    name = os.fsdecode(b"caf\xe9.jpg") if os.name == "posix" else "\u96ea.jpg"  # Latin-1 on a disk; or Chinese
+    try:
+        (photos / "a.jpg").rename(photos / name)
+    except OSError:
+        pytest.skip("a disk that knows UTF-8 names alone")
+    done = python("from lib.cli import caption; caption.main()", "--model", model, photos)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = sorted(done.stdout.splitlines())
+    assert "b.PNG: " in first
+    assert "\\u" in second or "\\xe9" in second
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell's pipe")
