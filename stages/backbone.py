@@ -3,10 +3,10 @@
 from dataclasses import asdict
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from lib.compute import device
+from lib.datasets.tables import read_table
 from lib.scratch import alone, fingerprint, identity, library, prune
 from lib.training.backbone import FitRecipe, fit_backbone
 from lib.training.optimisation import make_deterministic
@@ -26,10 +26,10 @@ def main() -> None:
     backbone = untrained(params.name) if fit else pretrained(params.name, params.weights, DOWNLOADS)
     backbone.preprocess = override(backbone.preprocess, size=params.size, mean=params.mean, std=params.std)
     if fit or params.tune.epochs:
-        images = pd.read_parquet(CAPTIONS / "images.parquet")
+        images = read_table(CAPTIONS / "images.parquet")
         train = images[images["split"] == "train"]
         pixels, image_ids = read_pixels(train, RAW, backbone.preprocess, workers=worker_count())
-        tokens = pd.read_parquet(CAPTIONS / "captions.parquet").groupby("image_id")["tokens"].agg(list)
+        tokens = read_table(CAPTIONS / "captions.parquet").groupby("image_id")["tokens"].agg(list)
         captions = [tokens[image_id] for image_id in image_ids]
         if fit:
             fit_backbone(backbone, pixels, captions, FitRecipe(**params.fit.model_dump()))

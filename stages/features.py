@@ -1,8 +1,6 @@
 """features: runs the CNN over every image, straight from the zip."""
 
-import pandas as pd
-
-from lib.datasets.tables import SPLITS, write_table
+from lib.datasets.tables import SPLITS, read_table, write_table
 from lib.errors import UserError
 from lib.scratch import prune, publish
 from lib.vision.backbones import Backbone
@@ -19,7 +17,7 @@ _SHOWN = 10  # skipped images; all are in the table
 
 def main() -> None:
     params = read(Params)
-    images = pd.read_parquet(CAPTIONS / "images.parquet")
+    images = read_table(CAPTIONS / "images.parquet")
     how = Extraction(RAW, Backbone.load(BACKBONE), params.kind, params.precision, params.batch_size)
     made = extract(images, how, SCRATCH / "features", worker_count())
     skipped = made.skipped

@@ -1,7 +1,6 @@
 """gradients: how far back a word's loss reaches through an RNN and through an LSTM, on the train split's captions."""
 
-import pandas as pd
-
+from lib.datasets.tables import read_table
 from lib.text.vocabulary import Vocabulary
 from lib.training.gradient_flow import gradient_flow
 from lib.training.optimisation import make_deterministic
@@ -16,9 +15,9 @@ _IMAGES = 5000  # whose captions are enough to read
 def main() -> None:
     model, seed = read(ModelParams), read(TrainParams).seed
     make_deterministic(seed)
-    images = pd.read_parquet(CAPTIONS / "images.parquet")
+    images = read_table(CAPTIONS / "images.parquet")
     train = images.loc[images["split"] == "train", "image_id"].head(_IMAGES)
-    captions = pd.read_parquet(CAPTIONS / "captions.parquet", columns=["image_id", "tokens"])
+    captions = read_table(CAPTIONS / "captions.parquet", columns=["image_id", "tokens"])
     tokens = captions[captions["image_id"].isin(train)].groupby("image_id")["tokens"].agg(list)
     vocabulary = Vocabulary.load(CAPTIONS / "vocabulary.json")
     fading = gradient_flow(list(tokens), vocabulary, model.embedding, model.hidden, seed)

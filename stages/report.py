@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lib.datasets.tables import read_table
 from lib.report.comparison import read_comparisons
 from lib.report.figures import draw_contact_sheet, save_png
 from lib.report.gallery import write_gallery
@@ -27,7 +28,7 @@ _SHOWN = 12  # pictures of gallery.png, evenly spaced by id
 
 def main() -> None:
     out = METRICS / "report"
-    each = pd.read_parquet(METRICS / "per_image.parquet")
+    each = read_table(METRICS / "per_image.parquet")
     curves, best = pd.read_csv(METRICS / "train/curves.csv"), _json("train/summary.json")["best_epoch"]
     tuned = pd.read_csv(METRICS / "finetune/curves.csv"), _json("finetune/summary.json")["best_epoch"]
     learning, bleu = learning_curves(curves, best) + self_critical_curves(*tuned), bleu_analysis(each, curves, best)
@@ -36,7 +37,7 @@ def main() -> None:
     save_png(bleu, out / "bleu.png")
     save_png(gradients, out / "gradients.png", columns=1)
 
-    images = pd.read_parquet(CAPTIONS / "images.parquet")
+    images = read_table(CAPTIONS / "images.parquet")
     tested = image_rows(each[["image_id"]].merge(images, "left"))
     archives = Archives(RAW)
     evenly = np.unique(np.linspace(0, len(each) - 1, min(_SHOWN, len(each))).astype(int))
@@ -45,7 +46,7 @@ def main() -> None:
     sheets, sizes = write_sheets(tested, archives, out, worker_count())
     archives.close()
     of_tested = [("image_id", "in", each["image_id"].tolist())]
-    references = pd.read_parquet(CAPTIONS / "captions.parquet", columns=["image_id", "caption"], filters=of_tested)
+    references = read_table(CAPTIONS / "captions.parquet", columns=["image_id", "caption"], filters=of_tested)
     write_gallery(
         out / "gallery.js",
         each,
@@ -56,7 +57,7 @@ def main() -> None:
         Preprocess(**json.loads((BACKBONE / "backbone.json").read_text())["preprocess"]),
     )
 
-    skipped = pd.read_parquet(skipped_path(FEATURES))
+    skipped = read_table(skipped_path(FEATURES))
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped["reason"].value_counts().items())
     left_out = f"; {len(skipped)} could not be read and are left out, captions and all: {reasons}" if reasons else ""
     model = read(ModelParams)

@@ -2,17 +2,14 @@
 
 import pandas as pd
 
-from lib.reading import intact
+from lib.datasets.tables import read_table
 from lib.vision.features import Features, index_path
 from stages.running import CAPTIONS, FEATURES
 
 
 def images_with_features(split: str) -> pd.DataFrame:
     """The images of a split that were not skipped: image_id, archive, member, split, shard, row; by id."""
-    with intact(CAPTIONS / "images.parquet"):
-        images = pd.read_parquet(CAPTIONS / "images.parquet")
-    with intact(index_path(FEATURES)):
-        index = pd.read_parquet(index_path(FEATURES))
+    images, index = read_table(CAPTIONS / "images.parquet"), read_table(index_path(FEATURES))
     return images[images["split"] == split].merge(index, on="image_id", validate="1:1")
 
 
@@ -23,7 +20,7 @@ def features_of(images: pd.DataFrame) -> Features:
 
 def references_of(images: pd.DataFrame) -> dict[int, list[list[str]]]:
     """Their captions' tokens, by image id, in the order of `images`."""
-    captions = pd.read_parquet(CAPTIONS / "captions.parquet", columns=["image_id", "tokens"])
+    captions = read_table(CAPTIONS / "captions.parquet", columns=["image_id", "tokens"])
     captions = captions[captions["image_id"].isin(images["image_id"])]
     tokens = captions["tokens"].map(list).groupby(captions["image_id"]).agg(list)
     return {int(image_id): tokens[image_id] for image_id in images["image_id"]}

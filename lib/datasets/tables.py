@@ -8,14 +8,17 @@
 """
 
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lib.errors import UserError
+from lib.reading import intact
 
 SPLITS = ("train", "val", "test")
 
@@ -70,3 +73,14 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     """Writes parquet whose bytes depend on the table alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pandas(table, preserve_index=False), path, compression="zstd")
+
+
+def read_table(
+    path: Path, columns: Sequence[str] | None = None, filters: Sequence[tuple[str, str, Any]] | None = None
+) -> pd.DataFrame:
+    """Reads parquet: some columns, or all; of the rows that meet all filters, such as ("image_id", "in", [1, 2]).
+
+    Raises UserError where there is none, or a damaged one.
+    """
+    with intact(path):
+        return pd.read_parquet(path, columns=columns, filters=filters)

@@ -26,6 +26,7 @@ import torch
 from tqdm import tqdm
 
 from lib.compute import device
+from lib.datasets.tables import read_table
 from lib.errors import UserError
 from lib.scratch import alone, fingerprint, identity, written_whole
 from lib.vision import cluster
@@ -71,7 +72,7 @@ def extract(images: pd.DataFrame, how: Extraction, scratch: Path, workers: int) 
         folder = scratch / _fingerprint(rows, how, nodes.device_type if nodes else device().type)
         with alone(folder):
             _make_missing(shards, how, folder, workers, nodes)
-    reports = [pd.read_parquet(_report_path(folder, number)).assign(shard=number) for number in shards]
+    reports = [read_table(_report_path(folder, number)).assign(shard=number) for number in shards]
     report = pd.concat(reports, ignore_index=True)
     has = report["row"] >= 0
     return Extracted(

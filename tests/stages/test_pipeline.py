@@ -194,6 +194,27 @@ def test_without_a_val_split_test_is_captioned_and_scored_all_the_same(scenes, t
         assert Path("metrics", name).read_bytes() == (scenes / "metrics" / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("stage", "table"),
+    [
+        ("backbone", "data/captions/images.parquet"),
+        ("backbone", "data/captions/captions.parquet"),
+        ("features", "data/captions/images.parquet"),
+        ("train", "data/captions/captions.parquet"),
+        ("generate", "data/captions/images.parquet"),
+        ("evaluate", "data/features/index.parquet"),
+        ("gradients", "data/captions/captions.parquet"),
+        ("report", "metrics/per_image.parquet"),
+        ("report", "data/features/skipped.parquet"),
+    ],
+)
+def test_a_damaged_table_is_named_by_the_stage_that_reads_it(scenes, tmp_path, monkeypatch, stage, table):
+    shutil.copytree(scenes, tmp_path / "here")
+    (tmp_path / "here" / table).write_bytes(b"damaged")
+    with pytest.raises(UserError, match=f"^{table} is damaged, or of another version: "):
+        run(tmp_path / "here", monkeypatch, [stage])
+
+
 @pytest.fixture
 def photographs(tmp_path):
     """A zip of photographs, two of which cannot be read, with Karpathy's JSON; and weights for resnet18."""
