@@ -52,7 +52,7 @@ def main() -> None:
     kept = cache.files()
     written = [file for output in outputs for file in _files(output.path)]
     found = _md5s([*kept, *written])
-    faults = {path: "damaged" for path, md5 in kept.items() if found[path] != md5}
+    faults = {path: _fault(path, found, "damaged") for path, md5 in kept.items() if found[path] != md5}
     for output in outputs:
         faults |= _faults(output, cache, found)
     for path, fault in sorted(faults.items()):
@@ -95,38 +95,52 @@ def _inode(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _md5s(paths: Iterable[Path]) -> dict[Path, str]:
-    """By path. What is linked, as outputs are to the cache, is read once."""
+def _md5s(paths: Iterable[Path]) -> dict[Path, str | OSError]:
+    """By path; of what cannot be read, the reason. What is linked, as outputs are to the cache, is read once."""
     links: dict[tuple[int, int], list[Path]] = {}
     for path in paths:
         links.setdefault(_inode(path), []).append(path)
     total = sum(path.stat().st_size for path, *_ in links.values())
-    found: dict[Path, str] = {}
+    found: dict[Path, str | OSError] = {}
     with tqdm(desc="verifying", total=total, unit="B", unit_scale=True, disable=None) as progress:
         for same in links.values():
             digest = hashlib.md5(usedforsecurity=False)
-            with same[0].open("rb") as file:
-                while chunk := file.read(_CHUNK):
-                    digest.update(chunk)
-                    progress.update(len(chunk))
-            found |= dict.fromkeys(same, digest.hexdigest())
+            try:
+                with same[0].open("rb") as file:
+                    while chunk := file.read(_CHUNK):
+                        digest.update(chunk)
+                        progress.update(len(chunk))
+                found |= dict.fromkeys(same, digest.hexdigest())
+            except OSError as error:  # a bad sector: there may be more in other files
+                found |= dict.fromkeys(same, error)
     return found
 
 
-def _faults(output: Output, cache: Cache, found: dict[Path, str]) -> dict[Path, str]:
+def _fault(path: Path, found: dict[Path, str | OSError], otherwise: str) -> str:
+    """What is wrong with a file that has not the md5 that it should have."""
+    match found.get(path):
+        case None:
+            return "missing"
+        case OSError() as error:
+            return f"unreadable ({error.strerror})"
+        case _:
+            return otherwise
+
+
+def _faults(output: Output, cache: Cache, found: dict[Path, str | OSError]) -> dict[Path, str]:
     """What is wrong with an output, and what of it the cache lacks; `found` has the md5 of each file that there is."""
     content = {output.path: output.md5}
     if output.md5.endswith(".dir"):
         manifest = cache.path(output.md5)
         if found.get(manifest) != output.md5.removesuffix(".dir"):
-            state = "damaged" if manifest in found else "missing"
+            state = _fault(manifest, found, "damaged")
             return {manifest: state, output.path: f"cannot be checked, its manifest {manifest} is {state}"}
         listed = json.loads(manifest.read_text())
         content = {output.path / file["relpath"]: file["md5"] for file in listed}
     faults = {}
     for path, md5 in content.items():
         if found.get(path) != md5:
-            faults[path] = "altered" if path in found else "missing"
+            faults[path] = _fault(path, found, "altered")
         if output.cached and cache.path(md5) not in found:
             faults[cache.path(md5)] = f"missing, it holds {path}"
     return faults | {path: "not of this output" for path in _files(output.path) if path not in content}

@@ -1,5 +1,6 @@
 """`make verify`: damage of every kind is named, and told and tried is the way back to the very same bytes."""
 
+import errno
 import json
 import os
 import shutil
@@ -210,6 +211,29 @@ def test_damage_is_named_and_the_remedy_brings_back_the_very_same_bytes(project,
     assert stages_run(command(project, "dvc", "repro")) == stages
     assert content() == before
     assert verified(monkeypatch, capsys) == ("9 files, all as they were", {})
+
+
+def test_what_the_disk_cannot_read_is_named_and_all_else_is_read_nevertheless(project, monkeypatch, capsys):
+    before = content()
+    damaged = {WRITTEN, cached(WRITTEN), cached(DRAWN)}
+    flip(A)
+    kept = next(path for path in before if path != A and path.samefile(A))
+    inodes, open_file = {path.stat().st_ino for path in damaged}, Path.open
+
+    def fail(path: Path, *how, **more):
+        if path.stat().st_ino in inodes:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return open_file(path, *how, **more)
+
+    monkeypatch.setattr(Path, "open", fail)
+    end, faults = verified(monkeypatch, capsys, "mend")
+    monkeypatch.setattr(Path, "open", open_file)
+    told = dict.fromkeys(map(str, damaged), "unreadable (Input/output error)")
+    told[str(DRAWN)] = f"cannot be checked, its manifest {cached(DRAWN)} is unreadable (Input/output error)"
+    assert faults == {**told, str(kept): "damaged"}
+    assert end.startswith("what was damaged is removed: dvc repro")
+    assert stages_run(command(project, "dvc", "repro")) == ["draw", "write"]
+    assert content() == before
 
 
 @pytest.mark.slow
