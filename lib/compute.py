@@ -2,10 +2,21 @@
 read from the environment and never from params."""
 
 import os
+import re
 
 import torch
+
+from lib.errors import UserError
 
 
 def device() -> torch.device:
     """CAPTION_DEVICE where set ("cpu", "cuda", "cuda:1", "mps"), else the first GPU, else the CPU."""
-    return torch.device(os.environ.get("CAPTION_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    asked = os.environ.get("CAPTION_DEVICE")
+    if not asked:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", asked):
+        raise UserError(f"CAPTION_DEVICE: got {asked!r}, should be cpu, cuda, cuda:1 (the second GPU) or mps")
+    found = torch.device(asked)
+    if found.type == "cuda" and (found.index or 0) >= (count := torch.cuda.device_count()):
+        raise UserError(f"CAPTION_DEVICE: got {asked!r}, and torch finds {count} such GPUs here: take cpu, or unset it")
+    return found

@@ -8,11 +8,15 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 
+from lib.errors import UserError
+
 
 def worker_count() -> int:
     """CAPTION_WORKERS where set, else the cores that this process may use."""
-    if chosen := os.environ.get("CAPTION_WORKERS"):
-        return max(1, int(chosen))
+    if asked := os.environ.get("CAPTION_WORKERS"):
+        if not asked.isdecimal() or int(asked) == 0:
+            raise UserError(f"CAPTION_WORKERS: got {asked!r}, should be a number from 1 on")
+        return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
