@@ -4,6 +4,7 @@ What lies in a zip is as its maker pleased, so a name is only ever looked up amo
 and no member is read beyond a bound.
 """
 
+import unicodedata
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -70,17 +71,25 @@ def read_annotations(path: Path, name: str) -> bytes:
 
 def find_members(wanted: Iterable[str], names: list[str]) -> list[str]:
     """For each wanted name the member of a zip that holds `names`: the one of that very name, else the only one with
-    its file name, in whatever folder, else the name as it is, which the zip will be found to lack."""
+    its file name, in whatever folder, else the name as it is, which the zip will be found to lack. A Mac writes é as
+    e and an accent, others as one character: that makes no difference."""
     by_name: dict[str, str] = {}
     for name in names:
-        short = _file_name(name)
+        short = _file_name(_composed(name))
         by_name[short] = "" if short in by_name else name
-    by_name |= {name: name for name in names}
-    return [by_name.get(name) or by_name.get(_file_name(name)) or name for name in wanted]
+    by_name |= {_composed(name): name for name in names} | {name: name for name in names}
+    return [
+        by_name.get(name) or by_name.get(_composed(name)) or by_name.get(_file_name(_composed(name))) or name
+        for name in wanted
+    ]
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _file_name(name: str) -> str:

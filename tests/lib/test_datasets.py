@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import tracemalloc
+import unicodedata
 import zipfile
 import zlib
 
@@ -204,6 +205,15 @@ def test_missing_and_empty_inputs_are_told(tmp_path):
 )
 def test_a_member_is_found_by_its_name_or_by_its_file_name_where_that_is_clear(wanted, member):
     assert find_members([wanted], ["train/", "train/1.jpg", "train/2.jpg", "val/2.jpg"]) == [member]
+
+
+@pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_member_is_found_whichever_way_its_accents_are_written(form, other):
+    names = [unicodedata.normalize(other, name) for name in ("a/é.jpg", "b/é.jpg", "b/ü.jpg")]
+    wanted = [unicodedata.normalize(form, name) for name in ("a/é.jpg", "ü.jpg", "c/ü.jpg", "b/é.jpg")]
+    assert find_members(wanted, names) == [names[0], names[2], names[2], names[1]]
+    both = ["é.jpg", unicodedata.normalize("NFD", "é.jpg")]  # each is its own
+    assert find_members(both, both[::-1]) == both
 
 
 @pytest.mark.parametrize("name", ["../secret.jpg", "/etc/passwd", "sub/../../secret.jpg", "..", ""])
