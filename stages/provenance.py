@@ -28,7 +28,7 @@ _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "dvc")
 
 def md5s(paths: list[Path]) -> dict[str, str]:
     """The md5 of each of these outputs of earlier stages, as DVC noted it; of none where DVC does not run this."""
-    stages = yaml.safe_load(_LOCK.read_text())["stages"] if _LOCK.exists() else {}
+    stages = yaml.safe_load(_LOCK.read_text("utf-8"))["stages"] if _LOCK.exists() else {}
     outs = {out["path"]: out["md5"] for stage in stages.values() for out in stage.get("outs", [])}
     return {path.as_posix(): outs[path.as_posix()] for path in paths if path.as_posix() in outs}
 

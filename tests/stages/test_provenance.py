@@ -1,7 +1,9 @@
 """What made a model is in the model, and where and when beside it."""
 
 import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,19 @@ def test_inputs_are_told_by_the_md5_that_dvc_noted(tmp_path, monkeypatch):
     lock = {"stages": {"download": {"outs": [{"path": "data/raw", "md5": "12.dir"}]}, "report": {}}}
     Path("dvc.lock").write_text(yaml.safe_dump(lock))
     assert provenance.md5s(paths) == {"data/raw": "12.dir"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a locale of ASCII alone")
+def test_the_lock_file_is_utf_8_whatever_the_locale(tmp_path):
+    """As on Windows, whose own encoding is another."""
+    lock = {"stages": {"download": {"deps": [{"path": "fotografías"}], "outs": [{"path": "data/raw", "md5": "1"}]}}}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock, allow_unicode=True), "utf-8")
+    code = "from pathlib import Path; from stages.provenance import md5s; print(md5s([Path('data/raw')]))"
+    ascii_alone = {"PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, **ascii_alone}, capture_output=True, text=True
+    )
+    assert done.stdout == "{'data/raw': '1'}\n", done.stderr
 
 
 def test_the_command_shows_both(tmp_path, monkeypatch, capsys):
