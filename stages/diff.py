@@ -15,6 +15,7 @@ from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 
 from lib.errors import UserError
+from lib.reading import intact
 from lib.scoring import corpus_scores, measure
 from lib.scoring.bootstrap import difference_intervals
 from lib.text.tokenizer import tokenize
@@ -45,11 +46,13 @@ def main() -> None:
 
 def _load(name: str) -> tuple[dict[int, list[Tokens]], dict[int, Tokens]]:
     """The references and the captions of a run, by image id."""
-    captions = tokens_of(json.loads(_read(name, _RESULTS)))
-    table = pd.read_parquet(io.BytesIO(_read(name, _REFERENCES)), columns=["image_id", "caption"])
+    results, references = _read(name, _RESULTS), _read(name, _REFERENCES)
+    with intact(Path(f"{name}:{_RESULTS}")):  # as Git writes a file of a revision
+        captions = tokens_of(json.loads(results))
+    with intact(Path(f"{name}:{_REFERENCES}")):
+        table = pd.read_parquet(io.BytesIO(references), columns=["image_id", "caption"])
     table = table[table["image_id"].isin(captions.keys())]
-    references = table["caption"].map(tokenize).groupby(table["image_id"]).agg(list)
-    return references.to_dict(), captions
+    return table["caption"].map(tokenize).groupby(table["image_id"]).agg(list).to_dict(), captions
 
 
 def _read(name: str, path: Path) -> bytes:

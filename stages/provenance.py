@@ -17,6 +17,7 @@ from lib.captioner.card import provenance_path
 from lib.captioner.model import weights_path
 from lib.compute import device
 from lib.errors import UserError
+from lib.reading import intact
 from lib.scratch import fingerprint
 from stages.running import MODEL, run
 
@@ -56,13 +57,17 @@ def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else MODEL
     if not provenance_path(folder).exists():
         raise UserError(f"{provenance_path(folder)}: not there: run make repro, or name another model's folder")
-    told: dict[str, Any] = json.loads(provenance_path(folder).read_text("utf-8"))
-    made = json.loads(_MADE.read_text("utf-8")) if _MADE.exists() else {}
+    told, made = _read(provenance_path(folder)), _read(_MADE) if _MADE.exists() else {}
     if weights_path(folder).exists() and made.pop("model", None) == fingerprint(weights_path(folder)):
         told["made"] = made
     else:
         told["made"] = "elsewhere, or earlier: what is known here is of the last model that was made here"
     print(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), end="")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with intact(path):
+        return dict(json.loads(path.read_text("utf-8")))
 
 
 if __name__ == "__main__":

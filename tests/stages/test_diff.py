@@ -115,6 +115,15 @@ def test_what_is_no_run_is_named(told, tmp_path):
         told("poor", str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["metrics/captions.json", "data/captions/captions.parquet"])
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b'[{"image_id": 1}]', b"[1]"])
+def test_a_damaged_file_of_a_run_is_named(told, tmp_path, name, damage):
+    write(tmp_path, GOOD)
+    (tmp_path / name).write_bytes(damage)
+    with pytest.raises(UserError, match=f"^{tmp_path}:{name} is damaged, or of another version: "):
+        told("poor", str(tmp_path))
+
+
 def test_a_run_that_is_not_in_the_cache_is_named(project, told, tmp_path):
     cache = project / ".dvc/cache"
     shutil.move(cache, tmp_path / "cache")

@@ -87,6 +87,18 @@ def test_the_command_shows_both(tmp_path, monkeypatch, capsys):
     assert yaml.safe_load(capsys.readouterr().out)["made"] == told["made"]
 
 
+@pytest.mark.parametrize("name", ["data/model/provenance.json", "data/made.json"])
+@pytest.mark.parametrize("damage", [b"", b"\xff", b"1"])
+def test_a_damaged_file_is_named(tmp_path, monkeypatch, name, damage):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    card(Path("data/model"))
+    Path(name).write_bytes(damage)
+    monkeypatch.setattr("sys.argv", ["provenance"])
+    with pytest.raises(UserError, match=f"^{name} is damaged, or of another version: "):
+        provenance.main()
+
+
 def test_where_another_model_has_taken_the_place_of_the_one_that_was_made_here_that_is_told(
     tmp_path, monkeypatch, capsys
 ):
