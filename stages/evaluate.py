@@ -13,13 +13,13 @@ from lib.scoring.bootstrap import intervals
 from lib.scoring.description import describe
 from stages.params import read
 from stages.params.dataset import Params
-from stages.results import tokens_of
+from stages.results import read_json, tokens_of
 from stages.running import METRICS, RAW, run
 from stages.splits import images_with_features, references_of
 
 
 def main() -> None:
-    results = _read("captions.json")
+    results = read_json("captions.json")
     hypotheses, references = tokens_of(results), references_of(images_with_features("test"))
     measures = measure(references, hypotheses)
     scores = corpus_scores(measures)
@@ -41,13 +41,9 @@ def main() -> None:
     seen = {tuple(tokens) for captions in of_train for tokens in captions}
     _write("statistics.json", describe(list(hypotheses.values()), seen))
 
-    on_val = tokens_of(_read("captions_val.json"))
+    on_val = tokens_of(read_json("captions_val.json"))
     # A data set may have no val: then there is nothing to score.
     _write("scores_val.json", score(references_of(images_with_features("val")), on_val) if on_val else {})
-
-
-def _read(name: str) -> list[dict[str, Any]]:
-    return json.loads((METRICS / name).read_text())
 
 
 def _write(name: str, content: dict[str, Any]) -> None:

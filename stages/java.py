@@ -3,16 +3,14 @@
 Not a stage of the DAG, which has to run, and to give the same, without Java.
 """
 
-import json
-
 from lib.scoring.java import meteor, spice
-from stages.results import tokens_of
-from stages.running import METRICS, run
+from stages.results import read_json, tokens_of
+from stages.running import run
 from stages.splits import images_with_features, references_of
 
 
 def main() -> None:
-    hypotheses = tokens_of(json.loads((METRICS / "captions.json").read_text()))
+    hypotheses = tokens_of(read_json("captions.json"))
     references = references_of(images_with_features("test"))
     for name, score in {"METEOR": meteor, "SPICE": spice}.items():
         print(f"{name} {score(references, hypotheses):.3f} of {len(hypotheses)} captions", flush=True)

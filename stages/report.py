@@ -1,7 +1,6 @@
 """report: plots, a gallery of all test pictures and one page, from what the other stages left in metrics/."""
 
 import json
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,7 @@ from lib.workers import worker_count
 from stages.params import read
 from stages.params.dataset import Params as DatasetParams
 from stages.params.model import Params as ModelParams
+from stages.results import read_json
 from stages.running import BACKBONE, CAPTIONS, FEATURES, METRICS, RAW, run
 
 _SHOWN = 12  # pictures of gallery.png, evenly spaced by id
@@ -29,8 +29,8 @@ _SHOWN = 12  # pictures of gallery.png, evenly spaced by id
 def main() -> None:
     out = METRICS / "report"
     each = read_table(METRICS / "per_image.parquet")
-    curves, best = pd.read_csv(METRICS / "train/curves.csv"), _json("train/summary.json")["best_epoch"]
-    tuned = pd.read_csv(METRICS / "finetune/curves.csv"), _json("finetune/summary.json")["best_epoch"]
+    curves, best = pd.read_csv(METRICS / "train/curves.csv"), read_json("train/summary.json")["best_epoch"]
+    tuned = pd.read_csv(METRICS / "finetune/curves.csv"), read_json("finetune/summary.json")["best_epoch"]
     learning, bleu = learning_curves(curves, best) + self_critical_curves(*tuned), bleu_analysis(each, curves, best)
     gradients = gradient_flow(pd.read_csv(METRICS / "gradients.csv"))
     save_png(learning, out / "curves.png")
@@ -66,18 +66,14 @@ def main() -> None:
         title=f"Captions of {read(DatasetParams).name}",
         summary=f"{model.cell.upper()} decoder ({model.implementation} cell); {len(each)} test pictures, "
         f"of {len(images)} in all{left_out}.",
-        scores=_json("scores.json"),
-        intervals=_json("intervals.json"),
-        statistics=_json("statistics.json"),
+        scores=read_json("scores.json"),
+        intervals=read_json("intervals.json"),
+        statistics=read_json("statistics.json"),
         curves=learning,
         bleu=bleu,
         comparisons=read_comparisons(METRICS / "compare"),
         gradients=gradients,
     )
-
-
-def _json(name: str) -> dict[str, Any]:
-    return json.loads((METRICS / name).read_text())
 
 
 if __name__ == "__main__":

@@ -215,6 +215,16 @@ def test_a_damaged_table_is_named_by_the_stage_that_reads_it(scenes, tmp_path, m
         run(tmp_path / "here", monkeypatch, [stage])
 
 
+@pytest.mark.parametrize(
+    ("stage", "name"), [("evaluate", "captions.json"), ("report", "scores.json"), ("java", "captions.json")]
+)
+def test_what_is_damaged_in_metrics_is_named_by_the_stage_that_reads_it(scenes, tmp_path, monkeypatch, stage, name):
+    shutil.copytree(scenes, tmp_path / "here")
+    (tmp_path / "here/metrics" / name).write_bytes(b"[")
+    with pytest.raises(UserError, match=f"^metrics/{name} is damaged, or of another version: "):
+        run(tmp_path / "here", monkeypatch, [stage])
+
+
 @pytest.fixture
 def photographs(tmp_path):
     """A zip of photographs, two of which cannot be read, with Karpathy's JSON; and weights for resnet18."""
