@@ -57,8 +57,9 @@ WHAT := cell
 compare: $(READY)
 	python -m stages.compare '$(WHAT)' $(SET)
 
+# A path goes by the environment, in which make puts what its command line sets: it may hold blanks, quotes and all.
 caption: $(READY)
-	caption '$(or $(IMAGE),$(error which picture? make caption IMAGE=photo.jpg))' $(SET)
+	caption "$(if $(IMAGE),$$IMAGE,$(error which picture? make caption IMAGE=photo.jpg))" $(SET)
 
 demo: $(READY)
 	python -m lib.cli.demo $(SET)
@@ -82,7 +83,7 @@ fuzz: $(READY)
 	FUZZ=$(or $(N),1000) pytest tests/fuzz
 
 provenance: $(READY)
-	@python -m stages.provenance $(MODEL)
+	@python -m stages.provenance $(if $(MODEL),"$$MODEL")
 
 check: $(READY)
 	ruff check
@@ -101,5 +102,5 @@ bench: $(READY)
 full-size: $(READY)
 	python -m tests.benchmarks.full_size $(SIZES)
 
-lock:
+lock: $(READY)
 	uv pip compile --quiet --universal --python-version 3.11 --extra demo --group dev pyproject.toml -o requirements.lock
