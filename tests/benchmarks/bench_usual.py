@@ -1,0 +1,215 @@
+"""Beside the usual way of tutorials, on the same pictures and captions. `make bench` prints it; no time decides a test.
+
+The usual way opens a file for each caption and runs the CNN in the training loop, packs captions of unlike lengths for
+nn.LSTM, and writes captions by beam search of one picture at a time. (For pycocoevalcap see bench_scoring.py.)
+"""
+
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from lib.captioner.beam import beam_search
+from lib.captioner.decoder import Decoder, DecoderConfig
+from lib.datasets.scenes.reading import IMAGES, read
+from lib.datasets.scenes.world import KINDS
+from lib.datasets.scenes.writing import write_scenes
+from lib.text.tokenizer import tokenize
+from lib.text.vocabulary import Vocabulary
+from lib.training.batches import caption_set, pad, targets
+from lib.training.cross_entropy import batch_loss
+from lib.training.optimisation import Optimiser
+from lib.training.split import Split
+from lib.vision.backbones import Backbone, for_inference, untrained
+from lib.vision.extraction import Extraction, extract
+from lib.vision.features import Features
+from lib.workers import worker_count
+from tests.benchmarks.bench_decoding import BEAM, LONGEST, seconds
+from tests.benchmarks.bench_training import BATCH, SIZE, VOCABULARY
+from tests.benchmarks.timing import paired
+
+CNN, PICTURES, PIXELS = "resnet50", 200, 480  # 480 pixels a side, as COCO's photographs have about
+EPOCHS = 10  # over which the features are made once
+USUAL_CAPTIONS = 128  # enough to know how long one takes the usual way
+
+
+class PackedLSTM(nn.LSTM):
+    """nn.LSTM over captions packed by their lengths, in place of a decoder's cell."""
+
+    lengths: Tensor  # (N,), to be set before each batch
+
+    def forward(self, x, state):
+        h, last = super().forward(pack_padded_sequence(x, self.lengths, batch_first=True, enforce_sorted=False), state)
+        return pad_packed_sequence(h, batch_first=True)[0], last
+
+
+class CaptionedFiles(Dataset):
+    """A picture, read from a file of its own and preprocessed as torchvision does, for each caption."""
+
+    def __init__(self, files: list[Path], captions: list[list[int]], backbone: Backbone):
+        how = backbone.preprocess
+        self.files, self.captions = files, captions
+        steps = [transforms.Resize(how.resize), transforms.CenterCrop(how.size)]
+        self.pixels = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(how.mean, how.std)])
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, list[int]]:
+        with Image.open(self.files[number]) as picture:
+            return self.pixels(picture.convert("RGB")), self.captions[number]
+
+
+def collate(items: list[tuple[Tensor, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels (N, 3, size, size), captions (N, T) and their lengths (N,)."""
+    pixels, captions = zip(*items, strict=True)
+    return torch.stack(pixels), pad(captions), torch.tensor([len(caption) for caption in captions])
+
+
+@dataclass
+class Data:
+    """Pictures of `scenes`, as files and as features, and their captions."""
+
+    files: list[Path]  # of each caption's picture
+    split: Split
+    backbone: Backbone
+    extraction: float  # seconds that it took
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("usual")
+    raw, workers = folder / "raw", worker_count()
+    counts = {"train": PICTURES, "val": 1, "test": 1}
+    write_scenes(raw, counts, seed=1, size=PIXELS, mix=dict.fromkeys(KINDS, 1.0), workers=workers)
+    with zipfile.ZipFile(raw / IMAGES) as archive:
+        archive.extractall(folder)
+    scenes = read(raw)
+    images = scenes.images[scenes.images["split"] == "train"]
+    written = scenes.captions.groupby("image_id")["caption"]
+    references = {image_id: [tokenize(one) for one in written.get_group(image_id)] for image_id in images["image_id"]}
+    words = sorted({word for each in references.values() for caption in each for word in caption})
+    # The words of `scenes` are few: the others are never written, but cost what a photograph's would.
+    vocabulary = Vocabulary([*words, *(f"w{i}" for i in range(VOCABULARY - 4 - len(words)))])
+
+    torch.manual_seed(0)
+    backbone = untrained(CNN)
+    for_inference(backbone.network)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("CAPTION_DEVICE", "cpu")
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        start = time.perf_counter()
+        made = extract(images, Extraction(raw, backbone, "pooled", "float32", 32), folder / "scratch", workers)
+        took = time.perf_counter() - start
+    captions = caption_set(references.values(), vocabulary, LONGEST)
+    files = [folder / member for member in images["member"].iloc[captions.image_rows.tolist()]]
+    return Data(files, Split(Features(made.folder, made.index)[:], references, captions), backbone, took)
+
+
+def decoder_of(split: Split, packed: bool = False) -> Decoder:
+    """An untrained decoder, always of the same weights; its cell is ours, or nn.LSTM over packed captions."""
+    torch.manual_seed(0)
+    decoder = Decoder(DecoderConfig(*split.features.shape[1:], VOCABULARY, "lstm", "scratch", "none", SIZE, SIZE, 0.0))
+    decoder.fit_standardisation([split.features])
+    if packed:
+        weights, decoder.cell = decoder.cell.state_dict(), PackedLSTM(SIZE, SIZE, batch_first=True)
+        decoder.cell.load_state_dict(weights)
+    return decoder.train()
+
+
+def teach(decoder: Decoder, split: Split, epochs: int) -> float:
+    """Trains as the train stage does; returns the seconds of an epoch."""
+    rng = np.random.default_rng(0)
+    optimiser = Optimiser(decoder.parameters(), 0.001, epochs * len(split.captions.batches(BATCH)), 0.01)
+    start = time.perf_counter()
+    for _ in range(epochs):
+        for batch in split.captions.batches(BATCH, rng):
+            optimiser.step(batch_loss(decoder, split, batch)[0])
+    return (time.perf_counter() - start) / epochs
+
+
+def teach_as_usual(decoder: Decoder, data: Data, size: int) -> float:
+    """Trains with batches of `size` captions that are read, and whose CNN is run, as they come: captions a second."""
+    captions = data.split.captions
+    ids = [row[:length].tolist() for row, length in zip(captions.ids, captions.lengths, strict=True)]
+    files = CaptionedFiles(data.files, ids, data.backbone)
+    loader = DataLoader(files, size, shuffle=True, num_workers=worker_count(), collate_fn=collate)
+    steps = USUAL_CAPTIONS // size
+    optimiser = Optimiser(decoder.parameters(), 0.001, 1 + steps, 0.01)
+    start = time.perf_counter()
+    for step, (pixels, batch, lengths) in enumerate(islice(loader, 1 + steps)):
+        if step == 1:  # the first has waited for the loader's processes to begin
+            start = time.perf_counter()
+        with torch.inference_mode():
+            features = data.backbone.network(pixels.to(memory_format=torch.channels_last))[:, None]
+        decoder.cell.lengths = lengths - 1
+        scores = decoder(features.clone(), torch.arange(len(batch)), batch)
+        optimiser.step(nn.functional.cross_entropy(scores, targets(batch)))
+    return steps * size / (time.perf_counter() - start)
+
+
+@pytest.mark.parametrize("size", [1, 32])
+def test_captions_a_second_against_files_and_the_cnn_in_the_loop(data, size, capsys):
+    usual = teach_as_usual(decoder_of(data.split, packed=True), data, size)
+    epoch, captions = teach(decoder_of(data.split), data.split, EPOCHS), len(data.split.captions)
+    alone, whole = captions / epoch, EPOCHS * captions / (data.extraction + EPOCHS * epoch)
+    with capsys.disabled():
+        print(
+            f"\ntraining on {CNN}'s features, captions a second: {alone:.0f}, {alone / usual:.0f} times those of a "
+            f"file a caption and the CNN in the loop, {size} at a time ({usual:.1f}); {EPOCHS} epochs, and making the "
+            f"features first: {whole:.0f}, {whole / usual:.1f} times",
+            end="",
+        )
+
+
+@pytest.mark.parametrize("bucketing", [True, False])
+def test_a_training_step_against_packed_sequences(data, bucketing, capsys):
+    captions = data.split.captions
+    batch = captions.batches(BATCH, np.random.default_rng(0), bucketing=bucketing)[0]
+    ours, theirs = decoder_of(data.split), decoder_of(data.split, packed=True)
+    theirs.cell.lengths = torch.from_numpy(captions.lengths[batch] - 1)
+    losses = [batch_loss(decoder, data.split, batch)[0].item() for decoder in (ours, theirs)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # they learn the same
+
+    def step(decoder: Decoder) -> Callable[[], None]:
+        optimiser = Optimiser(decoder.parameters(), 0.001, 100, 0.01)
+        return lambda: optimiser.step(batch_loss(decoder, data.split, batch)[0])
+
+    ratio, took = paired(step(ours), step(theirs))
+    lengths = captions.lengths[batch] - 1
+    with capsys.disabled():
+        print(
+            f"\na training step, {len(batch)} captions of {lengths.min()} to {lengths.max()} words: "
+            f"{1e3 * took:.0f} ms, {ratio:.2f} times that of nn.LSTM over packed sequences",
+            end="",
+        )
+
+
+def test_beam_search_against_one_picture_at_a_time(data, capsys):
+    model, features = decoder_of(data.split), data.split.features
+    teach(model, data.split, EPOCHS)  # so that captions end, and one by itself stops when it has
+    model.eval()
+
+    def search(part: Tensor) -> list[int]:
+        return [len(captions[0].ids) for captions in beam_search(model, part, BEAM, LONGEST, 1.0)]
+
+    lengths = search(features[:1]) + search(features)  # warms up
+    ours = seconds(search, features)
+    theirs = seconds(lambda part: [search(one) for one in part.split(1)], features)
+    with capsys.disabled():
+        print(
+            f"\nbeam search, {BEAM} beams, captions of {np.mean(lengths):.0f} words: "
+            f"{1e3 * ours / len(features):.1f} ms a picture, {ours / theirs:.2f} times that of one picture at a time",
+            end="",
+        )
