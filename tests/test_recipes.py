@@ -5,6 +5,8 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -85,11 +87,13 @@ def test_slurm_starts_a_preempted_job_again(copy, undisturbed, tmp_path):
     wait_for(lambda: log.exists() and "epoch 3:" in log.read_text())
     assert job(copy, following)["Reason"] == "Dependency"
 
+    # As a GraceTime begins: what srun had started would end, and the job with it, for good.
+    command(copy, "scancel", "--signal=TERM", number)
     begun = time.monotonic()
     submit(tmp_path, tmp_path / "log-of-urgent", "--partition=urgent", f"--wrap=touch {urgent}; sleep 3")
     wait_for(urgent.exists)
     assert time.monotonic() - begun < KILL_WAIT  # all heard SIGTERM
-    assert processes(copy) == []
+    wait_for(lambda: processes(copy) == [], 3)
     assert 3 <= log.read_text().count("\nepoch ") < EPOCHS
 
     wait_for(lambda: job(copy, following)["JobState"] == "COMPLETED")
@@ -114,19 +118,26 @@ def test_kubernetes_signals_the_first_process_and_starts_another_pod(copy, undis
         pytest.skip("only who may unshare can make a process namespace")
     log = tmp_path / "log"
 
-    def start() -> subprocess.Popen[bytes]:
+    @contextmanager
+    def running() -> Iterator[subprocess.Popen[bytes]]:
         words = [*isolated, *container["command"], *container["args"]]
         with log.open("a") as said:
-            return subprocess.Popen(words, cwd=copy, env=environment(), stdout=said, stderr=said)
+            started = subprocess.Popen(words, cwd=copy, env=environment(), stdout=said, stderr=said)
+        try:
+            yield started
+        finally:
+            started.kill()  # and with it all that is in there
+            started.wait()
 
-    process = start()
-    wait_for(lambda: "epoch 3:" in log.read_text())
-    (first,) = psutil.Process(process.pid).children()
-    first.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 128 + signal.SIGTERM  # and not after the 30 seconds until SIGKILL
+    with running() as process:
+        wait_for(lambda: "epoch 3:" in log.read_text())
+        (first,) = psutil.Process(process.pid).children()
+        first.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM  # and not after the 30 seconds until SIGKILL
     wait_for(lambda: processes(copy) == [])
     assert 3 <= log.read_text().count("\nepoch ") < EPOCHS
-    assert start().wait() == 0, log.read_text()
+    with running() as process:
+        assert process.wait() == 0, log.read_text()
     assert_went_on(log.read_text())
     assert outputs(copy) == undisturbed
     assert unfinished(copy) == []
