@@ -48,7 +48,7 @@ coco2014 coco2017: $(READY)
 
 # Where there are thousands of pictures and not a hundred thousand, the CNN learns first what captions speak of.
 flickr8k local: $(READY)
-	dvc exp run -S dataset.name=$@ $(PHOTOGRAPHS) -S backbone.tune.epochs=4 $(SET)
+	dvc exp run -S dataset.name=$@ $(PHOTOGRAPHS) -S backbone.tune.epochs=8 -S backbone.tune.size=192 $(SET)
 
 # WHAT is cell, implementation or features (stages/compare.py). In SET, single quotes let $(PHOTOGRAPHS) through:
 #     make compare WHAT=features SET='-S dataset.name=flickr8k $(PHOTOGRAPHS)'
