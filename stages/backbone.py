@@ -31,24 +31,25 @@ def main() -> None:
         pixels, image_ids = read_pixels(train, RAW, backbone.preprocess, workers=worker_count())
         tokens = read_table(CAPTIONS / "captions.parquet").groupby("image_id")["tokens"].agg(list)
         captions = [tokens[image_id] for image_id in image_ids]
-        if fit:
-            fit_backbone(backbone, pixels, captions, FitRecipe(**params.fit.model_dump()))
-        if params.tune.epochs:
-            recipe = TuningRecipe(**params.tune.model_dump())
-            folder = _run_folder(recipe, backbone)
-            with alone(folder):
-                tune_backbone(backbone, pixels, captions, recipe, folder / "checkpoint.safetensors")
-            prune(folder)
+        folder = _run_folder(params, backbone)
+        with alone(folder):
+            if fit:
+                recipe = FitRecipe(**params.fit.model_dump())
+                fit_backbone(backbone, pixels, captions, recipe, folder / "fit.safetensors")
+            if params.tune.epochs:
+                tuning = TuningRecipe(**params.tune.model_dump())
+                tune_backbone(backbone, pixels, captions, tuning, folder / "tune.safetensors")
+        prune(folder)
     backbone.save(BACKBONE)
     print(f"{params.name}, weights: {params.weights}")
 
 
-def _run_folder(recipe: TuningRecipe, backbone: Backbone) -> Path:
-    """Where tuning keeps its checkpoint: another folder where anything differs that weights depend on."""
+def _run_folder(params: Params, backbone: Backbone) -> Path:
+    """Where fitting and tuning keep their checkpoints: another folder where anything differs that weights depend on."""
     tables = [CAPTIONS / "images.parquet", CAPTIONS / "captions.parquet"]
     raw = [identity(path) for path in sorted(RAW.iterdir())]
     machine = [device().type, torch.__version__]
-    settings = [asdict(recipe), asdict(backbone.preprocess)]
+    settings = [params.model_dump(), asdict(backbone.preprocess)]
     return SCRATCH / "backbone" / fingerprint(*settings, backbone.weights(), *tables, raw, machine, *library())
 
 

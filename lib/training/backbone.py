@@ -9,6 +9,7 @@ concepts and back"). By itself that one would lose which colour goes with which 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.compute import device
 from lib.text.vocabulary import SPECIALS, Vocabulary
 from lib.training.batches import pad, targets
+from lib.training.epochs import epochs_left
 from lib.training.optimisation import Optimiser
 from lib.vision.backbones import Backbone, for_inference
 
@@ -38,13 +40,17 @@ class FitRecipe:
 
 
 def fit_backbone(
-    backbone: Backbone, pixels: np.ndarray, captions: Sequence[Sequence[Sequence[str]]], recipe: FitRecipe
+    backbone: Backbone,
+    pixels: np.ndarray,
+    captions: Sequence[Sequence[Sequence[str]]],
+    recipe: FitRecipe,
+    progress: Path,
 ) -> None:
     """Trains `backbone` in place and leaves it in evaluation mode.
 
-    pixels (I, size, size, 3) uint8, preprocessed; captions[i] are the token lists of image i.
+    pixels (I, size, size, 3) uint8, preprocessed; captions[i] are the token lists of image i. `progress` is the file
+    of a checkpoint: a run that is interrupted, and started again with the same arguments, repeats at most an epoch.
     """
-    rng = np.random.default_rng(recipe.seed)
     vocabulary = Vocabulary.count((tokens for image in captions for tokens in image), min_count=1)
     ids = [[vocabulary.encode(tokens, max_length=len(tokens)) for tokens in image] for image in captions]
     network = for_inference(backbone.network).to(device())
@@ -56,17 +62,16 @@ def fit_backbone(
     detector = _ConceptDetector(channels, len(vocabulary)).to(device())
     size = min(recipe.batch_size, len(ids))
     batches = len(ids) // size  # the last few of each epoch's order are left out: batch norm wants equal batches
-    parameters = [*network.parameters(), *decoder.parameters(), *detector.parameters()]
-    optimiser = Optimiser(parameters, recipe.learning_rate, recipe.epochs * batches, weight_decay=0.01)
+    learned = nn.ModuleDict({"network": network, "decoder": decoder, "detector": detector})
+    optimiser = Optimiser(learned.parameters(), recipe.learning_rate, recipe.epochs * batches, weight_decay=0.01)
 
     network.train()
-    for epoch in range(1, recipe.epochs + 1):
-        order = rng.permutation(len(ids))[: batches * size].reshape(batches, size)
-        losses = 0.0
+    for epoch in epochs_left(recipe.epochs, recipe.seed, progress, optimiser, learned=learned):
+        order, losses = torch.randperm(len(ids))[: batches * size].split(size), 0.0
         for images in tqdm(order, f"epoch {epoch} of {recipe.epochs}", leave=False, unit="batch", disable=None):
-            x = backbone.preprocess.normalise(torch.from_numpy(pixels[images]).to(device()))
+            x = backbone.preprocess.normalise(torch.from_numpy(pixels[images.numpy()]).to(device()))
             grid = backbone.grid(x)  # (I, P, C)
-            chosen = [[ids[i][j] for j in rng.permutation(len(ids[i]))[:_CAPTIONS]] for i in images]
+            chosen = [[ids[i][j] for j in torch.randperm(len(ids[i]))[:_CAPTIONS]] for i in images]
             rows = torch.tensor([row for row, image in enumerate(chosen) for _ in image], device=device())
             words = pad([caption for image in chosen for caption in image]).to(device())  # (N, T)
             scores = decoder(grid, rows, words)

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from lib.compute import device
 from lib.errors import UserError
-from lib.training.checkpoint import load_checkpoint, save_checkpoint
+from lib.training.epochs import epochs_left
 from lib.training.optimisation import Optimiser, running_mean
 from lib.vision.backbones import Backbone, for_inference
 
@@ -72,14 +72,7 @@ def tune_backbone(
     learned = nn.ModuleDict({"network": network, "head": head.to(device())})
     mean = AveragedModel(network, multi_avg_fn=running_mean(_AVERAGING))
     optimiser = Optimiser(learned.parameters(), recipe.learning_rate, recipe.epochs * (used // size), weight_decay=0.01)
-    done = 0
-    if found := load_checkpoint(progress, device()):
-        parts, done = found
-        learned.load_state_dict(parts["learned"])
-        mean.load_state_dict(parts["mean"])
-        optimiser.restore(parts["optimiser"])
-    for epoch in range(done + 1, recipe.epochs + 1):
-        torch.manual_seed(recipe.seed * 1000 + epoch)
+    for epoch in epochs_left(recipe.epochs, recipe.seed, progress, optimiser, learned=learned, mean=mean):
         order, losses = torch.randperm(len(pixels))[:used].split(size), 0.0
         for images in tqdm(order, f"epoch {epoch} of {recipe.epochs}", leave=False, unit="batch", disable=None):
             whole = normalise(torch.from_numpy(pixels[images.numpy()]).to(device()))
@@ -94,8 +87,6 @@ def tune_backbone(
             mean.update_parameters(network)
             losses += loss.item()
         print(f"epoch {epoch}: loss of the words {losses / len(order):.3f}", flush=True)
-        parts = {"learned": learned.state_dict(), "mean": mean.state_dict(), "optimiser": optimiser.state()}
-        save_checkpoint(progress, parts, epoch)
     network.load_state_dict(mean.module.state_dict())
 
 

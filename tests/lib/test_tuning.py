@@ -1,4 +1,4 @@
-"""Tuning a CNN on the words of captions."""
+"""Tuning a CNN on the words of captions, and fitting one."""
 
 from dataclasses import replace
 
@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from lib.training import tuning
+from lib.training import epochs
+from lib.training.backbone import FitRecipe, fit_backbone
 from lib.training.optimisation import make_deterministic
 from lib.training.tuning import Recipe, phrase_shares, random_views, tune_backbone
 from lib.vision.backbones import Backbone, override, untrained
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 200, 30)}
 RECIPE = Recipe(epochs=3, batch_size=5, size=None, learning_rate=0.003, min_count=2, precision="float32", seed=1)
+FIT_RECIPE = FitRecipe(epochs=3, batch_size=5, learning_rate=0.003, concept_weight=30.0, seed=1)
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +42,12 @@ def begun() -> Backbone:
 def tuned(tmp_path, recipe: Recipe = RECIPE) -> dict[str, torch.Tensor]:
     backbone = begun()
     tune_backbone(backbone, *pictures(24), recipe, tmp_path / "checkpoint.safetensors")
+    return backbone.network.state_dict()
+
+
+def fitted(tmp_path) -> dict[str, torch.Tensor]:
+    backbone = begun()
+    fit_backbone(backbone, *pictures(24), FIT_RECIPE, tmp_path / "checkpoint.safetensors")
     return backbone.network.state_dict()
 
 
@@ -79,9 +87,10 @@ def test_the_words_are_learned(tmp_path, capsys):
     assert losses[-1] < best + 0.3 * (blind - best)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
-    whole = tuned(tmp_path / "whole")
-    save, calls = tuning.save_checkpoint, []
+@pytest.mark.parametrize("trained", [tuned, fitted])
+def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, monkeypatch, trained):
+    whole = trained(tmp_path / "whole")
+    save, calls = epochs.save_checkpoint, []
 
     def killed(*arguments):
         save(*arguments)
@@ -89,10 +98,10 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(tuning, "save_checkpoint", killed)
+    monkeypatch.setattr(epochs, "save_checkpoint", killed)
     with pytest.raises(KeyboardInterrupt):
-        tuned(tmp_path / "killed")
-    resumed = tuned(tmp_path / "killed")
+        trained(tmp_path / "killed")
+    resumed = trained(tmp_path / "killed")
     assert len(calls) == 3
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
