@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import PARAM_LIST
 
 from lib.distributed import sum_gradients
 
@@ -77,10 +78,10 @@ def schedule(step: int, steps: int, warm_up: float = 0.05, *, decay: bool = True
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) if decay else 1.0
 
 
-def running_mean(decay: float) -> Callable[[list[Tensor], list[Tensor], int | Tensor], None]:
+def running_mean(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, int | Tensor], None]:
     """For AveragedModel: draws the means of the weights towards them (Polyak & Juditsky 1992); at first, faster."""
 
-    def update(means: list[Tensor], weights: list[Tensor], count: int | Tensor) -> None:
+    def update(means: PARAM_LIST, weights: PARAM_LIST, count: int | Tensor) -> None:
         torch._foreach_lerp_(means, weights, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
 
     return update
