@@ -1,7 +1,8 @@
 """diff: does one run score higher than another, or is it chance? `make diff A=... B=...` tells by a paired bootstrap.
 
 Not a stage of the DAG. A run is a Git revision or an experiment, read from DVC's cache; `workspace`; or the folder of
-another copy of the project. Both are tokenised and scored here, by the same code.
+another copy of the project. Both are tokenised and scored here, by the same code; which captions of `scenes` are true,
+evaluate has told.
 """
 
 import io
@@ -17,12 +18,13 @@ from dvc.exceptions import DvcException
 from lib.errors import UserError
 from lib.reading import intact
 from lib.scoring import corpus_scores, measure
-from lib.scoring.bootstrap import difference_intervals
+from lib.scoring.bootstrap import difference_intervals, mean_interval
 from lib.text.tokenizer import tokenize
 from stages.results import tokens_of
 from stages.running import CAPTIONS, METRICS, run
 
 _RESULTS, _REFERENCES = METRICS / "captions.json", CAPTIONS / "captions.parquet"
+_EACH = METRICS / "per_image.parquet"
 
 Tokens = list[str]
 
@@ -41,7 +43,13 @@ def main() -> None:
     if references != others:
         raise UserError(f"{a} and {b} have different reference captions of the same images: another data set?")
     captions_of_b = {image_id: captions_of_b[image_id] for image_id in captions_of_a}
-    print(_table(a, b, measure(references, captions_of_a), measure(references, captions_of_b)))
+    rows = _rows(measure(references, captions_of_a), measure(references, captions_of_b))
+    true_a, true_b = _truth(a), _truth(b)
+    if true_a is not None and true_b is not None:
+        difference = mean_interval((true_b - true_a).to_numpy())
+        rows["truth"] = _row(true_a.mean(), true_b.mean(), difference)
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=[a, b, "difference", "95% interval", "real"])
+    print(f"{table.to_string()}\n\n{len(captions_of_a)} images; a difference is real where its interval is clear of 0")
 
 
 def _load(name: str) -> tuple[dict[int, list[Tokens]], dict[int, Tokens]]:
@@ -53,6 +61,12 @@ def _load(name: str) -> tuple[dict[int, list[Tokens]], dict[int, Tokens]]:
         table = pd.read_parquet(io.BytesIO(references), columns=["image_id", "caption"])
     table = table[table["image_id"].isin(captions.keys())]
     return table["caption"].map(tokenize).groupby(table["image_id"]).agg(list).to_dict(), captions
+
+
+def _truth(name: str) -> pd.Series | None:
+    """By image id, 1 for each caption of a run that is true and else 0; None where none were judged."""
+    true = pd.read_parquet(io.BytesIO(_read(name, _EACH))).set_index("image_id").get("true")
+    return None if true is None else true.astype(float)
 
 
 def _read(name: str, path: Path) -> bytes:
@@ -68,20 +82,23 @@ def _read(name: str, path: Path) -> bytes:
         raise UserError(f"{name}: {error}; nor is it an experiment (dvc exp list -A) or a run's folder") from error
 
 
-def _table(a: str, b: str, measures_a: np.ndarray, measures_b: np.ndarray) -> str:
+def _rows(measures_a: np.ndarray, measures_b: np.ndarray) -> dict[str, list[str]]:
     scores_a, scores_b = corpus_scores(measures_a), corpus_scores(measures_b)
-    rows = {
-        metric: [
-            f"{scores_a[metric]:.4f}",
-            f"{scores_b[metric]:.4f}",
-            f"{scores_b[metric] - scores_a[metric]:+.4f}",
-            f"{low:+.4f} to {high:+.4f}",
-            "yes" if low > 0 or high < 0 else "may be chance",
-        ]
-        for metric, (low, high) in difference_intervals(measures_b, measures_a).items()
+    return {
+        metric: _row(scores_a[metric], scores_b[metric], difference)
+        for metric, difference in difference_intervals(measures_b, measures_a).items()
     }
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=[a, b, "difference", "95% interval", "real"])
-    return f"{table.to_string()}\n\n{len(measures_a)} images; a difference is real where its interval is clear of 0"
+
+
+def _row(score_a: float, score_b: float, difference: tuple[float, float]) -> list[str]:
+    low, high = difference
+    return [
+        f"{score_a:.4f}",
+        f"{score_b:.4f}",
+        f"{score_b - score_a:+.4f}",
+        f"{low:+.4f} to {high:+.4f}",
+        "yes" if low > 0 or high < 0 else "may be chance",
+    ]
 
 
 if __name__ == "__main__":

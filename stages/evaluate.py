@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 
 from lib.datasets.scenes.reading import read_truth
-from lib.datasets.scenes.truth import holds, read as read_statement, share_true_of_others
+from lib.datasets.scenes.truth import read as read_statement, share_true_of_others, which_hold
 from lib.datasets.tables import write_table
 from lib.scoring import corpus_scores, image_scores, measure, score
-from lib.scoring.bootstrap import intervals
+from lib.scoring.bootstrap import intervals, mean_interval, pairs_interval
 from lib.scoring.description import describe
 from stages.params import read
 from stages.params.dataset import Params
@@ -22,20 +22,21 @@ def main() -> None:
     results = read_json("captions.json")
     hypotheses, references = tokens_of(results), references_of(images_with_features("test"))
     measures = measure(references, hypotheses)
-    scores = corpus_scores(measures)
+    scores, bounds = corpus_scores(measures), intervals(measures)
     lengths = [len(tokens) for tokens in hypotheses.values()]
     each = pd.DataFrame(results).assign(length=lengths, **image_scores(measures))
     if read(Params).name == "scenes":
         truth = read_truth(RAW)
         scenes = [truth[image_id] for image_id in hypotheses]
         statements = [read_statement(tokens) for tokens in hypotheses.values()]
-        each["true"] = [holds(statement, scene) for statement, scene in zip(statements, scenes, strict=True)]
-        scores["truth"] = float(each["true"].mean())
+        held = which_hold(statements, scenes)
+        each["true"] = held.diagonal()
+        scores["truth"], bounds["truth"] = float(each["true"].mean()), mean_interval(held.diagonal())
         if len(scenes) > 1:
-            scores["truth_shuffled"] = share_true_of_others(statements, scenes)
+            scores["truth_shuffled"], bounds["truth_shuffled"] = share_true_of_others(held), pairs_interval(held)
     write_table(each, METRICS / "per_image.parquet")
     _write("scores.json", scores)
-    _write("intervals.json", intervals(measures))
+    _write("intervals.json", bounds)
 
     of_train = references_of(images_with_features("train")).values()
     seen = {tuple(tokens) for captions in of_train for tokens in captions}

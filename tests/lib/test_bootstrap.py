@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lib.scoring import METRICS, corpus_scores, measure
-from lib.scoring.bootstrap import difference_intervals, intervals
+from lib.scoring.bootstrap import difference_intervals, intervals, mean_interval, pairs_interval
 
 WORDS = ["a", "red", "dog", "runs", "on", "the", "green", "grass", "with", "one", "big", "cat"]
 
@@ -37,6 +37,28 @@ def test_the_interval_of_a_mean_is_the_textbooks(measures):
     rouge = measures[0][:, 10]
     margin = 1.96 * rouge.std() / np.sqrt(len(rouge))
     assert intervals(measures[0])["rouge_l"] == pytest.approx([rouge.mean() - margin, rouge.mean() + margin], rel=0.02)
+
+    assert mean_interval(rouge) == pytest.approx(intervals(measures[0])["rouge_l"])
+
+
+def test_the_interval_of_a_mean_over_pairs_is_that_of_other_sets_of_images():
+    random = np.random.default_rng(3)
+
+    def pairs() -> np.ndarray:
+        """What depends on the row's image and on the column's; an image and itself do not count."""
+        values = random.random(80)[:, None] * random.random(80)
+        return np.where(np.eye(80, dtype=bool), 9.0, values)
+
+    means = [values[~np.eye(80, dtype=bool)].mean() for values in (pairs() for _ in range(2000))]
+    low, high = np.quantile(means, [0.025, 0.975])
+    widths = []
+    for _ in range(20):
+        values = pairs()
+        own_low, own_high = pairs_interval(values)
+        assert own_low < values[~np.eye(80, dtype=bool)].mean() < own_high
+        widths.append(own_high - own_low)
+    assert np.mean(widths) == pytest.approx(high - low, rel=0.1)
+    assert pairs_interval(np.array([[9.0, 1.0], [0.0, 9.0]])) == (0.5, 0.5)
 
 
 def test_a_better_run_is_told_from_a_worse_one_and_from_itself(measures):

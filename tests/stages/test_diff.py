@@ -26,6 +26,8 @@ def write(folder: Path, captions: dict[int, str], references: dict[int, list[str
     results = [{"image_id": image_id, "caption": caption} for image_id, caption in captions.items()]
     (folder / "metrics").mkdir(exist_ok=True)
     (folder / "metrics/captions.json").write_text(json.dumps(results))
+    each = {"image_id": list(captions), "true": [caption == GOOD.get(i) for i, caption in captions.items()]}
+    write_table(pd.DataFrame(each), folder / "metrics/per_image.parquet")
 
 
 def command(folder: Path, *words: str) -> None:
@@ -33,7 +35,15 @@ def command(folder: Path, *words: str) -> None:
 
 
 def add(folder: Path) -> None:
-    command(folder, "dvc", "add", "-q", "metrics/captions.json", "data/captions/captions.parquet")
+    command(
+        folder,
+        "dvc",
+        "add",
+        "-q",
+        "metrics/captions.json",
+        "metrics/per_image.parquet",
+        "data/captions/captions.parquet",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +80,14 @@ def told(project, monkeypatch, capsys):
 
 
 def columns(table: str) -> dict[str, list[str]]:
-    return {line.split()[0]: line.split()[1:] for line in table.splitlines()[1:7]}
+    return {line.split()[0]: line.split()[1:] for line in table.splitlines()[1:8]}
 
 
 def test_a_revision_and_an_experiment_are_scored_as_evaluate_would(told):
     rows = columns(told("poor", "good"))
     tokens = {i: [tokenize(caption) for caption in own] for i, own in REFERENCES.items()}
     for position, captions in enumerate([POOR, GOOD]):
-        expected = score(tokens, {i: tokenize(caption) for i, caption in captions.items()})
+        expected = {**score(tokens, {i: tokenize(caption) for i, caption in captions.items()}), "truth": position}
         assert {name: row[position] for name, row in rows.items()} == {k: f"{v:.4f}" for k, v in expected.items()}
     assert all(row[-1] == "yes" and row[2].startswith("+") for row in rows.values())
 
@@ -105,6 +115,12 @@ def test_runs_on_other_images_or_references_are_not_compared(told, tmp_path, cap
     write(tmp_path, captions, references)
     with pytest.raises(UserError, match=message):
         told("poor", str(tmp_path))
+
+
+def test_captions_of_photographs_are_not_judged(told, tmp_path):
+    write(tmp_path, GOOD)
+    write_table(pd.DataFrame({"image_id": list(GOOD)}), tmp_path / "metrics/per_image.parquet")
+    assert "truth" not in told("poor", str(tmp_path))
 
 
 def test_what_is_no_run_is_named(told, tmp_path):

@@ -93,7 +93,8 @@ def test_scenes_go_through_to_scores_and_a_page(scenes):
     assert each["cider_d"].mean() == pytest.approx(scores["cider_d"])
     assert each["true"].mean() == scores["truth"]
     intervals = json.loads((scenes / "metrics/intervals.json").read_text())
-    assert list(intervals) == list(METRICS)
+    assert list(intervals) == list(scores)
+    assert all(low <= scores[name] <= high for name, (low, high) in intervals.items() if name.startswith("truth"))
     assert all(low <= high for low, high in intervals.values())
     statistics = json.loads((scenes / "metrics/statistics.json").read_text())
     assert statistics["mean_length"] == pytest.approx(each["length"].mean())

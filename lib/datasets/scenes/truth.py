@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
+import numpy as np
+
 from lib.datasets.scenes import language
 from lib.datasets.scenes.world import Scene, Thing, position, relation
 
@@ -125,12 +127,18 @@ def _holds_of(statement: Statement, groups: tuple[tuple[Thing, ...], ...]) -> bo
     return not statement.relation or statement.relation == relation(groups[0][0], groups[1][0])
 
 
-def share_true_of_others(statements: Sequence[Statement | None], scenes: Sequence[Scene]) -> float:
+def which_hold(statements: Sequence[Statement | None], scenes: Sequence[Scene]) -> np.ndarray:
+    """Whether each statement holds of each scene, (statements, scenes)."""
+    return np.array([[holds(statement, scene) for scene in scenes] for statement in statements])
+
+
+def share_true_of_others(held: np.ndarray) -> float:
     """The share of captions that are true of another picture, over all pairs of two different ones.
+
+    held[i, j] says if caption i is true of picture j.
 
     Decoding treats each image by itself, so giving the model shuffled features gives shuffled captions:
     this is the share of true captions to expect when features are shuffled. Near that of each picture's own
     captions, they would say nothing of their picture.
     """
-    pairs = [(i, j) for i in range(len(statements)) for j in range(len(scenes)) if i != j]
-    return sum(holds(statements[i], scenes[j]) for i, j in pairs) / len(pairs)
+    return float(held[~np.eye(len(held), dtype=bool)].mean())
