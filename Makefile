@@ -11,6 +11,7 @@
 # make chaos     kill every stage ten times, with every signal, and see that nothing is lost
 # make fuzz      wild input for every parser, 1,000 of each, and how many were tried; N=20000 for more
 # make full-size    time and memory of every stage at 1,000, 10,000 and 123,287 pictures
+# make audit     are there known vulnerabilities in what requirements.lock names?
 # make provenance    what made the model: params, inputs, commit, versions, machine; MODEL=folder for another one
 # Each sets up .venv first, if it must. make lock renews requirements.lock.
 
@@ -20,7 +21,7 @@ READY := .venv/.ready
 # dvc starts each stage as `python -m stages.NAME`: that must be this python.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro coco2014 coco2017 flickr8k local compare caption demo server diff verify chaos fuzz provenance test test-all check bench full-size lock
+.PHONY: setup repro coco2014 coco2017 flickr8k local compare caption demo server diff verify chaos fuzz audit provenance test test-all check bench full-size lock
 
 setup: $(READY)
 
@@ -81,6 +82,10 @@ chaos: $(READY)
 
 fuzz: $(READY)
 	FUZZ=$(or $(N),1000) pytest tests/fuzz
+
+# --strict: a package that the advisories cannot be had for is a failure, and not passed over.
+audit: $(READY)
+	uv tool run pip-audit --strict --no-deps --disable-pip -r requirements.lock
 
 provenance: $(READY)
 	@python -m stages.provenance $(if $(MODEL),"$$MODEL")
