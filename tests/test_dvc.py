@@ -25,20 +25,6 @@ def test_with_nothing_changed_nothing_is_run(clone):
     assert "up to date" in output
 
 
-def test_an_experiment_reruns_what_depends_on_the_change_and_nothing_else(clone):
-    output = command(clone, "dvc", "exp", "run", "-S", "model.cell=rnn")
-    assert stages_run(output) == ["train", "finetune", "generate", "evaluate", "report"]
-    assert "model.cell" in command(clone, "dvc", "params", "diff")
-    assert "cider_d" in command(clone, "dvc", "metrics", "diff", "--all")
-    metrics = json.loads(command(clone, "dvc", "metrics", "show", "--json").split("\n")[0])
-    assert {"bleu_4", "truth"} <= metrics[""]["data"]["metrics/scores.json"]["data"].keys()
-
-    output = command(clone, "dvc", "exp", "run", "-S", "generate.beam_size=2")
-    assert stages_run(output)[0] == "generate"
-    output = command(clone, "dvc", "exp", "run", "-S", "vocabulary.min_count=2")
-    assert {"captions", "train"} <= set(stages_run(output)) <= {*STAGES} - {"download", "backbone", "features"}
-
-
 def test_plots_are_drawn(clone):
     command(clone, "dvc", "plots", "show")
     page = (clone / "dvc_plots/index.html").read_text()

@@ -1,9 +1,11 @@
 """Experiments: a change runs what depends on it, going back runs nothing, and any two runs can be compared."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.commands import command, commit, outputs, stages_run
 
@@ -19,8 +21,31 @@ CHANGES: dict[str, tuple[dict[str, object], list[str]]] = {
 }
 
 
+FOLDERS = ["data/backbone", "data/features", "data/decoder"]
+
+
 def settings(changes: dict[str, object]) -> list[str]:
     return [word for name, value in changes.items() for word in ("-S", f"{name}={value}")]
+
+
+def told(folder: Path, *words: str) -> dict:
+    """What a command of DVC's prints as JSON, which is one line."""
+    return json.loads(command(folder, "dvc", *words, "--json").split("\n")[0])
+
+
+def assert_plots_are_compared(folder: Path, *revisions: str) -> None:
+    shutil.rmtree(folder / "dvc_plots", ignore_errors=True)
+    command(folder, "dvc", "plots", "diff", *revisions)
+    page = (folder / "dvc_plots/index.html").read_text()
+    for revision in revisions:
+        assert f'"{revision}"' in page, revision
+
+
+def noted(folder: Path) -> dict[str, str]:
+    """The md5 that DVC noted of each output that the model is made of."""
+    stages = yaml.safe_load((folder / "dvc.lock").read_text())["stages"]
+    made_of = [out for name in ("captions", "backbone", "features", "train") for out in stages[name]["outs"]]
+    return {out["path"]: out["md5"] for out in made_of if out["path"].startswith("data/")}
 
 
 def test_a_change_runs_what_depends_on_it_and_going_back_runs_nothing(clone):
@@ -28,8 +53,16 @@ def test_a_change_runs_what_depends_on_it_and_going_back_runs_nothing(clone):
     for name, (changes, stages) in CHANGES.items():
         output = command(clone, "dvc", "exp", "run", "--name", name, *settings(changes))
         assert sorted(stages_run(output)) == sorted(stages), name
+        inputs = json.loads((clone / "data/model/provenance.json").read_text())["inputs"]
+        assert inputs.items() <= noted(clone).items()
+        assert inputs.keys() == {*(f"data/captions/{table}.parquet" for table in ("images", "captions")), *FOLDERS}
         made[name] = outputs(clone)
     assert len({tuple(each.items()) for each in (before, *made.values())}) == 1 + len(CHANGES)
+    changed = {param for changes, _ in CHANGES.values() for param in changes}
+    assert told(clone, "params", "diff")["params.yaml"].keys() == changed
+    assert "cider_d" in told(clone, "metrics", "diff", "--all")["metrics/scores.json"]
+    metrics = told(clone, "metrics", "show")
+    assert {"bleu_4", "truth"} <= metrics[""]["data"]["metrics/scores.json"]["data"].keys()
 
     for name in ("model", "decoding"):
         command(clone, "dvc", "exp", "apply", name)
@@ -45,9 +78,13 @@ def test_a_change_runs_what_depends_on_it_and_going_back_runs_nothing(clone):
     assert command(clone, "git", "status", "--porcelain") == ""
 
 
-def told(folder: Path, *words: str) -> dict:
-    """What a command of DVC's prints as JSON, which is one line."""
-    return json.loads(command(folder, "dvc", *words, "--json").split("\n")[0])
+def test_runs_in_another_folder_keep_their_work_where_they_are_told(clone, tmp_path, monkeypatch):
+    monkeypatch.setenv("CAPTION_SCRATCH", str(tmp_path / "scratch"))
+    for number, how in enumerate([["--temp"], ["--queue"]], start=1):
+        command(clone, "dvc", "exp", "run", *how, "-S", f"train.seed={10 + number}")
+        if how == ["--queue"]:
+            command(clone, "dvc", "exp", "run", "--run-all")
+        assert len(list((tmp_path / "scratch/train").glob("*/checkpoint.safetensors"))) == number
 
 
 def test_a_grid_is_run_from_a_queue_and_any_two_runs_are_compared(clone):
@@ -74,10 +111,7 @@ def test_a_grid_is_run_from_a_queue_and_any_two_runs_are_compared(clone):
     scores = told(clone, "metrics", "diff", one, other)
     assert "cider_d" in scores["metrics/scores.json"]
     assert told(clone, "exp", "diff", one, other) == {"params": {"params.yaml": changed}, "metrics": scores}
-    command(clone, "dvc", "plots", "diff", one, other)
-    page = (clone / "dvc_plots/index.html").read_text()
-    assert one in page
-    assert other in page
+    assert_plots_are_compared(clone, one, other)
 
     # What was worth keeping becomes a commit, and commits are compared as experiments are.
     for name in (one, other):
@@ -85,3 +119,5 @@ def test_a_grid_is_run_from_a_queue_and_any_two_runs_are_compared(clone):
         commit(clone, name)
     assert told(clone, "params", "diff", "HEAD~1", "HEAD") == {"params.yaml": changed}
     assert told(clone, "metrics", "diff", "HEAD~1", "HEAD") == scores
+    assert told(clone, "exp", "diff", "HEAD~1", "HEAD") == {"params": {"params.yaml": changed}, "metrics": scores}
+    assert_plots_are_compared(clone, "HEAD~1", "HEAD")
