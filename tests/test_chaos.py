@@ -17,13 +17,19 @@ import psutil
 import pytest
 import yaml
 
-from tests.commands import command, environment
-from tests.stages.test_pipeline import STAGES, files
+from tests.commands import command, commit, environment
+from tests.stages.test_pipeline import STAGES, files, write_params
 
 pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("KILLS", "1"))
 SIGNALS = itertools.cycle([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+# Every kind of training, and each long enough to be struck at work.
+PARAMS = {
+    "dataset.scenes.train": 64, "backbone.fit.epochs": 4, "backbone.tune.epochs": 2, "train.epochs": 4,
+    "train.scst.epochs": 2, "train.scst.batch_size": 8, "train.scst.samples": 2,
+}  # fmt: skip
+GO_ON = {"backbone", "features", "train", "finetune"}  # from what they find in the scratch folder
 
 
 def outputs(folder: Path) -> dict[str, Any]:
@@ -80,10 +86,16 @@ def changed(folder: Path) -> str:
 
 
 def test_what_is_killed_and_run_again_ends_as_if_undisturbed(clone, tmp_path):
+    write_params(clone, **PARAMS)
+    extraction = clone / "lib/vision/extraction.py"
+    extraction.write_text(extraction.read_text().replace("SHARD_SIZE = 2048", "SHARD_SIZE = 8"))
     command(clone, "dvc", "repro")
+    commit(clone, "longer")
+    assert len(list((clone / "data/features").glob("*.npy"))) > 5
     expected, status = outputs(clone), changed(clone)
     shutil.copytree(clone, tmp_path / "disturbed", symlinks=True)
     disturbed, moments, kills, remedies = tmp_path / "disturbed", random.Random(0), 0, 0
+    scratch = disturbed / ".scratch"
 
     def begin(stage: str) -> subprocess.Popen[str]:
         nonlocal remedies
@@ -95,13 +107,22 @@ def test_what_is_killed_and_run_again_ends_as_if_undisturbed(clone, tmp_path):
             return start(disturbed, stage)
 
     for stage in STAGES:
+        shutil.rmtree(scratch, ignore_errors=True)  # it holds the work of the run before, and nothing would be done
         begun = time.monotonic()
         code, said = finish(start(disturbed, stage))
         assert code == 0, said
         longest, killed = time.monotonic() - begun, 0
+        assert (scratch / stage).exists() == (stage in GO_ON)
         for _ in range(10 * KILLS):
+            from_nothing = killed % 3 == 0  # else it goes on from where it was killed
+            if from_nothing:
+                shutil.rmtree(scratch, ignore_errors=True)
+            begun = time.monotonic()
             process = begin(stage)
-            time.sleep(moments.uniform(0, longest))
+            # Half of a short stage are its imports: struck is what has been begun.
+            while from_nothing and stage in GO_ON and process.poll() is None and not (scratch / stage).exists():
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0, max(0.0, begun + longest - time.monotonic())))
             if process.poll() is None:
                 os.killpg(process.pid, next(SIGNALS))
                 code, _ = finish(process)
@@ -116,7 +137,7 @@ def test_what_is_killed_and_run_again_ends_as_if_undisturbed(clone, tmp_path):
         assert outputs(disturbed) == expected, stage
         assert unfinished(disturbed) == []
         assert processes(disturbed) == []
-        print(f"{stage}: {killed} kills", flush=True)
+        print(f"{stage}: {killed} kills in up to {longest:.1f} s", flush=True)
     print(f"{kills} kills in {len(STAGES)} stages; {remedies} times one of DVC's own files had to be mended")
     assert kills == KILLS * len(STAGES)
     assert changed(disturbed) == status
