@@ -1,0 +1,17 @@
+"""What another project gets that installs this one."""
+
+import shutil
+import zipfile
+
+import pytest
+
+from tests.commands import command
+from tests.stages.imports import ROOT
+
+
+@pytest.mark.skipif(not shutil.which("uv"), reason="needs uv, which make setup brings")
+def test_the_wheel_has_the_librarys_types_and_the_pages_parts(tmp_path):
+    command(ROOT, "uv", "build", "--offline", "--quiet", "--wheel", "--out-dir", str(tmp_path))
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert {"lib/py.typed", "lib/report/page.html", "lib/cli/page/static/page.js"} <= set(archive.namelist())
