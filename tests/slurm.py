@@ -90,7 +90,7 @@ def cluster(folder: Path) -> Iterator[Path]:
             daemon.wait()
 
 
-def wait_for(done: Callable[[], object], seconds: float = 300.0) -> None:
+def wait_for(done: Callable[[], object], seconds: float = 1800.0) -> None:
     """Waits until `done()` is true."""
     end = time.monotonic() + seconds
     while not done():
