@@ -65,7 +65,9 @@ def _load(name: str) -> tuple[dict[int, list[Tokens]], dict[int, Tokens]]:
 
 def _truth(name: str) -> pd.Series | None:
     """By image id, 1 for each caption of a run that is true and else 0; None where none were judged."""
-    true = pd.read_parquet(io.BytesIO(_read(name, _EACH))).set_index("image_id").get("true")
+    each = _read(name, _EACH)
+    with intact(Path(f"{name}:{_EACH}")):
+        true = pd.read_parquet(io.BytesIO(each)).set_index("image_id").get("true")
     return None if true is None else true.astype(float)
 
 

@@ -131,7 +131,9 @@ def test_what_is_no_run_is_named(told, tmp_path):
         told("poor", str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["metrics/captions.json", "data/captions/captions.parquet"])
+@pytest.mark.parametrize(
+    "name", ["metrics/captions.json", "metrics/per_image.parquet", "data/captions/captions.parquet"]
+)
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b'[{"image_id": 1}]', b"[1]"])
 def test_a_damaged_file_of_a_run_is_named(told, tmp_path, name, damage):
     write(tmp_path, GOOD)
