@@ -14,8 +14,10 @@ pytestmark = pytest.mark.skipif(not shutil.which("make") or os.name != "posix", 
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, monkeypatch):
     """A project that is set up, with commands that print their arguments, a line each."""
+    for name in ("MAKEFLAGS", "MAKELEVEL"):  # `make test` started these tests, and the make in them is none of its own
+        monkeypatch.delenv(name, raising=False)
     shutil.copy(ROOT / "Makefile", tmp_path)
     programs = tmp_path / ".venv/bin"
     programs.mkdir(parents=True)
