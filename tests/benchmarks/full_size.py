@@ -1,35 +1,66 @@
-"""Every stage at COCO's size, on `scenes` of 480 pixels: seconds, cost of an image and memory as the data grows.
+"""Every stage at COCO's size: seconds, cost of an image and memory as the data grows.
 
 `make full-size` runs it at 1,000, 10,000 and 123,287 images in a folder of its own, which it removes; the numbers of
-images may be given instead. One epoch of training, and a CNN at random weights: neither changes what a step costs.
-Memory is what the processes hold of their own (Linux's RssAnon), beside the files that are mapped into them.
+images may be given instead. The pictures have as many pixels as COCO's; a few hundred are drawn and stored again and
+again, as a data set of the user's own, for no stage knows one from another. One epoch of training, and a CNN at random
+weights: neither changes what a step costs. Memory is what the processes hold of their own (Linux's RssAnon), beside the
+files that are mapped into them.
 """
 
+import json
 import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
+from lib.datasets.archive import write_stored_zip
+from lib.datasets.scenes.world import KINDS
+from lib.datasets.scenes.writing import make_scene
 from lib.vision.backbones import untrained
 from tests.stages.imports import ROOT
 from tests.stages.test_pipeline import STAGES, write_params
 
 SIZES = (1_000, 10_000, 123_287)
 HELD_OUT = 5_000 / 123_287  # COCO's share of val, and of test
+DRAWN = 400  # pictures
+SIDE = 554  # pixels: a square has as many as COCO's 640 x 480
 SETTINGS = {
-    "backbone.weights": "weights/weights.safetensors", "dataset.scenes.size": 480, "model.embedding": 128,
-    "model.hidden": 128, "train.batch_size": 128, "train.epochs": 1, "vocabulary.min_count": 5,
+    "dataset.name": "local", "dataset.local.images": "images.zip", "dataset.local.annotations": "captions.json",
+    "backbone.weights": "weights/weights.safetensors", "model.embedding": 128, "model.hidden": 128,
+    "train.batch_size": 128, "train.epochs": 1, "vocabulary.min_count": 5,
 }  # fmt: skip
 
 
+@cache
+def drawn() -> list[tuple[bytes, list[str]]]:
+    """JPEGs with five captions each."""
+    mix = dict.fromkeys(KINDS, 1.0)
+    numbers = tqdm(range(DRAWN), "drawing", unit="picture", disable=None)
+    return [make_scene(number, seed=1, size=SIDE, mix=mix)[1:] for number in numbers]
+
+
 def prepare(folder: Path, images: int) -> None:
-    """Writes the params, and a CNN."""
+    """Writes the data set, the params, and a CNN."""
     held_out = round(images * HELD_OUT)
-    counts = {"train": images - 2 * held_out, "val": held_out, "test": held_out}
-    write_params(folder, **{f"dataset.scenes.{split}": count for split, count in counts.items()}, **SETTINGS)
+    splits = ["val"] * held_out + ["test"] * held_out + ["train"] * (images - 2 * held_out)
+    pictures = [drawn()[number % DRAWN] for number in range(images)]
+    write_stored_zip(folder / "images.zip", ((f"{number}.jpg", jpeg) for number, (jpeg, _) in enumerate(pictures)))
+    rows = [
+        {
+            "imgid": number,
+            "filename": f"{number}.jpg",
+            "split": split,
+            "sentences": [{"raw": text} for text in captions],
+        }
+        for number, (split, (_, captions)) in enumerate(zip(splits, pictures, strict=True))
+    ]
+    (folder / "captions.json").write_text(json.dumps({"images": rows}))
+    write_params(folder, **SETTINGS)
     (folder / "data/ensemble").mkdir(parents=True)
     torch.manual_seed(0)
     untrained("small_net").save(folder / "weights")
