@@ -8,6 +8,7 @@
 # make server     captions of val2014 and test2014, zipped as COCO's evaluation server wants them
 # make diff A=... B=...    are the scores of two runs really different? revisions, experiments, folders, workspace
 # make verify    read outputs and DVC's cache again, all of it, and name what is damaged; MEND=1 removes that
+# make check-lock    without the data: is dvc.lock that of today's code and params, and if not, which stages' is not?
 # make chaos     kill every stage ten times, with every signal, and see that nothing is lost
 # make fuzz      wild input for every parser, 1,000 of each, and how many were tried; N=20000 for more
 # make full-size    time and memory of every stage at 1,000, 10,000 and 123,287 pictures
@@ -21,7 +22,8 @@ READY := .venv/.ready
 # dvc starts each stage as `python -m stages.NAME`: that must be this python.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro coco2014 coco2017 flickr8k local compare caption demo server diff verify chaos fuzz audit provenance test test-all check bench full-size lock
+.PHONY: setup repro coco2014 coco2017 flickr8k local compare caption demo server diff verify check-lock chaos fuzz audit provenance \
+	test test-all check bench full-size lock
 
 setup: $(READY)
 
@@ -76,6 +78,9 @@ diff: $(READY)
 
 verify: $(READY)
 	@python -m stages.verify $(if $(MEND),mend)
+
+check-lock: $(READY)
+	@python -m stages.check_lock
 
 chaos: $(READY)
 	KILLS=10 pytest -s tests/test_chaos.py
