@@ -47,7 +47,8 @@ def project(tmp_path_factory):
                 if i >= UNREADABLE:
                     Image.effect_noise((70, 60), 20 + i).convert("RGB").save(member, "PNG")
     members = [f"{i}.png" for i in range(IMAGES)]
-    table = {"image_id": range(IMAGES), "archive": "photos.zip", "member": members, "split": "train"}
+    splits = ["train"] * (IMAGES - 2) + ["val", "test"]
+    table = {"image_id": range(IMAGES), "archive": "photos.zip", "member": members, "split": splits}
     pd.DataFrame(table).to_parquet(folder / "data/captions/images.parquet")
     torch.manual_seed(0)
     backbone = untrained("small_net")
