@@ -60,9 +60,10 @@ class _LSTMLayer(torch.autograd.Function):
         h, c = _beginning_with(h0, len(x)), _beginning_with(c0, len(x))  # (T + 1, N, H)
         recurrent = packed(w_hh, len(h0), len(x))
         hs, cs = h.unbind(), c.unbind()
-        for t, gates_t in enumerate(gates.unbind()):
-            i, f, g, o = accumulate(gates_t, hs[t], recurrent).chunk(4, dim=1)  # views, each (N, H)
-            gates_t[:, : 2 * h.shape[-1]].sigmoid_(), tanh(g, out=g), o.sigmoid_()  # i and f lie side by side
+        i_and_f = gates[..., : 2 * h.shape[-1]].unbind()  # they lie side by side
+        for t, (gates_t, (i, f, g, o)) in enumerate(zip(gates.unbind(), _blocks(gates), strict=True)):
+            accumulate(gates_t, hs[t], recurrent)
+            i_and_f[t].sigmoid_(), tanh(g, out=g), o.sigmoid_()
             torch.mul(f, cs[t], out=cs[t + 1]).addcmul_(i, g)
             tanh(cs[t + 1], out=hs[t + 1]).mul_(o)
         ctx.save_for_backward(x, w_ih, w_hh, gates, h, c)
@@ -78,10 +79,9 @@ class _LSTMLayer(torch.autograd.Function):
         above = (torch.zeros_like(h[0]), *dh.unbind())  # (N, H) each: none reaches h0 from above
         dh_t, dc = above[-1], dlast_c.clone()
         product, another, tanh_c = torch.empty_like(dc), torch.empty_like(dc), torch.empty_like(dc)
-        for gates_t, da_t, c_t, previous_c, dh_above in _reversed(
-            gates.unbind(), da.unbind(), c[1:].unbind(), c[:-1].unbind(), above[:-1]
+        for (i, f, g, o), da_t, (da_i, da_f, da_g, da_o), c_t, previous_c, dh_above in _reversed(
+            _blocks(gates), da.unbind(), _blocks(da), c[1:].unbind(), c[:-1].unbind(), above[:-1]
         ):
-            (i, f, g, o), (da_i, da_f, da_g, da_o) = gates_t.chunk(4, dim=1), da_t.chunk(4, dim=1)
             tanh(c_t, out=tanh_c)  # made again: that takes less time than touching memory to keep it in
             torch.mul(dh_t, o, out=product)
             dc += tanh_backward(product, tanh_c, grad_input=product)
@@ -98,6 +98,11 @@ class _LSTMLayer(torch.autograd.Function):
         return _after_the_loop(ctx, da, x, h, w_ih, (dh_t, dc))
 
 
+def _blocks(gates: Tensor) -> list[tuple[Tensor, ...]]:
+    """The gates (T, N, 4H) step by step: i, f, g and o, views of (N, H) each. Cut once, and not in every step."""
+    return list(zip(*(block.unbind() for block in gates.chunk(4, dim=-1)), strict=True))
+
+
 def _beginning_with(state: Tensor, steps: int) -> Tensor:
     """Room for the states of all steps after a copy of the first: (steps + 1, N, H)."""
     states = state.new_empty(steps + 1, *state.shape)
@@ -110,7 +115,7 @@ def _graph_is_kept() -> bool:
     return bool(torch._C._autograd._get_current_graph_task_keep_graph())
 
 
-def _reversed(*parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+def _reversed(*parts: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
     """What belongs to each step, from the last to the first."""
     return zip(*map(reversed, parts), strict=True)
 
