@@ -8,6 +8,8 @@ evaluate has told.
 import io
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -54,25 +56,31 @@ def main() -> None:
 
 def _load(name: str) -> tuple[dict[int, list[Tokens]], dict[int, Tokens]]:
     """The references and the captions of a run, by image id."""
-    results, references = _read(name, _RESULTS), _read(name, _REFERENCES)
-    with intact(Path(f"{name}:{_RESULTS}")):  # as Git writes a file of a revision
-        captions = tokens_of(json.loads(results))
-    with intact(Path(f"{name}:{_REFERENCES}")):
-        table = pd.read_parquet(io.BytesIO(references), columns=["image_id", "caption"])
+    with _opened(name, _RESULTS) as file:
+        captions = tokens_of(json.load(file))
+    with _opened(name, _REFERENCES) as file:
+        table = pd.read_parquet(file, columns=["image_id", "caption"])
     table = table[table["image_id"].isin(captions.keys())]
     return table["caption"].map(tokenize).groupby(table["image_id"]).agg(list).to_dict(), captions
 
 
 def _truth(name: str) -> pd.Series | None:
     """By image id, 1 for each caption of a run that is true and else 0; None where none were judged."""
-    each = _read(name, _EACH)
-    with intact(Path(f"{name}:{_EACH}")):
-        true = pd.read_parquet(io.BytesIO(each)).set_index("image_id").get("true")
+    with _opened(name, _EACH) as file:
+        true = pd.read_parquet(file).set_index("image_id").get("true")
     return None if true is None else true.astype(float)
 
 
+@contextmanager
+def _opened(name: str, path: Path) -> Iterator[io.BytesIO]:
+    """A file of a run, to be parsed; what cannot be is told by the name that Git gives it, revision:path."""
+    content = _read(name, path)
+    with intact(Path(f"{name}:{path}")):
+        yield io.BytesIO(content)
+
+
 def _read(name: str, path: Path) -> bytes:
-    """A file of a run."""
+    """The bytes of a file of a run."""
     folder = Path() if name == "workspace" else Path(name)
     try:
         if name == "workspace" or (folder / METRICS).is_dir():
