@@ -3,6 +3,7 @@
 import hashlib
 import json
 import zipfile
+from collections.abc import Iterable
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -36,10 +37,15 @@ def file_name(image_id: int, year: int) -> str:
     return f"{part}/{image_id:012d}.jpg"
 
 
-def pictures() -> dict[int, tuple[bytes, list[str]]]:
-    """(JPEG of 48 x 48 pixels, five captions) by image id."""
+def draw(image_ids: Iterable[int], size: int) -> dict[int, tuple[bytes, list[str]]]:
+    """(JPEG of size x size pixels, five captions) by image id."""
     mix = dict.fromkeys(KINDS, 1.0)
-    return {image_id: make_scene(image_id, seed=1, size=48, mix=mix)[1:] for image_id in roles()}
+    return {image_id: make_scene(image_id, seed=1, size=size, mix=mix)[1:] for image_id in image_ids}
+
+
+def pictures() -> dict[int, tuple[bytes, list[str]]]:
+    """Those of the data sets in miniature."""
+    return draw(roles(), 48)
 
 
 def write_coco(folder: Path, year: int) -> list[Path]:

@@ -12,16 +12,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from lib.datasets.archive import write_stored_zip
-from lib.datasets.scenes.world import KINDS
-from lib.datasets.scenes.writing import make_scene
 from lib.vision.backbones import untrained
+from tests.miniature import draw
 from tests.stages.imports import ROOT
 from tests.stages.test_pipeline import STAGES, write_params
 
@@ -36,19 +35,11 @@ SETTINGS = {
 }  # fmt: skip
 
 
-@cache
-def drawn() -> list[tuple[bytes, list[str]]]:
-    """JPEGs with five captions each."""
-    mix = dict.fromkeys(KINDS, 1.0)
-    numbers = tqdm(range(DRAWN), "drawing", unit="picture", disable=None)
-    return [make_scene(number, seed=1, size=SIDE, mix=mix)[1:] for number in numbers]
-
-
-def prepare(folder: Path, images: int) -> None:
-    """Writes the data set, the params, and a CNN."""
+def prepare(folder: Path, images: int, drawn: Mapping[int, tuple[bytes, list[str]]]) -> None:
+    """Writes a data set that is made of the JPEGs and captions `drawn`, the params, and a CNN."""
     held_out = round(images * HELD_OUT)
     splits = ["val"] * held_out + ["test"] * held_out + ["train"] * (images - 2 * held_out)
-    pictures = [drawn()[number % DRAWN] for number in range(images)]
+    pictures = [drawn[number % DRAWN] for number in range(images)]
     write_stored_zip(folder / "images.zip", ((f"{number}.jpg", jpeg) for number, (jpeg, _) in enumerate(pictures)))
     rows = [
         {
@@ -98,9 +89,10 @@ def main(sizes: list[int]) -> None:
     print("| stage | " + " | ".join(f"{images:,} images: s, ms an image, MB" for images in sizes) + " |")
     print("|---" * (len(sizes) + 1) + "|")
     rows: dict[str, list[str]] = {stage: [] for stage in STAGES}
+    drawn = draw(tqdm(range(DRAWN), "drawing", unit="picture", disable=None), SIDE)
     for images in sizes:
         with tempfile.TemporaryDirectory() as name:
-            prepare(Path(name), images)
+            prepare(Path(name), images, drawn)
             for stage, cells in rows.items():
                 seconds, megabytes = run(stage, Path(name))
                 cells.append(f"{seconds:.1f}, {1000 * seconds / images:.2f}, {megabytes:.0f}")
