@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from lib.captioner.beam import beam_search
+from lib.captioner.consensus import Consensus
 from lib.captioner.ensemble import as_one
 from lib.captioner.gathering import gather_captions
 from lib.captioner.model import check_features, load_decoder
@@ -18,11 +19,12 @@ from lib.captioner.sampling import Narrowing, pass_over, sample
 from lib.captioner.writing import Caption, Model
 from lib.compute import device
 from lib.distributed import is_first, share
+from lib.text.vocabulary import Vocabulary
 from stages.params import read
 from stages.params.generate import Params
 from stages.processes import run_on_several
 from stages.running import FEATURES, METRICS, MODEL
-from stages.splits import features_of, images_with_features
+from stages.splits import features_of, images_with_features, references_of
 
 _BATCH = 100  # images; the captions do not depend on it
 
@@ -32,11 +34,12 @@ def main() -> None:
     folders = [MODEL, *sorted(path for path in Path(params.ensemble).iterdir() if path.is_dir())]
     loaded = [load_decoder(folder) for folder in folders]
     model, vocabulary = as_one(folders, loaded)
+    consensus = consensus_of_train(params, vocabulary) if params.method == "beam" else None
     for split, name in (("test", "captions.json"), ("val", "captions_val.json")):
         images = images_with_features(split)
         if not images.empty:
             check_features(loaded[0][0].config, features_of(images).shape, FEATURES)
-        captions = _captions(params, model, images)
+        captions = _captions(params, model, consensus, images)
         if not is_first():
             continue
         words = [vocabulary.decode(caption.ids) for caption in captions]
@@ -53,7 +56,16 @@ def main() -> None:
             np.save(METRICS / "attention.npy", torch.cat(looked).half().numpy() if looked else np.empty((0, 0)))
 
 
-def _captions(params: Params, model: Model[Any], images: pd.DataFrame) -> list[Caption]:
+def consensus_of_train(params: Params, vocabulary: Vocabulary) -> Consensus | None:
+    """What the train split has to say, where params ask for it."""
+    neighbours, weight = params.consensus.neighbours, params.consensus.weight
+    if not neighbours:
+        return None
+    images = images_with_features("train")
+    return Consensus(features_of(images), list(references_of(images).values()), vocabulary, neighbours, weight)
+
+
+def _captions(params: Params, model: Model[Any], consensus: Consensus | None, images: pd.DataFrame) -> list[Caption]:
     """One for each of `images`, which may be none."""
     if images.empty:
         return []
@@ -67,6 +79,8 @@ def _captions(params: Params, model: Model[Any], images: pd.DataFrame) -> list[C
         part = features[first : first + _BATCH].to(device())
         if params.method == "beam":
             found = beam_search(model, part, params.beam_size, params.max_length, params.length_penalty, rules)
+            if consensus:
+                found = consensus.rerank(part, found, params.length_penalty)
         else:
             found = sample(model, part, 1, params.max_length, narrowing, generator, rules)
         own += [best for best, *_ in found]

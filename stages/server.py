@@ -24,6 +24,7 @@ from lib.scratch import written_whole
 from lib.vision.images import Archives
 from lib.vision.pixels import decoded_pixels
 from lib.workers import worker_count
+from stages.generate import consensus_of_train
 from stages.params import read
 from stages.params.dataset import Params as DatasetParams
 from stages.params.generate import Params as GenerateParams
@@ -35,8 +36,8 @@ _SEARCH = {"beam_size", "max_length", "length_penalty", "min_length", "no_repeat
 
 def main() -> None:
     dataset = read(DatasetParams)
-    search = read(GenerateParams).model_dump(include=_SEARCH)
-    captioner = Captioner.load(MODEL)
+    params, captioner = read(GenerateParams), Captioner.load(MODEL)
+    search = params.model_dump(include=_SEARCH) | {"consensus": consensus_of_train(params, captioner.vocabulary)}
     files = catalogue.files("server", dataset.mirror, Path(dataset.checksums) if dataset.checksums else None)
     members = []
     for file, path in zip(files, fetch(files, DOWNLOADS), strict=True):

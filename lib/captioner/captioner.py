@@ -4,7 +4,7 @@ import filecmp
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from lib.text.vocabulary import Vocabulary
 from lib.vision.backbones import Backbone
 from lib.vision.images import ImageError, as_shown, decode
 from lib.vision.projection import Projection, projection_path
+
+if TYPE_CHECKING:  # who does not rerank does not wait for pandas
+    from lib.captioner.consensus import Consensus
 
 BATCH = 32  # pictures that go through the CNN and the beam search together
 
@@ -86,12 +89,14 @@ class Captioner:
         length_penalty: float = 1.0,
         min_length: int = 0,
         no_repeat: int = 0,
+        consensus: "Consensus | None" = None,
     ) -> list[list[Candidate]]:
         """Up to `beam_size` captions of each image, the best first; a beam of 1 is greedy search.
 
         An image is a file's path, or a PIL image of any kind; either is taken as a viewer would show it. Captions
         have from `min_length` to `max_length` words; `length_penalty` is that of `lib.captioner.beam`: 0 favours
-        short captions, 1 ranks by the mean score; no `no_repeat` words in a row come twice, unless it is 0.
+        short captions, 1 ranks by the mean score; no `no_repeat` words in a row come twice, unless it is 0. A
+        `consensus` ranks the beam anew.
 
         Raises UserError for an image that cannot be read, and for a CNN and a decoder that do not fit together.
         """
@@ -106,6 +111,8 @@ class Captioner:
             beams = beam_search(
                 self.writer, features, beam_size, max_length, length_penalty, Rules(min_length, no_repeat)
             )
+            if consensus:
+                beams = consensus.rerank(features, beams, length_penalty)
             found += [[self._candidate(caption) for caption in beam] for beam in beams]
         return found
 

@@ -1,9 +1,9 @@
 """The matrix products that a cell is made of, and tanh, by the fastest routine at hand for each.
 
-On a CPU in float32, torch.mm and torch.tanh call Intel's MKL, which leaves much of the speed of other makers'
-processors unused. oneDNN, which torch carries for its convolutions, does not: there a product is a convolution with a
-kernel of one pixel. Nor does NumPy, whose tanh takes a seventh of the time. Elsewhere torch's own are the fastest
-already. The results differ by rounding alone.
+On a CPU in float32, torch.mm and torch.tanh call Intel's MKL, which leaves a tenth to a quarter of the speed of other
+makers' processors unused. oneDNN, which torch carries for its convolutions, does not: there a product is a convolution
+with a kernel of one pixel. Nor does NumPy, whose tanh takes a seventh of the time. Elsewhere torch's own are the
+fastest already. The results differ by rounding alone.
 """
 
 import platform
@@ -17,6 +17,8 @@ _onednn = torch.ops.mkldnn
 _CPU = Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else platform.processor()
 _MKL_IS_SLOW = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and "GenuineIntel" not in _CPU
 _WORTHWHILE = 4  # products, from which on packing takes less time than it saves
+_MANY = 1024  # rows that a weight's gradient sums over: with fewer, MKL is faster there
+_ROWS = 128  # of which a weight's gradient takes a multiple, and the rest by themselves: any other number is slower
 _AT_ONCE = 512  # columns of a weight's gradient: with more, what is summed falls out of the cache
 _IMAGES = 16  # that the rows of a weight's gradient are dealt out to: with fewer, it is slower
 
@@ -52,9 +54,9 @@ def tanh(x: Tensor, out: Tensor) -> Tensor:
 
 def weight_gradient(da: Tensor, x: Tensor) -> Tensor:
     """da (M, G), x (M, K) -> da^T x, (G, K)."""
-    whole = len(da) // _IMAGES * _IMAGES
-    if not whole or not _slow_in_mkl(da):
+    if len(da) < _MANY or not _slow_in_mkl(da):
         return da.T @ x
+    whole = len(da) // _ROWS * _ROWS
     parts = [_kernel_gradient(da[:whole], part) for part in x[:whole].split(_AT_ONCE, dim=1)]
     gradient = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
     return gradient.addmm_(da[whole:].T, x[whole:]) if whole < len(da) else gradient

@@ -8,13 +8,12 @@ for any baseline b that does not depend on w. Here b is the reward of the greedy
 what will be written when it counts; or the mean reward of the picture's other samples (Luo 2020, "A better variant of
 self-critical sequence training"). What beats the baseline becomes likelier, what falls short of it less likely.
 
-The end of a caption counts as a word in the reward, in the captions and the references alike. Without that, breaking
-off before a word that might be wrong costs nothing, and captions end in "a man in a".
+The reward is that of `lib.captioner.resemblance`, to which the end of a caption counts as a word. Without that,
+breaking off before a word that might be wrong costs nothing, and captions end in "a man in a".
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +22,15 @@ from torch import Tensor
 
 from lib.captioner.decoder import Decoder
 from lib.captioner.greedy import greedy
+from lib.captioner.resemblance import Resemblance
 from lib.captioner.sampling import Narrowing, pass_over, sample
-from lib.captioner.writing import Caption
 from lib.compute import device
 from lib.distributed import share
-from lib.scoring.cider import CiderD
-from lib.text.vocabulary import END, NEVER_WRITTEN, PAD, SPECIALS, START, Vocabulary
+from lib.text.vocabulary import NEVER_WRITTEN, PAD, START, Vocabulary
 from lib.training import loop
 from lib.training.batches import pad, targets
 from lib.training.loop import Row, no_loss, train
 from lib.training.split import Split, greedy_scores
-
-_END = SPECIALS[END]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,27 +58,9 @@ def finetune_decoder(
     """
     decoder.to(device())
     split = train_split.to(device())
-    reward = Reward(list(split.references.values()), vocabulary)
+    reward = Resemblance(list(split.references.values()), vocabulary)
     objective = SelfCritical(decoder, vocabulary, split, val.to(device()), reward, recipe, max_length)
     return train(decoder, objective, recipe, progress, from_zero=True)
-
-
-class Reward:
-    """CIDEr-D, with the document frequencies of the train split, whatever the batch."""
-
-    def __init__(self, references: Sequence[Sequence[Sequence[str]]], vocabulary: Vocabulary):
-        """`references` of each image of the train split, as tokens."""
-        self._references, self._vocabulary = references, vocabulary
-
-    @cached_property
-    def _cider(self) -> CiderD:
-        # Counting takes half a minute for COCO, so it waits until somebody is rewarded: without epochs nobody is.
-        return CiderD([[[*tokens, _END] for tokens in captions] for captions in self._references])
-
-    def __call__(self, images: Sequence[int], captions: Sequence[Caption]) -> Tensor:
-        """The reward of each of N captions, (N,); `images` says of which image of the split each is."""
-        tokens = [self._vocabulary.decode(c.ids) + [_END] * (c.ids[-1] == END) for c in captions]
-        return torch.from_numpy(self._cider.scores(images, tokens)).float()
 
 
 @dataclass(frozen=True)
@@ -93,7 +71,7 @@ class SelfCritical:
     vocabulary: Vocabulary
     train: Split
     val: Split
-    reward: Reward
+    reward: Resemblance
     recipe: Recipe
     max_length: int
     figure: str = "reward"

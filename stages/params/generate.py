@@ -17,6 +17,11 @@ class Sample(Section):
     seed: _Count
 
 
+class Consensus(Section):
+    neighbours: _Count
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Params(Section):
     ensemble: str
     method: Literal["beam", "sample"]
@@ -25,6 +30,7 @@ class Params(Section):
     length_penalty: Annotated[float, Field(ge=0)]
     min_length: _Count
     no_repeat: _Count
+    consensus: Consensus
     sample: Sample
 
     @model_validator(mode="after")

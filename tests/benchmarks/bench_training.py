@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from lib.captioner.decoder import Decoder, DecoderConfig
+from lib.captioner.resemblance import Resemblance
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import caption_set, targets
 from lib.training.cross_entropy import batch_loss
 from lib.training.optimisation import Optimiser
-from lib.training.self_critical import Recipe, Reward, SelfCritical
+from lib.training.self_critical import Recipe, SelfCritical
 from lib.training.split import Split
 from tests.benchmarks.timing import product_rate
 
@@ -75,7 +76,7 @@ def test_a_self_critical_step_and_the_share_of_its_rewards(capsys):
     decoder, vocabulary, split = learner("none", 1)
     spent = []
 
-    class Timed(Reward):
+    class Timed(Resemblance):
         def __call__(self, images, captions):
             start = time.perf_counter()
             rewards = super().__call__(images, captions)

@@ -23,6 +23,7 @@ from torch.multiprocessing import start_processes
 from lib.captioner.beam import beam_search
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.captioner.gathering import gather_captions
+from lib.captioner.resemblance import Resemblance
 from lib.compute import device
 from lib.distributed import (
     copy_from_first,
@@ -43,7 +44,7 @@ from lib.training.checkpoint import load_checkpoint
 from lib.training.cross_entropy import CrossEntropy, mean_loss, train_decoder
 from lib.training.loop import Row
 from lib.training.optimisation import Optimiser, make_deterministic
-from lib.training.self_critical import Reward, SelfCritical, finetune_decoder
+from lib.training.self_critical import SelfCritical, finetune_decoder
 from lib.training.split import Split, greedy_scores
 
 WORLDS = (1, 2, 3)
@@ -90,7 +91,7 @@ def gradients() -> Found:
     """The gradient and the figure of each batch, of all processes together."""
     split = data()
     double = replace(split, features=split.features.double())
-    reward = Reward(list(split.references.values()), VOCABULARY)
+    reward = Resemblance(list(split.references.values()), VOCABULARY)
     objectives: dict[str, Any] = {
         attention: CrossEntropy(decoder(attention), VOCABULARY, split, split, CROSS_ENTROPY, LONGEST)
         for attention in ("none", "additive")

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from lib.captioner.decoder import Decoder, DecoderConfig
+from lib.captioner.resemblance import Resemblance
 from lib.captioner.writing import Caption
 from lib.scoring.cider import cider_d
 from lib.text.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from lib.training.batches import caption_set
 from lib.training.self_critical import (
     Recipe,
-    Reward,
     SelfCritical,
     finetune_decoder,
     leave_one_out,
@@ -76,7 +76,7 @@ def test_a_captions_log_probability_is_the_sum_of_its_words():
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
 def test_the_gradient_is_that_of_the_expected_reward(baseline, cell):
     model, data = decoder(cell=cell), split()
-    reward = Reward(CAPTIONS, VOCABULARY)
+    reward = Resemblance(CAPTIONS, VOCABULARY)
     objective = SelfCritical(
         model, VOCABULARY, data, data, reward, replace(RECIPE, baseline=baseline), LONGEST
     )  # fmt: skip
@@ -106,7 +106,7 @@ def test_the_reward_is_cider_d_with_the_end_as_a_word():
     rows = [0, 1, 1, 2]
     tokens = [["a", "dog", "."], ["a", "cat", "."], ["a", "cat"], ["."]]
     ended = [[[*caption, "."] for caption in image] for image in CAPTIONS]
-    found = Reward(CAPTIONS, VOCABULARY)(rows, as_captions(ids))
+    found = Resemblance(CAPTIONS, VOCABULARY)(rows, as_captions(ids))
     for i, row in enumerate(rows):
         hypotheses = [["x"]] * len(CAPTIONS)
         hypotheses[row] = tokens[i]
@@ -116,7 +116,7 @@ def test_the_reward_is_cider_d_with_the_end_as_a_word():
 
 def test_what_may_not_be_written_stays_as_it_is():
     model, data = decoder(), split()
-    objective = SelfCritical(model, VOCABULARY, data, data, Reward(CAPTIONS, VOCABULARY), RECIPE, LONGEST)
+    objective = SelfCritical(model, VOCABULARY, data, data, Resemblance(CAPTIONS, VOCABULARY), RECIPE, LONGEST)
     objective.loss((np.array([0]), 1))[0].backward()
     assert model.output.bias.grad[[PAD, START, UNKNOWN]].tolist() == [0, 0, 0]
     assert model.output.bias.grad.abs().sum() > 0

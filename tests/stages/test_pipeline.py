@@ -161,6 +161,7 @@ def test_a_run_waits_for_another_that_makes_the_same_in_the_same_scratch_folder(
         {"features.precision": "bfloat16"},
         {"train.scst.epochs": 2, "train.scst.batch_size": 8, "train.scst.samples": 2},
         {"generate.method": "sample", "generate.sample.top_p": 0.9, "generate.min_length": 3, "generate.no_repeat": 2},
+        {"generate.consensus.neighbours": 3},
     ],
 )
 def test_other_params_go_through_too(tmp_path, monkeypatch, changes):
