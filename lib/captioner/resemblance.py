@@ -7,6 +7,7 @@ not yet like theirs.
 from collections.abc import Sequence
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ class Resemblance:
         # Counting takes half a minute for COCO, so it waits until somebody asks.
         return CiderD([[[*tokens, _END] for tokens in captions] for captions in self._references])
 
-    def __call__(self, images: Sequence[int], captions: Sequence[Caption]) -> Tensor:
-        """Each of N captions against the references of one of the images, by its place in the split: (N,), 0 to 10."""
+    def __call__(self, images: Sequence[int] | np.ndarray, captions: Sequence[Caption]) -> Tensor:
+        """Of captions[n] and image images[n] of the split, (N,), 0 to 10. K images each, (N, K), give (N, K)."""
         tokens = [self._vocabulary.decode(c.ids) + [_END] * (c.ids[-1] == END) for c in captions]
         return torch.from_numpy(self._cider.scores(images, tokens)).float()

@@ -48,15 +48,20 @@ class CiderD:
         self._norms = _norms(counted, self._idf, len(captions))
         self._bigrams = _bigrams(captions)
 
-    def scores(self, rows: Sequence[int], hypotheses: Sequence[Tokens]) -> np.ndarray:
-        """CIDEr-D of hypotheses[h] against the references of image rows[h], (H,), 0 to 10; rows may repeat."""
+    def scores(self, rows: Sequence[int] | np.ndarray, hypotheses: Sequence[Tokens]) -> np.ndarray:
+        """CIDEr-D of hypotheses[h] against the references of image rows[h], (H,), 0 to 10; rows may repeat.
+
+        Where rows is (H, K), each hypothesis is compared with K images, one by one: (H, K).
+        """
+        rows = np.asarray(rows, dtype=int)
         counted = count_ngrams(hypotheses, self._words, self._pairs)
         known, place = find(counted.codes, self._codes)
         norms = _norms(counted, self._idf[np.where(known, place, -1)], len(hypotheses))
 
-        # Every hypothesis with every reference of its image, and every such pair with every n-gram of the reference;
+        # Every hypothesis with every reference of its images, and every such pair with every n-gram of the reference;
         # of these, the ones that the hypothesis has too.
-        hypothesis, reference = _members(self._captions_of, np.asarray(rows, dtype=int))
+        compared, reference = _members(self._captions_of, rows.ravel())
+        hypothesis = compared // (rows.size // max(1, len(rows)))
         pair, entry = _members(self._ngrams_of, reference)
         own = known[counted.ngrams]
         shared, at = find(
@@ -72,8 +77,8 @@ class CiderD:
         cosines = np.divide(products, scale, out=np.zeros_like(scale), where=scale > 0)
         difference = _bigrams(hypotheses)[hypothesis] - self._bigrams[reference]
         similarities = cosines.mean(axis=1) * np.exp(-(difference**2) / (2 * _SIGMA**2))
-        references = np.bincount(hypothesis, minlength=len(hypotheses))
-        return 10 * np.bincount(hypothesis, similarities, minlength=len(hypotheses)) / references
+        references = np.bincount(compared, minlength=rows.size)
+        return (10 * np.bincount(compared, similarities, minlength=rows.size) / references).reshape(rows.shape)
 
 
 def _norms(counted: Counted, idf: np.ndarray, captions: int) -> np.ndarray:

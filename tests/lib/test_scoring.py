@@ -141,6 +141,15 @@ def test_captions_in_any_order_and_number_are_rewarded_as_if_alone(references, d
     np.testing.assert_array_equal(yard.scores(rows, hypotheses), yard.scores(rows, hypotheses))
 
 
+@settings(deadline=None)
+@given(st.lists(st.lists(reference, min_size=1, max_size=4), min_size=1, max_size=5), st.lists(caption, max_size=4))
+def test_a_caption_is_compared_with_each_of_several_images_as_with_one(references, hypotheses):
+    yard = CiderD(references)
+    rows = np.arange(len(hypotheses) * 3).reshape(-1, 3) % len(references)
+    expected = [yard.scores(column, hypotheses) for column in rows.T]
+    np.testing.assert_allclose(yard.scores(rows, hypotheses), np.stack(expected, axis=1), rtol=1e-12)
+
+
 @given(st.lists(st.tuples(st.lists(reference, min_size=1, max_size=4), caption), min_size=1, max_size=5))
 def test_words_and_their_numbers_are_the_same_to_cider_d(data):
     references, hypotheses = [refs for refs, _ in data], [tokens for _, tokens in data]
