@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 
 from lib.captioner.captioner import BATCH, Captioner
+from lib.captioner.consensus import Consensus
 from lib.captioner.model import load_decoder
 from lib.errors import UserError
+from lib.scoring.cider import CiderD
 from lib.text.vocabulary import END, START
 from lib.vision.backbones import untrained
 from lib.vision.images import decode
@@ -114,6 +116,19 @@ def test_the_caption_keeps_to_what_is_asked_for(captioner):
     for wrong in ({"beam_size": 0}, {"max_length": 0}):
         with pytest.raises(UserError, match="at least 1"):
             captioner.caption(pictures(1), **wrong)
+
+
+def test_a_consensus_ranks_the_captions_anew(captioner):
+    shown = pictures(3)
+    features = captioner._features(torch.from_numpy(np.stack([captioner.see(picture) for picture in shown])))
+    words = [[["cat", "sleeps"]], [["a", "dog", "runs"]], [["dog", "dog"]]]
+    consensus = Consensus(features, words, captioner.vocabulary, neighbours=1, weight=100.0)
+    for picture, said, own in zip(shown, words, captioner.caption(shown), strict=True):
+        (ranked,) = captioner.caption([picture], consensus=consensus)
+        assert sorted(c.text for c in ranked) == sorted(c.text for c in own)
+        like = CiderD([[[*tokens, "."] for tokens in caption] for caption in words])
+        agreed = like.scores([words.index(said)] * len(ranked), [[*c.tokens, "."] for c in ranked])
+        assert agreed[0] == pytest.approx(agreed.max(), abs=0.1)
 
 
 NOISE = Image.effect_noise((80, 60), 90).convert("RGB")
