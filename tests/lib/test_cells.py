@@ -180,6 +180,16 @@ def test_single_precision_is_torchs_within_rounding(scratch, reference, mkl_is_s
         assert relative_error(a, b) < 1e-5
 
 
+@pytest.mark.parametrize("mkl_is_slow", [False, True], ids=["an Intel processor", "another"])
+@pytest.mark.parametrize("rows", [1, 1023, 1024, 1025, 1152])
+@pytest.mark.parametrize("columns", [3, 512, 513, 1300])
+def test_a_weights_gradient_is_the_product_however_many_rows_and_columns(rows, columns, mkl_is_slow, monkeypatch):
+    monkeypatch.setattr(products, "_MKL_IS_SLOW", mkl_is_slow)
+    torch.manual_seed(0)
+    da, x = torch.randn(rows, 5), torch.randn(rows, columns)
+    assert relative_error(products.weight_gradient(da, x), da.double().T @ x.double()) < 1e-5
+
+
 @pytest.mark.parametrize(("scratch", "reference"), MODULES)
 @pytest.mark.parametrize("frozen", ["x", "states", "weights"])
 def test_what_needs_no_gradient_changes_that_of_nothing_else(scratch, reference, frozen):
