@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from lib.captioner.beam import beam_search
 from lib.captioner.consensus import Consensus
+from lib.captioner.decoder import DecoderConfig
 from lib.captioner.ensemble import as_one
 from lib.captioner.gathering import gather_captions
 from lib.captioner.model import check_features, load_decoder
@@ -34,7 +35,7 @@ def main() -> None:
     folders = [MODEL, *sorted(path for path in Path(params.ensemble).iterdir() if path.is_dir())]
     loaded = [load_decoder(folder) for folder in folders]
     model, vocabulary = as_one(folders, loaded)
-    consensus = consensus_of_train(params, vocabulary) if params.method == "beam" else None
+    consensus = consensus_of_train(params, loaded[0][0].config, vocabulary) if params.method == "beam" else None
     for split, name in (("test", "captions.json"), ("val", "captions_val.json")):
         images = images_with_features(split)
         if not images.empty:
@@ -56,13 +57,15 @@ def main() -> None:
             np.save(METRICS / "attention.npy", torch.cat(looked).half().numpy() if looked else np.empty((0, 0)))
 
 
-def consensus_of_train(params: Params, vocabulary: Vocabulary) -> Consensus | None:
-    """What the train split has to say, where params ask for it."""
+def consensus_of_train(params: Params, config: DecoderConfig, vocabulary: Vocabulary) -> Consensus | None:
+    """What the train split has to say, where params ask; UserError where its features are not the decoder's."""
     neighbours, weight = params.consensus.neighbours, params.consensus.weight
     if not neighbours:
         return None
     images = images_with_features("train")
-    return Consensus(features_of(images), list(references_of(images).values()), vocabulary, neighbours, weight)
+    features = features_of(images)
+    check_features(config, features.shape, FEATURES)
+    return Consensus(features, list(references_of(images).values()), vocabulary, neighbours, weight)
 
 
 def _captions(params: Params, model: Model[Any], consensus: Consensus | None, images: pd.DataFrame) -> list[Caption]:

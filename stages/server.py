@@ -1,7 +1,8 @@
 """server: captions all of COCO's val2014 and test2014, as its evaluation server wants them: `make server`.
 
 Not a stage of the DAG: the server alone has the references of test2014, and its images are nobody's split. It needs a
-trained model, and 13 GB for the two zips, of which coco2014 has fetched one already.
+trained model, and 13 GB for the two zips, of which coco2014 has fetched one already; for a consensus, data/captions and
+data/features too.
 """
 
 import json
@@ -37,7 +38,8 @@ _SEARCH = {"beam_size", "max_length", "length_penalty", "min_length", "no_repeat
 def main() -> None:
     dataset = read(DatasetParams)
     params, captioner = read(GenerateParams), Captioner.load(MODEL)
-    search = params.model_dump(include=_SEARCH) | {"consensus": consensus_of_train(params, captioner.vocabulary)}
+    consensus = consensus_of_train(params, captioner.decoder.config, captioner.vocabulary)
+    search = params.model_dump(include=_SEARCH) | {"consensus": consensus}
     files = catalogue.files("server", dataset.mirror, Path(dataset.checksums) if dataset.checksums else None)
     members = []
     for file, path in zip(files, fetch(files, DOWNLOADS), strict=True):

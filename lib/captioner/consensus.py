@@ -30,7 +30,7 @@ class Consensus:
 
     def __init__(
         self,
-        features: Features,
+        features: Features | Tensor,
         references: Sequence[Sequence[Sequence[str]]],
         vocabulary: Vocabulary,
         neighbours: int,
@@ -38,7 +38,7 @@ class Consensus:
     ):
         """The features of the train split and, in the same order, each picture's captions as tokens.
 
-        So many `neighbours`, or all pictures where there are fewer, are asked.
+        So many `neighbours`, at least one, are asked; all pictures where there are fewer.
         """
         self._resembles = Resemblance(references, vocabulary)
         self._neighbours, self._weight = min(neighbours, len(features)), weight

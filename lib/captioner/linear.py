@@ -1,4 +1,4 @@
-"""`Linear`: torch.nn.Linear with the matrix products of `lib.cells.products`, twice as fast on some processors."""
+"""`Linear`: torch.nn.Linear with the matrix products of `lib.cells.products`, faster on some processors."""
 
 from typing import Any
 

@@ -31,6 +31,6 @@ class Resemblance:
         return CiderD([[[*tokens, _END] for tokens in captions] for captions in self._references])
 
     def __call__(self, images: Sequence[int] | np.ndarray, captions: Sequence[Caption]) -> Tensor:
-        """Of captions[n] and image images[n] of the split, (N,), 0 to 10. K images each, (N, K), give (N, K)."""
+        """How much captions[n] resembles image images[n] of the split, (N,), 0 to 10; or each of K, (N, K)."""
         tokens = [self._vocabulary.decode(c.ids) + [_END] * (c.ids[-1] == END) for c in captions]
         return torch.from_numpy(self._cider.scores(images, tokens)).float()

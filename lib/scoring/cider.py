@@ -23,7 +23,7 @@ def cider_d(references: Sequence[Sequence[Tokens]], hypotheses: Sequence[Tokens]
 
 
 class CiderD:
-    """CIDEr-D against the same references again and again, as self-critical training (Rennie et al. 2017) needs it.
+    """CIDEr-D against the same references again and again, as self-critical training and a consensus need it.
 
     references[i] are the references of image i, at least one. Their n-grams are counted and weighed here, once.
     Tokens may be anything hashable: words, or their numbers.

@@ -123,12 +123,15 @@ def test_a_consensus_ranks_the_captions_anew(captioner):
     features = captioner._features(torch.from_numpy(np.stack([captioner.see(picture) for picture in shown])))
     words = [[["cat", "sleeps"]], [["a", "dog", "runs"]], [["dog", "dog"]]]
     consensus = Consensus(features, words, captioner.vocabulary, neighbours=1, weight=100.0)
-    for picture, said, own in zip(shown, words, captioner.caption(shown), strict=True):
-        (ranked,) = captioner.caption([picture], consensus=consensus)
-        assert sorted(c.text for c in ranked) == sorted(c.text for c in own)
-        like = CiderD([[[*tokens, "."] for tokens in caption] for caption in words])
-        agreed = like.scores([words.index(said)] * len(ranked), [[*c.tokens, "."] for c in ranked])
+    like = CiderD([[[*tokens, "."] for tokens in caption] for caption in words])
+    asked = {"beam_size": 30, "max_length": 3}
+    own, reranked = captioner.caption(shown, **asked), captioner.caption(shown, consensus=consensus, **asked)
+    for row, (before, after) in enumerate(zip(own, reranked, strict=True)):
+        assert sorted(c.text for c in after) == sorted(c.text for c in before)
+        ended = [[*c.tokens, "."] if len(c.tokens) < 3 else c.tokens for c in after]
+        agreed = like.scores([row] * len(after), ended)
         assert agreed[0] == pytest.approx(agreed.max(), abs=0.1)
+    assert [beam[0].text for beam in own] != [beam[0].text for beam in reranked]
 
 
 NOISE = Image.effect_noise((80, 60), 90).convert("RGB")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,17 @@ import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
+from lib.captioner.beam import beam_search
+from lib.captioner.consensus import Consensus
+from lib.captioner.model import load_decoder
 from lib.errors import UserError
 from lib.scoring import METRICS
 from lib.scratch import alone
 from lib.training import gradient_flow
+from stages.generate import consensus_of_train
+from stages.params import read
+from stages.params.generate import Params
+from stages.splits import features_of, images_with_features, references_of
 from tests.stages.imports import ROOT
 
 STAGES = [
@@ -183,6 +191,26 @@ def test_models_of_an_ensemble_write_together(scenes, tmp_path, monkeypatch, cap
     (here / "data/ensemble/first/vocabulary.json").write_text(json.dumps({"words": words["words"][::-1]}))
     with pytest.raises(UserError, match="data/ensemble/first cannot decode as one: they know different words"):
         run(here, monkeypatch, ["generate"])
+
+
+def test_with_a_consensus_the_neighbours_choose_in_the_beam(scenes, tmp_path, monkeypatch):
+    shutil.copytree(scenes, tmp_path / "here")
+    beam = {"generate.beam_size": 5}
+    alone = files(run(tmp_path / "here", monkeypatch, ["generate"], **beam) / "metrics")
+    run(
+        tmp_path / "here", monkeypatch, ["generate"],
+        **beam, **{"generate.consensus.neighbours": 3, "generate.consensus.weight": 100.0},
+    )  # fmt: skip
+    decoder, vocabulary = load_decoder(Path("data/model"))
+    train, test = images_with_features("train"), images_with_features("test")
+    consensus = Consensus(features_of(train), list(references_of(train).values()), vocabulary, 3, 100.0)
+    part = features_of(test)[:]
+    beams = consensus.rerank(part, beam_search(decoder, part, 5, 20, 0.7), 0.7)
+    written = [row["caption"] for row in json.loads(Path("metrics/captions.json").read_text())]
+    assert written == [" ".join(vocabulary.decode(best.ids)) for best, *_ in beams]
+    assert written != [row["caption"] for row in json.loads(alone["captions.json"])]
+    with pytest.raises(UserError, match="trained on features of another CNN"):
+        consensus_of_train(read(Params), replace(decoder.config, channels=5), vocabulary)
 
 
 def test_without_a_val_split_test_is_captioned_and_scored_all_the_same(scenes, tmp_path, monkeypatch):

@@ -19,7 +19,16 @@ from tests.stages.test_pipeline import write_params
 PARTS = ("val2014", "test2014")
 
 
-def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, capsys):
+class LastFirst:
+    """A consensus that turns each beam round."""
+
+    def rerank(self, features, beams, length_penalty):
+        return [beam[::-1] for beam in beams]
+
+
+@pytest.mark.parametrize("consensus", [None, LastFirst()])
+def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, capsys, consensus):
+    monkeypatch.setattr(server, "consensus_of_train", lambda *_: consensus)
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "data/model")
     jpegs = {image_id: jpeg for image_id, (jpeg, _) in pictures().items()}
@@ -44,8 +53,8 @@ def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, caps
             assert [image_id for image_id, caption in written.items() if not caption] == [7]
     with zipfile.ZipFile("val2014.zip") as archive:
         picture = Image.open(archive.open("val2014/COCO_val2014_000000000003.jpg"))
-        ((best, *_),) = Captioner.load("data/model").caption([picture], beam_size=3, length_penalty=0.7)
-    assert written[3] == best.text
+        (beam,) = Captioner.load("data/model").caption([picture], beam_size=3, length_penalty=0.7)
+    assert written[3] == beam[-1 if consensus else 0].text
 
 
 def test_a_zip_of_something_else_is_told_of(tmp_path, monkeypatch):
