@@ -3,7 +3,8 @@
 Same constructor arguments, state dict (names, shapes, gate order) and results; `batch_first` is always true.
 The equations are those of `rnn` and `lstm`; what does not depend on the previous step is done for all steps
 at once: the input projections before the loop, and the gradients of weights and inputs after it.
-Tensors are time-major inside, so that a step is one contiguous block. `products` has the matrix products.
+Tensors are time-major inside, so that a step is one contiguous block. `products` has the matrix products, and
+`elementwise` what an LSTM does between them.
 """
 
 import math
@@ -15,12 +16,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lib.cells.autocast import apply_in_autocast
+from lib.cells.elementwise import gates_backward, gates_forward, tanh_backward
 from lib.cells.products import accumulate, packed, project, tanh, weight_gradient
-
-# The derivatives of tanh and sigmoid, times a gradient, from their values: dout (1 - out^2) and dout out (1 - out),
-# in one pass and in place.
-tanh_backward = torch.ops.aten.tanh_backward.grad_input
-sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 
 
 class _RNNLayer(torch.autograd.Function):
@@ -59,13 +56,10 @@ class _LSTMLayer(torch.autograd.Function):
         gates = project(x.flatten(0, 1), w_ih, b).unflatten(0, x.shape[:2])  # (T, N, 4H): a, then i, f, g, o in place
         h, c = _beginning_with(h0, len(x)), _beginning_with(c0, len(x))  # (T + 1, N, H)
         recurrent = packed(w_hh, len(h0), len(x))
-        hs, cs = h.unbind(), c.unbind()
-        i_and_f = gates[..., : 2 * h.shape[-1]].unbind()  # they lie side by side
-        for t, (gates_t, (i, f, g, o)) in enumerate(zip(gates.unbind(), _blocks(gates), strict=True)):
-            accumulate(gates_t, hs[t], recurrent)
-            i_and_f[t].sigmoid_(), tanh(g, out=g), o.sigmoid_()
-            torch.mul(f, cs[t], out=cs[t + 1]).addcmul_(i, g)
-            tanh(cs[t + 1], out=hs[t + 1]).mul_(o)
+        step = gates_forward(gates, h, c)
+        for t, (gates_t, previous_h) in enumerate(zip(gates.unbind(), h[:-1].unbind(), strict=True)):
+            accumulate(gates_t, previous_h, recurrent)
+            step(t)
         ctx.save_for_backward(x, w_ih, w_hh, gates, h, c)
         return h[1:], c[-1].clone()
 
@@ -77,30 +71,12 @@ class _LSTMLayer(torch.autograd.Function):
         # take longer than all that is computed in it.
         da = torch.empty_like(gates) if _graph_is_kept() else gates
         above = (torch.zeros_like(h[0]), *dh.unbind())  # (N, H) each: none reaches h0 from above
-        dh_t, dc = above[-1], dlast_c.clone()
-        product, another, tanh_c = torch.empty_like(dc), torch.empty_like(dc), torch.empty_like(dc)
-        for (i, f, g, o), da_t, (da_i, da_f, da_g, da_o), c_t, previous_c, dh_above in _reversed(
-            _blocks(gates), da.unbind(), _blocks(da), c[1:].unbind(), c[:-1].unbind(), above[:-1]
-        ):
-            tanh(c_t, out=tanh_c)  # made again: that takes less time than touching memory to keep it in
-            torch.mul(dh_t, o, out=product)
-            dc += tanh_backward(product, tanh_c, grad_input=product)
-            # A gate is read for the last time where its da, which may be the same memory, is written.
-            torch.mul(dh_t, tanh_c, out=product)
-            sigmoid_backward(product, o, grad_input=da_o)
-            torch.mul(dc, g, out=product)
-            tanh_backward(torch.mul(dc, i, out=another), g, grad_input=da_g)
-            sigmoid_backward(product, i, grad_input=da_i)
-            torch.mul(dc, previous_c, out=product)
-            dc *= f
-            sigmoid_backward(product, f, grad_input=da_f)
+        dh_t, dc = above[-1], dlast_c.clone(memory_format=torch.contiguous_format)
+        step = gates_backward(gates, c, dc, da)
+        for t, da_t, dh_above in _reversed(range(len(da)), da.unbind(), above[:-1]):
+            step(t, dh_t)
             dh_t = project(da_t, w_hh.T, dh_above)  # of the step before
         return _after_the_loop(ctx, da, x, h, w_ih, (dh_t, dc))
-
-
-def _blocks(gates: Tensor) -> list[tuple[Tensor, ...]]:
-    """The gates (T, N, 4H) step by step: i, f, g and o, views of (N, H) each. Cut once, and not in every step."""
-    return list(zip(*(block.unbind() for block in gates.chunk(4, dim=-1)), strict=True))
 
 
 def _beginning_with(state: Tensor, steps: int) -> Tensor:

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -17,6 +18,8 @@ def paired(ours: Callable[[], object], baseline: Callable[[], object]) -> tuple[
     def seconds(work: Callable[[], object]) -> float:
         start = time.perf_counter()
         work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         return time.perf_counter() - start
 
     ours(), baseline()
@@ -24,8 +27,8 @@ def paired(ours: Callable[[], object], baseline: Callable[[], object]) -> tuple[
     return statistics.median(a / b for a, b in times), statistics.median(a for a, _ in times)
 
 
-def product_rate(m: int, k: int, n: int) -> float:
-    """Operations a second that the machine's fastest product of (m, k) with (k, n) reaches."""
-    x, w, b = torch.randn(m, k), torch.randn(n, k), torch.zeros(n)
+def product_rate(m: int, k: int, n: int, **kind: Any) -> float:
+    """Operations a second that the machine's fastest product of (m, k) with (k, n) reaches; of a device and dtype."""
+    x, w, b = torch.randn(m, k, **kind), torch.randn(n, k, **kind), torch.zeros(n, **kind)
     ratio, seconds = paired(lambda: project(x, w, b), lambda: x @ w.T)
     return 2 * m * k * n / (seconds / max(ratio, 1.0))

@@ -1,0 +1,83 @@
+"""What an LSTM does between its matrix products: by torch, in place; on a GPU by one Triton kernel a step.
+
+For torch the gates of all steps are cut into views once, and not in every step.
+"""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from lib.cells.products import tanh
+
+# The derivatives of tanh and sigmoid, times a gradient, from their values: dout (1 - out^2) and dout out (1 - out),
+# in one pass and in place.
+tanh_backward = torch.ops.aten.tanh_backward.grad_input
+_sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
+_TRITON = find_spec("triton") is not None  # torch brings it, on Linux
+
+
+def gates_forward(gates: Tensor, h: Tensor, c: Tensor) -> Callable[[int], None]:
+    """For each step t, writes i, f, g and o over a in gates[t], and h[t + 1] and c[t + 1], from c[t].
+
+    gates (T, N, 4H); h and c (T + 1, N, H).
+    """
+    hs, cs = h.unbind(), c.unbind()
+    if _by_triton(gates):
+        from lib.cells import kernels
+
+        whole = gates.unbind()
+        return lambda t: kernels.forward(whole[t], cs[t], cs[t + 1], hs[t + 1])
+    i_and_f = gates[..., : 2 * h.shape[-1]].unbind()  # they lie side by side
+    blocks = _blocks(gates)
+
+    def step(t: int) -> None:
+        i, f, g, o = blocks[t]
+        i_and_f[t].sigmoid_(), tanh(g, out=g), o.sigmoid_()
+        torch.mul(f, cs[t], out=cs[t + 1]).addcmul_(i, g)
+        tanh(cs[t + 1], out=hs[t + 1]).mul_(o)
+
+    return step
+
+
+def gates_backward(gates: Tensor, c: Tensor, dc: Tensor, da: Tensor) -> Callable[[int, Tensor], None]:
+    """For each step t, from dh (N, H), writes da[t], and over dc (N, H) its gradient of the step before.
+
+    gates (T, N, 4H); c (T + 1, N, H); da (T, N, 4H), which may be `gates`.
+    """
+    cs = c.unbind()
+    if _by_triton(gates):
+        from lib.cells import kernels
+
+        whole, whole_da = gates.unbind(), da.unbind()
+        return lambda t, dh: kernels.backward(whole[t], cs[t], cs[t + 1], dh.contiguous(), dc, whole_da[t])
+    blocks, da_blocks = _blocks(gates), _blocks(da)
+    product, another, tanh_c = torch.empty_like(dc), torch.empty_like(dc), torch.empty_like(dc)
+
+    def step(t: int, dh: Tensor) -> None:
+        (i, f, g, o), (da_i, da_f, da_g, da_o) = blocks[t], da_blocks[t]
+        tanh(cs[t + 1], out=tanh_c)  # made again: that takes less time than touching memory to keep it in
+        torch.mul(dh, o, out=product)
+        dc.add_(tanh_backward(product, tanh_c, grad_input=product))
+        # A gate is read for the last time where its da, which may be the same memory, is written.
+        torch.mul(dh, tanh_c, out=product)
+        _sigmoid_backward(product, o, grad_input=da_o)
+        torch.mul(dc, g, out=product)
+        tanh_backward(torch.mul(dc, i, out=another), g, grad_input=da_g)
+        _sigmoid_backward(product, i, grad_input=da_i)
+        torch.mul(dc, cs[t], out=product)
+        dc.mul_(f)
+        _sigmoid_backward(product, f, grad_input=da_f)
+
+    return step
+
+
+def _by_triton(tensor: Tensor) -> bool:
+    # torch.compile makes a kernel of torch's operations by itself.
+    return _TRITON and tensor.is_cuda and not torch.compiler.is_compiling()
+
+
+def _blocks(gates: Tensor) -> list[tuple[Tensor, ...]]:
+    """The gates (T, N, 4H) step by step: i, f, g and o, views of (N, H) each."""
+    return list(zip(*(block.unbind() for block in gates.chunk(4, dim=-1)), strict=True))
