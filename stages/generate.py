@@ -28,6 +28,7 @@ from stages.running import FEATURES, METRICS, MODEL
 from stages.splits import features_of, images_with_features, references_of
 
 _BATCH = 100  # images; the captions do not depend on it
+_MOST = 50  # one picture in so many of the train split may be another's neighbour
 
 
 def main() -> None:
@@ -59,13 +60,14 @@ def main() -> None:
 
 def consensus_of_train(params: Params, config: DecoderConfig, vocabulary: Vocabulary) -> Consensus | None:
     """What the train split has to say, where params ask; UserError where its features are not the decoder's."""
-    neighbours, weight = params.consensus.neighbours, params.consensus.weight
-    if not neighbours:
+    if not params.consensus.neighbours:
         return None
     images = images_with_features("train")
+    # Were most of a small split a picture's neighbours, all pictures would have the same.
+    neighbours = min(params.consensus.neighbours, max(1, len(images) // _MOST))
     features = features_of(images)
     check_features(config, features.shape, FEATURES)
-    return Consensus(features, list(references_of(images).values()), vocabulary, neighbours, weight)
+    return Consensus(features, list(references_of(images).values()), vocabulary, neighbours, params.consensus.weight)
 
 
 def _captions(params: Params, model: Model[Any], consensus: Consensus | None, images: pd.DataFrame) -> list[Caption]:

@@ -42,7 +42,9 @@ class Consensus:
         """
         self._resembles = Resemblance(references, vocabulary)
         self._neighbours, self._weight = min(neighbours, len(features)), weight
-        self._directions = torch.cat([_directions(part) for part in features.split(_READ)])
+        self._directions = torch.empty(len(features), features.shape[2])
+        for known, part in zip(self._directions.split(_READ), features.split(_READ), strict=True):
+            known.copy_(_directions(part))
 
     def rerank(
         self, features: Tensor, beams: Sequence[Sequence[Caption]], length_penalty: float

@@ -27,7 +27,7 @@ class Params(Section):
     method: Literal["beam", "sample"]
     beam_size: _Length
     max_length: _Length
-    length_penalty: Annotated[float, Field(ge=0)]
+    length_penalty: Annotated[float, Field(ge=0, le=10)]
     min_length: _Count
     no_repeat: _Count
     consensus: Consensus

@@ -27,6 +27,7 @@ from lib.errors import UserError
 from lib.scoring import METRICS
 from lib.scratch import alone
 from lib.training import gradient_flow
+from stages import generate
 from stages.generate import consensus_of_train
 from stages.params import read
 from stages.params.generate import Params
@@ -193,7 +194,9 @@ def test_models_of_an_ensemble_write_together(scenes, tmp_path, monkeypatch, cap
         run(here, monkeypatch, ["generate"])
 
 
-def test_with_a_consensus_the_neighbours_choose_in_the_beam(scenes, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("most", "asked"), [(8, 3), (9, 2), (50, 1)])  # of the 24 pictures to train on
+def test_with_a_consensus_the_neighbours_choose_in_the_beam(scenes, tmp_path, monkeypatch, most, asked):
+    monkeypatch.setattr(generate, "_MOST", most)
     shutil.copytree(scenes, tmp_path / "here")
     beam = {"generate.beam_size": 5}
     alone = files(run(tmp_path / "here", monkeypatch, ["generate"], **beam) / "metrics")
@@ -203,7 +206,7 @@ def test_with_a_consensus_the_neighbours_choose_in_the_beam(scenes, tmp_path, mo
     )  # fmt: skip
     decoder, vocabulary = load_decoder(Path("data/model"))
     train, test = images_with_features("train"), images_with_features("test")
-    consensus = Consensus(features_of(train), list(references_of(train).values()), vocabulary, 3, 100.0)
+    consensus = Consensus(features_of(train), list(references_of(train).values()), vocabulary, asked, 100.0)
     part = features_of(test)[:]
     beams = consensus.rerank(part, beam_search(decoder, part, 5, 20, 0.7), 0.7)
     written = [row["caption"] for row in json.loads(Path("metrics/captions.json").read_text())]
