@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from lib.datasets.tables import read_table
+from lib.datasets.tables import read_table, read_tokens
 from lib.vision.features import Features, index_path
 from stages.running import CAPTIONS, FEATURES
 
@@ -20,7 +20,4 @@ def features_of(images: pd.DataFrame) -> Features:
 
 def references_of(images: pd.DataFrame) -> dict[int, list[list[str]]]:
     """Their captions' tokens, by image id, in the order of `images`."""
-    captions = read_table(CAPTIONS / "captions.parquet", columns=["image_id", "tokens"])
-    captions = captions[captions["image_id"].isin(images["image_id"])]
-    tokens = captions["tokens"].map(list).groupby(captions["image_id"]).agg(list)
-    return {int(image_id): tokens[image_id] for image_id in images["image_id"]}
+    return read_tokens(CAPTIONS / "captions.parquet", images["image_id"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ _POOL = 20  # batches that share captions of like length: little padding, and st
 class CaptionSet:
     """Captions as ids, each with the row of its image's features; captions of one image stand side by side."""
 
-    ids: Tensor  # (captions, longest), each from <start> on, filled up with <pad>
+    ids: Tensor  # (captions, longest) int32, each from <start> on, filled up with <pad>
     lengths: np.ndarray  # (captions,)
     image_rows: Tensor  # (captions,)
 
@@ -30,7 +31,7 @@ class CaptionSet:
     def take(self, batch: np.ndarray) -> tuple[Tensor, Tensor]:
         """The image rows (N,) and the captions (N, T), as long as their longest, of the captions `batch` (N,)."""
         chosen = torch.from_numpy(batch).to(self.ids.device)
-        return self.image_rows[chosen], self.ids[chosen, : self.lengths[batch].max()]
+        return self.image_rows[chosen], self.ids[chosen, : self.lengths[batch].max()].long()
 
     def words(self, batch: np.ndarray) -> int:
         """How many words of the captions `batch` are to be guessed: all but <start>."""
@@ -45,29 +46,33 @@ class CaptionSet:
         parted: what is made of an image is then made once for all of them.
         """
         if by_image:
-            _, firsts = np.unique(self.image_rows.cpu().numpy(), return_index=True)
-            groups = np.split(np.arange(len(self)), firsts[1:])
+            _, firsts, counts = np.unique(self.image_rows.cpu().numpy(), return_index=True, return_counts=True)
             lengths = np.maximum.reduceat(self.lengths, firsts)
-            size = max(1, round(size * len(groups) / len(self)))
+            size = max(1, round(size * len(firsts) / len(self)))
         else:
-            groups, lengths = list(np.arange(len(self))[:, None]), self.lengths
-        order = np.arange(len(groups)) if rng is None else rng.permutation(len(groups))
-        planned = []
+            lengths = self.lengths
+        order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
+        planned: list[np.ndarray] = []
         for pool in np.split(order, range(_POOL * size, len(order), _POOL * size)):
             near = pool[np.argsort(lengths[pool], kind="stable")] if bucketing else pool
             alike = np.split(near, range(size, len(near), size))
-            for i in range(len(alike)) if rng is None else rng.permutation(len(alike)):
-                planned.append(np.concatenate([groups[group] for group in alike[i]]))
+            planned += alike if rng is None else [alike[i] for i in rng.permutation(len(alike))]
+        if by_image:
+            return [np.concatenate([np.arange(counts[i]) + firsts[i] for i in images]) for images in planned]
         return planned
 
 
 def caption_set(references: Iterable[Sequence[Sequence[str]]], vocabulary: Vocabulary, max_length: int) -> CaptionSet:
     """The captions (token lists) of each image, in the order of the images' features, as ids."""
-    ids, rows = [], []
-    for row, captions in enumerate(references):
-        ids += [vocabulary.encode(tokens, max_length) for tokens in captions]
-        rows += [row] * len(captions)
-    return CaptionSet(pad(ids), np.array([len(caption) for caption in ids]), torch.tensor(rows))
+    references = list(references)
+    counts = [len(captions) for captions in references]
+    ids = np.full((sum(counts), max_length + 2), PAD, dtype=np.int32)
+    lengths = np.empty(len(ids), dtype=np.int64)
+    for row, tokens in enumerate(chain.from_iterable(references)):
+        caption = vocabulary.encode(tokens, max_length)
+        ids[row, : len(caption)], lengths[row] = caption, len(caption)
+    image_rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    return CaptionSet(torch.from_numpy(ids), lengths, image_rows)
 
 
 def targets(captions: Tensor) -> Tensor:
