@@ -12,6 +12,7 @@
 # make chaos     kill every stage ten times, with every signal, and see that nothing is lost
 # make fuzz      wild input for every parser, 1,000 of each, and how many were tried; N=20000 for more
 # make full-size    time and memory of every stage at 1,000, 10,000 and 123,287 pictures
+# make zip-to-scores    all of COCO's size, on a GPU if there is one, each stage beside the least it could take; IMAGES=2000
 # make audit     are there known vulnerabilities in what requirements.lock names?
 # make provenance    what made the model: params, inputs, commit, versions, machine; MODEL=folder for another one
 # Each sets up .venv first, if it must. make lock renews requirements.lock.
@@ -23,7 +24,7 @@ READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: setup repro coco2014 coco2017 flickr8k local compare caption demo server diff verify check-lock chaos fuzz audit provenance \
-	test test-all check bench full-size lock
+	test test-all check bench full-size zip-to-scores lock
 
 setup: $(READY)
 
@@ -115,6 +116,9 @@ bench: $(READY)
 
 full-size: $(READY)
 	python -m tests.benchmarks.full_size $(SIZES)
+
+zip-to-scores: $(READY)
+	python -m tests.benchmarks.zip_to_scores $(IMAGES)
 
 lock: $(READY)
 	uv pip compile --quiet --universal --python-version 3.11 --extra demo --group dev pyproject.toml -o requirements.lock

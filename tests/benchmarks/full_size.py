@@ -12,8 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -28,18 +29,25 @@ SIZES = (1_000, 10_000, 123_287)
 HELD_OUT = 5_000 / 123_287  # COCO's share of val, and of test
 DRAWN = 400  # pictures
 SIDE = 554  # pixels: a square has as many as COCO's 640 x 480
-SETTINGS = {
+LOCAL = {
     "dataset.name": "local", "dataset.local.images": "images.zip", "dataset.local.annotations": "captions.json",
-    "backbone.weights": "weights/weights.safetensors", "model.embedding": 128, "model.hidden": 128,
-    "train.batch_size": 128, "train.epochs": 1, "vocabulary.min_count": 5,
+    "backbone.weights": "weights/weights.safetensors", "vocabulary.min_count": 5,
+}  # fmt: skip
+SETTINGS = {
+    "backbone.name": "small_net", "model.embedding": 128, "model.hidden": 128, "train.batch_size": 128,
+    "train.epochs": 1,
 }  # fmt: skip
 
 
-def prepare(folder: Path, images: int, drawn: Mapping[int, tuple[bytes, list[str]]]) -> None:
-    """Writes a data set that is made of the JPEGs and captions `drawn`, the params, and a CNN."""
-    held_out = round(images * HELD_OUT)
-    splits = ["val"] * held_out + ["test"] * held_out + ["train"] * (images - 2 * held_out)
-    pictures = [drawn[number % DRAWN] for number in range(images)]
+def drawings() -> dict[int, tuple[bytes, list[str]]]:
+    """A few JPEGs of COCO's size, with five captions each."""
+    return draw(tqdm(range(DRAWN), "drawing", unit="picture", disable=None), SIDE)
+
+
+def prepare(folder: Path, pictures: Sequence[tuple[bytes, list[str]]], settings: Mapping[str, Any]) -> None:
+    """Writes a data set of JPEGs with their captions, the params, and the CNN that they name, at random weights."""
+    held_out = round(len(pictures) * HELD_OUT)
+    splits = ["val"] * held_out + ["test"] * held_out + ["train"] * (len(pictures) - 2 * held_out)
     write_stored_zip(folder / "images.zip", ((f"{number}.jpg", jpeg) for number, (jpeg, _) in enumerate(pictures)))
     rows = [
         {
@@ -51,10 +59,10 @@ def prepare(folder: Path, images: int, drawn: Mapping[int, tuple[bytes, list[str
         for number, (split, (_, captions)) in enumerate(zip(splits, pictures, strict=True))
     ]
     (folder / "captions.json").write_text(json.dumps({"images": rows}))
-    write_params(folder, **SETTINGS)
+    write_params(folder, **LOCAL, **settings)
     (folder / "data/ensemble").mkdir(parents=True)
     torch.manual_seed(0)
-    untrained("small_net").save(folder / "weights")
+    untrained(settings["backbone.name"]).save(folder / "weights")
 
 
 def anonymous(session: int) -> float:
@@ -89,10 +97,10 @@ def main(sizes: list[int]) -> None:
     print("| stage | " + " | ".join(f"{images:,} images: s, ms an image, MB" for images in sizes) + " |")
     print("|---" * (len(sizes) + 1) + "|")
     rows: dict[str, list[str]] = {stage: [] for stage in STAGES}
-    drawn = draw(tqdm(range(DRAWN), "drawing", unit="picture", disable=None), SIDE)
+    drawn = drawings()
     for images in sizes:
         with tempfile.TemporaryDirectory() as name:
-            prepare(Path(name), images, drawn)
+            prepare(Path(name), [drawn[number % DRAWN] for number in range(images)], SETTINGS)
             for stage, cells in rows.items():
                 seconds, megabytes = run(stage, Path(name))
                 cells.append(f"{seconds:.1f}, {1000 * seconds / images:.2f}, {megabytes:.0f}")

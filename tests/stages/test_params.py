@@ -51,6 +51,7 @@ def test_the_shipped_params_are_valid():
         ("generate", None, r"generate.*"),
         ("generate.method", "greedy", r"generate\.method: got 'greedy', should be 'beam' or 'sample'"),
         ("generate.min_length", 21, r"generate: .*min_length must not be above max_length"),
+        ("generate.length_penalty", 300, r"generate\.length_penalty: got 300, should be less than or equal to 10"),
         ("generate.sample.temperature", 0.0, r"generate\.sample\.temperature: got 0\.0, should be greater than 0"),
         ("train.learning_rate", "1e-3", r"train\.learning_rate: got '1e-3'.*write 0\.001\)"),
         ("train.learning_rate", "1e-7", r"train\.learning_rate: got '1e-7'.*write 1\.0e-07\)"),

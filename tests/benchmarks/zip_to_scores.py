@@ -1,0 +1,108 @@
+"""From a zip of COCO's size to scores, stage by stage, each beside the least that it could take on this machine.
+
+`make zip-to-scores` runs it, on a GPU where there is one: ResNet-50 at random weights, pooled features, an LSTM of 512
+units for 10 epochs, in bfloat16 (on a CPU in float32); then one epoch of self-critical training. The number of images
+may be given. The pictures are those of full_size.py; the captions are random words, as many and as long as COCO's, of
+as large a vocabulary, for a softmax over the few words of `scenes` would cost next to nothing.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lib.compute import device
+from lib.vision.backbones import untrained
+from lib.vision.images import decode
+from lib.workers import worker_count
+from tests.benchmarks.full_size import DRAWN, HELD_OUT, LOCAL, drawings, prepare, run
+from tests.benchmarks.timing import product_rate
+from tests.stages.test_pipeline import STAGES, write_params
+
+IMAGES, EACH = 123_287, 5
+VOCABULARY, WORDS = 9_484, 10.5  # of a caption, in the mean
+EPOCHS, SIZE, BEAM, SAMPLES = 10, 512, 5, 5
+ON_GPU = device().type == "cuda"
+PRECISION = "bfloat16" if ON_GPU else "float32"  # few processors have it
+SETTINGS = {
+    "backbone.name": "resnet50", "features.kind": "pooled", "features.precision": PRECISION,
+    "model.attention": "none", "model.embedding": SIZE, "model.hidden": SIZE, "model.dropout": 0.3,
+    "train.epochs": EPOCHS, "train.batch_size": 512, "train.label_smoothing": 0.1, "train.averaging": 0.995,
+    "train.precision": PRECISION, "train.best_by": "val_cider_d", "generate.beam_size": BEAM,
+}  # fmt: skip
+
+
+def sentences(number: int) -> Iterator[str]:
+    """Captions of random words, the k-th of which is as frequent as 1 / k."""
+    rng = np.random.default_rng(1)
+    lengths = rng.normal(WORDS, 2.4, number).round().clip(6, 20).astype(int)
+    share = np.cumsum(1 / np.arange(1, VOCABULARY + 1))
+    words = np.searchsorted(share, rng.random(lengths.sum()) * share[-1])
+    for caption in np.split(words, np.cumsum(lengths)[:-1]):
+        yield " ".join(f"w{word}" for word in caption)
+
+
+def floors(folder: Path, pictures: list[tuple[bytes, list[str]]]) -> dict[str, str]:
+    """The least that some stages could take, and why."""
+    images, train = len(pictures), len(pictures) * (1 - 2 * HELD_OUT)
+    side = 8192 if ON_GPU else 1024
+    rate = product_rate(side, side, side, device=device(), dtype=getattr(torch, PRECISION))
+    backbone = untrained("resnet50")
+    size = backbone.preprocess.size
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        backbone.network(torch.zeros(1, 3, size, size))
+    start = time.perf_counter()
+    for jpeg, _ in pictures[:DRAWN]:
+        backbone.preprocess.pixels(decode(jpeg, backbone.preprocess.least))
+    decoding = (time.perf_counter() - start) / DRAWN * images / worker_count()
+    start = time.perf_counter()
+    with (folder / "images.zip").open("rb") as source, (folder / "copy").open("wb") as copy:
+        while part := source.read(1 << 24):
+            copy.write(part)
+    copying = time.perf_counter() - start
+    (folder / "copy").unlink()
+    word = 2 * (2 * SIZE * 4 * SIZE + SIZE * VOCABULARY)  # operations
+    epoch = train * EACH * (WORDS + 1) * 3 * word / rate
+    drawn = train * SAMPLES * (WORDS + 1) * 4 * word / rate  # once to draw it, three times to learn from it
+    print(f"{device()}: {rate / 1e12:.2f} TFLOP/s in {PRECISION}; {worker_count()} cores", file=sys.stderr)
+    return {
+        "download": f"{copying:.1f} to copy the zip",
+        "features": f"{decoding:.1f} to decode, {counter.get_total_flops() * images / rate:.1f} of products",
+        "train": f"{EPOCHS * epoch:.1f} of products",
+        "generate": f"{2 * images * HELD_OUT * BEAM * (WORDS + 1) * word / rate:.1f} of products",
+        "an epoch of SCST": f"{drawn:.1f} of products",
+    }
+
+
+def main(images: int) -> None:
+    jpegs = [jpeg for jpeg, _ in drawings().values()]
+    captions = sentences(EACH * images)
+    pictures = [(jpegs[number % DRAWN], [next(captions) for _ in range(EACH)]) for number in range(images)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder, pictures, SETTINGS)
+        least = floors(folder, pictures)
+        print("| stage | s | images/s | captions/s | at least, s | MB |\n|---|---|---|---|---|---|")
+
+        def row(stage: str, seconds: float, megabytes: float) -> None:
+            each = EPOCHS if stage == "train" else 1
+            print(
+                f"| {stage} | {seconds:.1f} | {each * images / seconds:,.0f} | {each * EACH * images / seconds:,.0f} "
+                f"| {least.get(stage, '')} | {megabytes:.0f} |", flush=True,
+            )  # fmt: skip
+
+        took = {stage: run(stage, folder) for stage in STAGES}
+        for stage, (seconds, megabytes) in took.items():
+            row(stage, seconds, megabytes)
+        row("all", sum(seconds for seconds, _ in took.values()), max(megabytes for _, megabytes in took.values()))
+        write_params(folder, **LOCAL, **SETTINGS, **{"train.scst.epochs": 1, "train.scst.samples": SAMPLES})
+        row("an epoch of SCST", *run("finetune", folder))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else IMAGES)
