@@ -3,8 +3,13 @@
 For torch the gates of all steps are cut into views once, and not in every step.
 """
 
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,7 +20,6 @@ from lib.cells.products import tanh
 # in one pass and in place.
 tanh_backward = torch.ops.aten.tanh_backward.grad_input
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
-_TRITON = find_spec("triton") is not None  # torch brings it, on Linux
 
 
 def gates_forward(gates: Tensor, h: Tensor, c: Tensor) -> Callable[[int], None]:
@@ -75,7 +79,15 @@ def gates_backward(gates: Tensor, c: Tensor, dc: Tensor, da: Tensor) -> Callable
 
 def _by_triton(tensor: Tensor) -> bool:
     # torch.compile makes a kernel of torch's operations by itself.
-    return _TRITON and tensor.is_cuda and not torch.compiler.is_compiling()
+    return tensor.is_cuda and not torch.compiler.is_compiling() and _triton_runs()
+
+
+@cache
+def _triton_runs() -> bool:
+    """If there is Triton, which torch brings on Linux, and what it builds its launchers with."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    headers = Path(sysconfig.get_paths()["include"], "Python.h")
+    return find_spec("triton") is not None and compiler is not None and headers.is_file()
 
 
 def _blocks(gates: Tensor) -> list[tuple[Tensor, ...]]:

@@ -108,3 +108,12 @@ def test_they_compile_for_gpus_without_one(architecture, precision, monkeypatch,
         types |= {"PRECISION": "constexpr", "BLOCK": "constexpr"}
         source = ASTSource(kernel, types, {"PRECISION": sums, "BLOCK": 512})
         assert triton.compile(source, target=GPUTarget("cuda", architecture, 32)).asm["cubin"]
+
+
+def test_without_a_compiler_they_are_not_asked_for(monkeypatch):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(elementwise.shutil, "which", lambda name: None)
+    assert not elementwise._triton_runs.__wrapped__()
+    monkeypatch.setattr(elementwise.shutil, "which", lambda name: "/usr/bin/gcc")
+    monkeypatch.setattr(elementwise.Path, "is_file", lambda path: True)
+    assert elementwise._triton_runs.__wrapped__()
