@@ -48,6 +48,7 @@ def resemblance(caption: Caption, image: int) -> float:
 def test_captions_stand_in_the_order_of_the_formula(beam, neighbours, weight, length_penalty):
     (ranked,) = consensus(neighbours, weight).rerank(features(1, seed=1), [beam], length_penalty)
     known, asked = (part.double().mean(dim=1).numpy() for part in (features(len(CAPTIONS)), features(1, seed=1)))
+    known, asked = ((part - known.mean(axis=0)) / known.std(axis=0) for part in (known, asked))
     nearest = np.argsort(-(known @ asked[0]) / np.linalg.norm(known, axis=1))[:neighbours]
 
     def rank(caption: Caption) -> float:
