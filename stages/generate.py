@@ -19,7 +19,7 @@ from lib.captioner.rules import Rules
 from lib.captioner.sampling import Narrowing, pass_over, sample
 from lib.captioner.writing import Caption, Model
 from lib.compute import device
-from lib.distributed import is_first, share
+from lib.distributed import is_first, share, tell
 from lib.text.vocabulary import Vocabulary
 from stages.params import read
 from stages.params.generate import Params
@@ -28,7 +28,7 @@ from stages.running import FEATURES, METRICS, MODEL
 from stages.splits import features_of, images_with_features, references_of
 
 _BATCH = 100  # images; the captions do not depend on it
-_MOST = 50  # one picture in so many of the train split may be another's neighbour
+_ONE_IN = 50  # pictures of the train split may be a picture's neighbour
 
 
 def main() -> None:
@@ -64,7 +64,9 @@ def consensus_of_train(params: Params, config: DecoderConfig, vocabulary: Vocabu
         return None
     images = images_with_features("train")
     # Were most of a small split a picture's neighbours, all pictures would have the same.
-    neighbours = min(params.consensus.neighbours, max(1, len(images) // _MOST))
+    neighbours = min(params.consensus.neighbours, max(1, len(images) // _ONE_IN))
+    if neighbours < params.consensus.neighbours:
+        tell(f"{neighbours} neighbours are asked, one in {_ONE_IN} of the train split, and not all that params say")
     features = features_of(images)
     check_features(config, features.shape, FEATURES)
     return Consensus(features, list(references_of(images).values()), vocabulary, neighbours, params.consensus.weight)

@@ -91,7 +91,8 @@ def read_table(
 def read_tokens(path: Path, image_ids: Iterable[int]) -> dict[int, list[list[str]]]:
     """The captions' tokens of some images, in that order, out of a table with the columns image_id and tokens.
 
-    Equal words are one object: COCO has seven million of them. Raises UserError as `read_table` does.
+    None of an image that the table does not have. Equal words are one object: COCO has seven million of them. Raises
+    UserError as `read_table` does.
     """
     references: dict[int, list[list[str]]] = {int(image_id): [] for image_id in image_ids}
     with intact(path):

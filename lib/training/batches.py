@@ -17,7 +17,7 @@ _POOL = 20  # batches that share captions of like length: little padding, and st
 class CaptionSet:
     """Captions as ids, each with the row of its image's features; captions of one image stand side by side."""
 
-    ids: Tensor  # (captions, longest) int32, each from <start> on, filled up with <pad>
+    ids: Tensor  # (captions, L) int32, each from <start> on, filled up with <pad>
     lengths: np.ndarray  # (captions,)
     image_rows: Tensor  # (captions,)
 
@@ -66,7 +66,8 @@ def caption_set(references: Iterable[Sequence[Sequence[str]]], vocabulary: Vocab
     """The captions (token lists) of each image, in the order of the images' features, as ids."""
     references = list(references)
     counts = [len(captions) for captions in references]
-    ids = np.full((sum(counts), max_length + 2), PAD, dtype=np.int32)
+    longest = min(max_length, max(map(len, chain.from_iterable(references)), default=0))
+    ids = np.full((sum(counts), longest + 2), PAD, dtype=np.int32)  # with <start> and <end>
     lengths = np.empty(len(ids), dtype=np.int64)
     for row, tokens in enumerate(chain.from_iterable(references)):
         caption = vocabulary.encode(tokens, max_length)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lib.cells import ScratchLSTM, ScratchRNN
-from tests.benchmarks.timing import paired, product_rate
+from tests.benchmarks.timing import paired, peak_rate
 
 SHAPES = [(128, 17, 512, 512), (64, 20, 256, 512), (256, 20, 512, 1024), (512, 17, 512, 512)]  # N, T, D, H
 KINDS = [("cpu", "float32")] + [("cuda", kind) for kind in ("float32", "bfloat16") if torch.cuda.is_available()]
@@ -24,7 +24,7 @@ def measure(cell: str, device: str, dtype: str, n: int, t: int, d: int, h: int) 
     x = torch.randn(n, t, d, **kind, requires_grad=True)
     modules = [module(d, h, batch_first=True).to(**kind) for module in (scratch, reference)]
     ratio, seconds = paired(*((lambda m=module: m(x)[0].sum().backward()) for module in modules))
-    rate = product_rate(2048, 2048, 2048, **kind)
+    rate = peak_rate(**kind)
     products = 3 * 2 * n * t * (d + h) * gates * h  # one forward, two backward
     return {"ratio": ratio, "share": products / seconds / rate, "rate": rate}
 

@@ -27,6 +27,12 @@ def paired(ours: Callable[[], object], baseline: Callable[[], object]) -> tuple[
     return statistics.median(a / b for a, b in times), statistics.median(a for a, _ in times)
 
 
+def peak_rate(**kind: Any) -> float:
+    """Operations a second of a product that is large enough for the device."""
+    side = 8192 if torch.device(kind.get("device", "cpu")).type == "cuda" else 2048
+    return product_rate(side, side, side, **kind)
+
+
 def product_rate(m: int, k: int, n: int, **kind: Any) -> float:
     """Operations a second that the machine's fastest product of (m, k) with (k, n) reaches; of a device and dtype."""
     x, w, b = torch.randn(m, k, **kind), torch.randn(n, k, **kind), torch.zeros(n, **kind)

@@ -21,12 +21,13 @@ from lib.vision.backbones import untrained
 from lib.vision.images import decode
 from lib.workers import worker_count
 from tests.benchmarks.full_size import DRAWN, HELD_OUT, LOCAL, drawings, prepare, run
-from tests.benchmarks.timing import product_rate
+from tests.benchmarks.timing import peak_rate
 from tests.stages.test_pipeline import STAGES, write_params
 
 IMAGES, EACH = 123_287, 5
 VOCABULARY, WORDS = 9_484, 10.5  # of a caption, in the mean
 EPOCHS, SIZE, BEAM, SAMPLES = 10, 512, 5, 5
+SCST = "finetune, with an epoch of SCST"
 ON_GPU = device().type == "cuda"
 PRECISION = "bfloat16" if ON_GPU else "float32"  # few processors have it
 SETTINGS = {
@@ -50,16 +51,16 @@ def sentences(number: int) -> Iterator[str]:
 def floors(folder: Path, pictures: list[tuple[bytes, list[str]]]) -> dict[str, str]:
     """The least that some stages could take, and why."""
     images, train = len(pictures), len(pictures) * (1 - 2 * HELD_OUT)
-    side = 8192 if ON_GPU else 1024
-    rate = product_rate(side, side, side, device=device(), dtype=getattr(torch, PRECISION))
+    rate = peak_rate(device=device(), dtype=getattr(torch, PRECISION))
     backbone = untrained("resnet50")
     size = backbone.preprocess.size
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         backbone.network(torch.zeros(1, 3, size, size))
     start = time.perf_counter()
-    for jpeg, _ in pictures[:DRAWN]:
+    some = pictures[:DRAWN]
+    for jpeg, _ in some:
         backbone.preprocess.pixels(decode(jpeg, backbone.preprocess.least))
-    decoding = (time.perf_counter() - start) / DRAWN * images / worker_count()
+    decoding = (time.perf_counter() - start) / len(some) * images / worker_count()
     start = time.perf_counter()
     with (folder / "images.zip").open("rb") as source, (folder / "copy").open("wb") as copy:
         while part := source.read(1 << 24):
@@ -75,7 +76,7 @@ def floors(folder: Path, pictures: list[tuple[bytes, list[str]]]) -> dict[str, s
         "features": f"{decoding:.1f} to decode, {counter.get_total_flops() * images / rate:.1f} of products",
         "train": f"{EPOCHS * epoch:.1f} of products",
         "generate": f"{2 * images * HELD_OUT * BEAM * (WORDS + 1) * word / rate:.1f} of products",
-        "an epoch of SCST": f"{drawn:.1f} of products",
+        SCST: f"{drawn:.1f} of products",
     }
 
 
@@ -87,21 +88,25 @@ def main(images: int) -> None:
         folder = Path(name)
         prepare(folder, pictures, SETTINGS)
         least = floors(folder, pictures)
-        print("| stage | s | images/s | captions/s | at least, s | MB |\n|---|---|---|---|---|---|")
+        held_out = round(images * HELD_OUT)
+        work = {
+            "download": (images, "images"), "captions": (EACH * images, "captions"), "features": (images, "images"),
+            "train": (EPOCHS * EACH * (images - 2 * held_out), "captions"), "generate": (2 * held_out, "captions"),
+            "evaluate": (2 * held_out, "captions"), "report": (held_out, "images"),
+            SCST: (SAMPLES * (images - 2 * held_out), "captions"),
+        }  # fmt: skip
+        print("| stage | s | a second | at least, s | MB |\n|---|---|---|---|---|")
 
-        def row(stage: str, seconds: float, megabytes: float) -> None:
-            each = EPOCHS if stage == "train" else 1
-            print(
-                f"| {stage} | {seconds:.1f} | {each * images / seconds:,.0f} | {each * EACH * images / seconds:,.0f} "
-                f"| {least.get(stage, '')} | {megabytes:.0f} |", flush=True,
-            )  # fmt: skip
+        def timed(name: str, stage: str) -> float:
+            seconds, megabytes = run(stage, folder)
+            count, unit = work.get(name, (0, ""))
+            speed = f"{count / seconds:,.0f} {unit}" if count else ""
+            print(f"| {name} | {seconds:.1f} | {speed} | {least.get(name, '')} | {megabytes:.0f} |", flush=True)
+            return seconds
 
-        took = {stage: run(stage, folder) for stage in STAGES}
-        for stage, (seconds, megabytes) in took.items():
-            row(stage, seconds, megabytes)
-        row("all", sum(seconds for seconds, _ in took.values()), max(megabytes for _, megabytes in took.values()))
+        print(f"| all | {sum(timed(stage, stage) for stage in STAGES):.1f} | | | |")
         write_params(folder, **LOCAL, **SETTINGS, **{"train.scst.epochs": 1, "train.scst.samples": SAMPLES})
-        row("an epoch of SCST", *run("finetune", folder))
+        timed(SCST, "finetune")
 
 
 if __name__ == "__main__":

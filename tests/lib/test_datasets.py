@@ -10,12 +10,16 @@ import unicodedata
 import zipfile
 import zlib
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from lib.datasets import local
 from lib.datasets.annotations import hashed_split
 from lib.datasets.archive import find_members, read_member
+from lib.datasets.tables import read_tokens
 from lib.errors import UserError
 
 KARPATHY = {
@@ -339,3 +343,13 @@ def test_a_member_up_to_the_limit_is_read_whole(tmp_path, size, method):
         assert read_member(archive, "a.jpg", LIMIT) == content
         with pytest.raises(KeyError):
             read_member(archive, "b.jpg", LIMIT)
+
+
+def test_tokens_are_read_image_by_image_however_the_file_is_cut(tmp_path):
+    tokens = [["a", "dog"], [], ["a"], ["two", "dogs"], ["dogs"]] * 9
+    ids = [i // 3 for i in range(len(tokens))]
+    table = pa.table({"image_id": ids, "tokens": pa.array(tokens, pa.list_(pa.string()))})
+    pq.write_table(table, tmp_path / "captions.parquet", row_group_size=7)
+    read = read_tokens(tmp_path / "captions.parquet", pd.Series([4, 2, 99]))
+    assert list(read) == [4, 2, 99]
+    assert read == {4: tokens[12:15], 2: tokens[6:9], 99: []}

@@ -194,9 +194,9 @@ def test_models_of_an_ensemble_write_together(scenes, tmp_path, monkeypatch, cap
         run(here, monkeypatch, ["generate"])
 
 
-@pytest.mark.parametrize(("most", "asked"), [(8, 3), (9, 2), (50, 1)])  # of the 24 pictures to train on
-def test_with_a_consensus_the_neighbours_choose_in_the_beam(scenes, tmp_path, monkeypatch, most, asked):
-    monkeypatch.setattr(generate, "_MOST", most)
+@pytest.mark.parametrize(("one_in", "asked"), [(4, 3), (9, 2), (50, 1)])  # of the 24 pictures to train on
+def test_with_a_consensus_the_neighbours_choose_in_the_beam(scenes, tmp_path, monkeypatch, capsys, one_in, asked):
+    monkeypatch.setattr(generate, "_ONE_IN", one_in)
     shutil.copytree(scenes, tmp_path / "here")
     beam = {"generate.beam_size": 5}
     alone = files(run(tmp_path / "here", monkeypatch, ["generate"], **beam) / "metrics")
@@ -204,6 +204,7 @@ def test_with_a_consensus_the_neighbours_choose_in_the_beam(scenes, tmp_path, mo
         tmp_path / "here", monkeypatch, ["generate"],
         **beam, **{"generate.consensus.neighbours": 3, "generate.consensus.weight": 100.0},
     )  # fmt: skip
+    assert (f"{asked} neighbours are asked, one in {one_in} " in capsys.readouterr().out) == (asked < 3)
     decoder, vocabulary = load_decoder(Path("data/model"))
     train, test = images_with_features("train"), images_with_features("test")
     consensus = Consensus(features_of(train), list(references_of(train).values()), vocabulary, asked, 100.0)
