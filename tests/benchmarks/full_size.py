@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tqdm import tqdm
 
 from lib.datasets.archive import write_stored_zip
-from lib.vision.backbones import untrained
+from lib.vision.backbones import build
 from tests.miniature import draw
 from tests.stages.imports import ROOT
 from tests.stages.test_pipeline import STAGES, write_params
@@ -31,7 +32,7 @@ DRAWN = 400  # pictures
 SIDE = 554  # pixels: a square has as many as COCO's 640 x 480
 LOCAL = {
     "dataset.name": "local", "dataset.local.images": "images.zip", "dataset.local.annotations": "captions.json",
-    "backbone.weights": "weights/weights.safetensors", "vocabulary.min_count": 5,
+    "backbone.weights": "weights.safetensors", "vocabulary.min_count": 5,
 }  # fmt: skip
 SETTINGS = {
     "backbone.name": "small_net", "model.embedding": 128, "model.hidden": 128, "train.batch_size": 128,
@@ -62,7 +63,7 @@ def prepare(folder: Path, pictures: Sequence[tuple[bytes, list[str]]], settings:
     write_params(folder, **LOCAL, **settings)
     (folder / "data/ensemble").mkdir(parents=True)
     torch.manual_seed(0)
-    untrained(settings["backbone.name"]).save(folder / "weights")
+    save_file(build(settings["backbone.name"]).state_dict(), folder / "weights.safetensors")
 
 
 def anonymous(session: int) -> float:
