@@ -53,7 +53,7 @@ coco2014 coco2017: $(READY)
 # Where there are thousands of pictures and not a hundred thousand, the CNN learns first what captions speak of, and test
 # pictures are captioned with an eye to what was said of those like them.
 FEW := -S backbone.tune.epochs=8 -S backbone.tune.size=192 -S generate.beam_size=20 -S generate.length_penalty=1.0 \
-	-S generate.consensus.neighbours=100
+	-S generate.consensus.neighbours=20 -S generate.consensus.weight=3.0
 
 flickr8k local: $(READY)
 	dvc exp run -S dataset.name=$@ $(PHOTOGRAPHS) $(FEW) $(SET)
