@@ -1,9 +1,9 @@
 """The matrix products that a cell is made of, and tanh, by the fastest routine at hand for each.
 
 On a CPU in float32, torch.mm and torch.tanh call Intel's MKL, which leaves a tenth to a quarter of the speed of other
-makers' processors unused. oneDNN, which torch carries for its convolutions, does not: there a product is a convolution
-with a kernel of one pixel. Nor does NumPy, whose tanh takes a seventh of the time. Elsewhere torch's own are the
-fastest already. The results differ by rounding alone.
+makers' processors with AVX-512 unused. oneDNN, which torch carries for its convolutions, does not: there a product is a
+convolution with a kernel of one pixel. Nor does NumPy, whose tanh takes a seventh of the time. Elsewhere, and on
+processors with AVX2 alone, torch's own are the fastest already. The results differ by rounding alone.
 """
 
 import platform
@@ -15,7 +15,10 @@ from torch import Tensor
 
 _onednn = torch.ops.mkldnn
 _CPU = Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else platform.processor()
-_MKL_IS_SLOW = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and "GenuineIntel" not in _CPU
+_MKL_IS_SLOW = (
+    torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    and "GenuineIntel" not in _CPU and torch.backends.cpu.get_cpu_capability() == "AVX512"
+)  # fmt: skip
 _WORTHWHILE = 4  # products, from which on packing takes less time than it saves
 _MANY = 1024  # rows that a weight's gradient sums over: with fewer, MKL is faster there
 _ROWS = 128  # of which a weight's gradient takes a multiple, and the rest by themselves: any other number is slower
