@@ -33,8 +33,7 @@ def gates_forward(gates: Tensor, h: Tensor, c: Tensor) -> Callable[[int], None]:
 
         whole = gates.unbind()
         return lambda t: kernels.forward(whole[t], cs[t], cs[t + 1], hs[t + 1])
-    i_and_f = gates[..., : 2 * h.shape[-1]].unbind()  # they lie side by side
-    blocks = _blocks(gates)
+    i_and_f, blocks = _i_and_f(gates), _blocks(gates)
 
     def step(t: int) -> None:
         i, f, g, o = blocks[t]
@@ -45,34 +44,35 @@ def gates_forward(gates: Tensor, h: Tensor, c: Tensor) -> Callable[[int], None]:
     return step
 
 
-def gates_backward(gates: Tensor, c: Tensor, dc: Tensor, da: Tensor) -> Callable[[int, Tensor], None]:
-    """For each step t, from dh (N, H), writes da[t], and over dc (N, H) its gradient of the step before.
+def gates_backward(gates: Tensor, c: Tensor, dh: Tensor, dc: Tensor, da: Tensor) -> Callable[[int], None]:
+    """For each step t, from dh[t + 1], writes da[t], and over dc (N, H) its gradient of the step before.
 
-    gates (T, N, 4H); c (T + 1, N, H); da (T, N, 4H), which may be `gates`.
+    gates (T, N, 4H); c and dh (T + 1, N, H); da (T, N, 4H), which may be `gates`.
     """
-    cs = c.unbind()
+    cs, dhs = c.unbind(), dh.unbind()
     if _by_triton(gates):
         from lib.cells import kernels
 
         whole, whole_da = gates.unbind(), da.unbind()
-        return lambda t, dh: kernels.backward(whole[t], cs[t], cs[t + 1], dh.contiguous(), dc, whole_da[t])
+        return lambda t: kernels.backward(whole[t], cs[t], cs[t + 1], dhs[t + 1], dc, whole_da[t])
     blocks, da_blocks = _blocks(gates), _blocks(da)
-    product, another, tanh_c = torch.empty_like(dc), torch.empty_like(dc), torch.empty_like(dc)
+    i_and_f, da_i_and_f = _i_and_f(gates), _i_and_f(da)
+    product, tanh_c = torch.empty_like(dc), torch.empty_like(dc)
+    di_and_df = torch.empty_like(i_and_f[0])
+    di, df = di_and_df.chunk(2, dim=-1)
 
-    def step(t: int, dh: Tensor) -> None:
-        (i, f, g, o), (da_i, da_f, da_g, da_o) = blocks[t], da_blocks[t]
+    def step(t: int) -> None:
+        (i, f, g, o), (_, _, da_g, da_o) = blocks[t], da_blocks[t]
         tanh(cs[t + 1], out=tanh_c)  # made again: that takes less time than touching memory to keep it in
-        torch.mul(dh, o, out=product)
+        torch.mul(dhs[t + 1], o, out=product)
         dc.add_(tanh_backward(product, tanh_c, grad_input=product))
         # A gate is read for the last time where its da, which may be the same memory, is written.
-        torch.mul(dh, tanh_c, out=product)
-        _sigmoid_backward(product, o, grad_input=da_o)
-        torch.mul(dc, g, out=product)
-        tanh_backward(torch.mul(dc, i, out=another), g, grad_input=da_g)
-        _sigmoid_backward(product, i, grad_input=da_i)
-        torch.mul(dc, cs[t], out=product)
+        _sigmoid_backward(torch.mul(dhs[t + 1], tanh_c, out=product), o, grad_input=da_o)
+        torch.mul(dc, g, out=di)
+        torch.mul(dc, cs[t], out=df)
+        tanh_backward(torch.mul(dc, i, out=product), g, grad_input=da_g)
         dc.mul_(f)
-        _sigmoid_backward(product, f, grad_input=da_f)
+        _sigmoid_backward(di_and_df, i_and_f[t], grad_input=da_i_and_f[t])
 
     return step
 
@@ -93,3 +93,8 @@ def _triton_runs() -> bool:
 def _blocks(gates: Tensor) -> list[tuple[Tensor, ...]]:
     """The gates (T, N, 4H) step by step: i, f, g and o, views of (N, H) each."""
     return list(zip(*(block.unbind() for block in gates.chunk(4, dim=-1)), strict=True))
+
+
+def _i_and_f(gates: Tensor) -> tuple[Tensor, ...]:
+    """The first two blocks of each step, which lie side by side: views of (N, 2H)."""
+    return gates.chunk(2, dim=-1)[0].unbind()

@@ -8,7 +8,6 @@ Tensors are time-major inside, so that a step is one contiguous block. `products
 """
 
 import math
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from lib.cells.autocast import apply_in_autocast
 from lib.cells.elementwise import gates_backward, gates_forward, tanh_backward
-from lib.cells.products import accumulate, packed, project, tanh, weight_gradient
+from lib.cells.products import accumulator, project, tanh, weight_gradient
 
 
 class _RNNLayer(torch.autograd.Function):
@@ -27,9 +26,11 @@ class _RNNLayer(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b: Tensor) -> Tensor:
         a = project(x.flatten(0, 1), w_ih, b).unflatten(0, x.shape[:2])  # (T, N, H)
         h = _beginning_with(h0, len(x))  # (T + 1, N, H)
-        recurrent = packed(w_hh, len(h0), len(x))
-        for a_t, previous_h, h_t in zip(a.unbind(), h[:-1].unbind(), h[1:].unbind(), strict=True):
-            tanh(accumulate(a_t, previous_h, recurrent), out=h_t)
+        add_recurrent = accumulator(a, h[:-1], w_hh)
+        hs, a_of = h.unbind(), a.unbind()
+        for t in range(len(x)):
+            add_recurrent(t)
+            tanh(a_of[t], out=hs[t + 1])
         ctx.save_for_backward(x, w_ih, w_hh, h)
         return h[1:]
 
@@ -38,12 +39,13 @@ class _RNNLayer(torch.autograd.Function):
     def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
         x, w_ih, w_hh, h = ctx.saved_tensors
         da = torch.empty_like(h[1:])  # (T, N, H)
-        above = (torch.zeros_like(h[0]), *dh.unbind())  # (N, H) each: none reaches h0 from above
-        dh_t = above[-1]
-        for h_t, da_t, dh_above in _reversed(h[1:].unbind(), da.unbind(), above[:-1]):
-            tanh_backward(dh_t, h_t, grad_input=da_t)
-            dh_t = project(da_t, w_hh.T, dh_above)  # of the step before
-        return _after_the_loop(ctx, da, x, h, w_ih, (dh_t,))
+        dh = _above_all(dh)
+        add_recurrent = accumulator(dh[:-1], da, w_hh.T)
+        hs, dhs, das = h.unbind(), dh.unbind(), da.unbind()
+        for t in reversed(range(len(x))):
+            tanh_backward(dhs[t + 1], hs[t + 1], grad_input=das[t])
+            add_recurrent(t)  # to the gradient of the h before
+        return _after_the_loop(ctx, da, x, h, w_ih, (dh[0],))
 
 
 class _LSTMLayer(torch.autograd.Function):
@@ -55,10 +57,9 @@ class _LSTMLayer(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         gates = project(x.flatten(0, 1), w_ih, b).unflatten(0, x.shape[:2])  # (T, N, 4H): a, then i, f, g, o in place
         h, c = _beginning_with(h0, len(x)), _beginning_with(c0, len(x))  # (T + 1, N, H)
-        recurrent = packed(w_hh, len(h0), len(x))
-        step = gates_forward(gates, h, c)
-        for t, (gates_t, previous_h) in enumerate(zip(gates.unbind(), h[:-1].unbind(), strict=True)):
-            accumulate(gates_t, previous_h, recurrent)
+        add_recurrent, step = accumulator(gates, h[:-1], w_hh), gates_forward(gates, h, c)
+        for t in range(len(x)):
+            add_recurrent(t)
             step(t)
         ctx.save_for_backward(x, w_ih, w_hh, gates, h, c)
         return h[1:], c[-1].clone()
@@ -70,13 +71,12 @@ class _LSTMLayer(torch.autograd.Function):
         # (T, N, 4H). The gates' own memory where no other backward pass will need them: touching as much again would
         # take longer than all that is computed in it.
         da = torch.empty_like(gates) if _graph_is_kept() else gates
-        above = (torch.zeros_like(h[0]), *dh.unbind())  # (N, H) each: none reaches h0 from above
-        dh_t, dc = above[-1], dlast_c.clone(memory_format=torch.contiguous_format)
-        step = gates_backward(gates, c, dc, da)
-        for t, da_t, dh_above in _reversed(range(len(da)), da.unbind(), above[:-1]):
-            step(t, dh_t)
-            dh_t = project(da_t, w_hh.T, dh_above)  # of the step before
-        return _after_the_loop(ctx, da, x, h, w_ih, (dh_t, dc))
+        dh, dc = _above_all(dh), dlast_c.clone(memory_format=torch.contiguous_format)
+        add_recurrent, step = accumulator(dh[:-1], da, w_hh.T), gates_backward(gates, c, dh, dc, da)
+        for t in reversed(range(len(x))):
+            step(t)
+            add_recurrent(t)  # to the gradient of the h before
+        return _after_the_loop(ctx, da, x, h, w_ih, (dh[0], dc))
 
 
 def _beginning_with(state: Tensor, steps: int) -> Tensor:
@@ -86,14 +86,14 @@ def _beginning_with(state: Tensor, steps: int) -> Tensor:
     return states
 
 
+def _above_all(dh: Tensor) -> Tensor:
+    """What reaches the states from above, dh (T, N, H), after a zero for the first: none does. (T + 1, N, H)."""
+    return torch.cat([torch.zeros_like(dh[:1]), dh])
+
+
 def _graph_is_kept() -> bool:
     """If the backward pass that runs now may be followed by another over the same graph (`retain_graph`)."""
     return bool(torch._C._autograd._get_current_graph_task_keep_graph())
-
-
-def _reversed(*parts: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-    """What belongs to each step, from the last to the first."""
-    return zip(*map(reversed, parts), strict=True)
 
 
 def _after_the_loop(

@@ -1,12 +1,14 @@
 """The matrix products that a cell is made of, and tanh, by the fastest routine at hand for each.
 
 On a CPU in float32, torch.mm and torch.tanh call Intel's MKL, which leaves a tenth to a quarter of the speed of other
-makers' processors with AVX-512 unused. oneDNN, which torch carries for its convolutions, does not: there a product is a
-convolution with a kernel of one pixel. Nor does NumPy, whose tanh takes a seventh of the time. Elsewhere, and on
-processors with AVX2 alone, torch's own are the fastest already. The results differ by rounding alone.
+makers' processors with AVX-512 unused. oneDNN, which torch carries for its convolutions, does not. Nor does NumPy,
+whose tanh takes a seventh of the time. With AVX2 alone MKL only loses by laying the recurrent weights out anew in every
+step; oneDNN takes that product for a convolution with a kernel of one pixel, which adds in place. Elsewhere torch's own
+are the fastest already. The results differ by rounding alone.
 """
 
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,36 +17,45 @@ from torch import Tensor
 
 _onednn = torch.ops.mkldnn
 _CPU = Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else platform.processor()
-_MKL_IS_SLOW = (
-    torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    and "GenuineIntel" not in _CPU and torch.backends.cpu.get_cpu_capability() == "AVX512"
-)  # fmt: skip
+_FOREIGN = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and "GenuineIntel" not in _CPU
+_MKL_IS_SLOW = _FOREIGN and torch.backends.cpu.get_cpu_capability() == "AVX512"
+_MKL_REPACKS = _FOREIGN and torch.backends.cpu.get_cpu_capability() == "AVX2"
 _WORTHWHILE = 4  # products, from which on packing takes less time than it saves
+_FEW = 256  # rows, up to which MKL spends much of a product on laying out the weights
+_DEEPEST = 2048  # columns of a weight: with 4096, a convolution is three times slower
 _MANY = 1024  # rows that a weight's gradient sums over: with fewer, MKL is faster there
 _ROWS = 128  # of which a weight's gradient takes a multiple, and the rest by themselves: any other number is slower
 _AT_ONCE = 512  # columns of a weight's gradient: with more, what is summed falls out of the cache
 _IMAGES = 16  # that the rows of a weight's gradient are dealt out to: with fewer, it is slower
 
 
-def packed(w: Tensor, rows: int, times: int) -> Tensor:
-    """w (G, K), laid out for `times` products with `rows` rows each, by `project` and `accumulate` alone."""
-    return _onednn._reorder_linear_weight(w, rows) if times >= _WORTHWHILE and _slow_in_mkl(w) else w
-
-
-def project(x: Tensor, w: Tensor, plus: Tensor | None = None) -> Tensor:
-    """x (M, K), w (G, K), plus (G,), (M, G) or nothing -> x w^T + plus, (M, G)."""
+def project(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    """x (M, K), w (G, K), b (G,) or none -> x w^T + b, (M, G)."""
     if not _slow_in_mkl(x):
-        return x @ w.T if plus is None else torch.addmm(plus, x, w.T)
-    if plus is None or plus.dim() == 1:
-        return _onednn._linear_pointwise(x, w, plus, "none", [], "")
-    return _onednn._linear_pointwise(x, w, None, "none", [], "").add_(plus)
+        return x @ w.T if b is None else torch.addmm(b, x, w.T)
+    return _onednn._linear_pointwise(x, w, b, "none", [], "")
 
 
-def accumulate(total: Tensor, x: Tensor, w: Tensor) -> Tensor:
-    """total (M, G) += x w^T, in place; x (M, K), w (G, K)."""
-    if not _slow_in_mkl(x):
-        return total.addmm_(x, w.T)
-    return total.add_(project(x, w))
+def accumulator(totals: Tensor, xs: Tensor, w: Tensor) -> Callable[[int], Tensor]:
+    """For each step t: totals[t] += xs[t] w^T, in place. totals (T, M, G), xs (T, M, K), w (G, K)."""
+    steps, rows, _ = xs.shape
+    worth_packing = steps >= _WORTHWHILE and w.is_contiguous()  # transposed ones take longer than packing saves
+    if worth_packing and rows <= _FEW and w.shape[1] <= _DEEPEST and _repacked_by_mkl(w):
+        return _by_convolution(totals, xs, w)
+    totals_of, xs_of = totals.unbind(), xs.unbind()
+    if not _slow_in_mkl(w):
+        return lambda t: totals_of[t].addmm_(xs_of[t], w.T)
+    packed = _onednn._reorder_linear_weight(w, rows) if worth_packing else w
+    return lambda t: totals_of[t].add_(project(xs_of[t], packed))
+
+
+def _by_convolution(totals: Tensor, xs: Tensor, w: Tensor) -> Callable[[int], Tensor]:
+    """`accumulator` for weights (G, K) of kernels of one pixel, over an image of M pixels, K channels in, G out."""
+    images, outs = (part[:, None, :, None].permute(0, 1, 4, 2, 3).unbind() for part in (xs, totals))  # channels last
+    usual = [0, 0], [1, 1], [1, 1], 1  # no padding, every pixel, no gaps, one group
+    kernels = _onednn._reorder_convolution_weight(w[:, :, None, None], *usual, images[0].shape)
+    add = _onednn._convolution_pointwise_.binary
+    return lambda t: add(outs[t], images[t], kernels, None, *usual, "add", 1.0, None, [], None)
 
 
 def tanh(x: Tensor, out: Tensor) -> Tensor:
@@ -77,4 +88,12 @@ def _kernel_gradient(da: Tensor, x: Tensor) -> Tensor:
 
 
 def _slow_in_mkl(tensor: Tensor) -> bool:
-    return _MKL_IS_SLOW and tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    return _MKL_IS_SLOW and _is_usual(tensor)
+
+
+def _repacked_by_mkl(w: Tensor) -> bool:
+    return _MKL_REPACKS and _is_usual(w) and not torch.compiler.is_compiling()
+
+
+def _is_usual(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32

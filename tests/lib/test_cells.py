@@ -1,5 +1,7 @@
 """The cells against numeric gradients and against torch.nn, in float64."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
@@ -155,7 +157,17 @@ def initial(reference, layers: int, n: int, h: int, **options) -> list[Tensor]:
     return [torch.randn(layers, n, h, **options) for _ in range(2 if reference is nn.LSTM else 1)]
 
 
-@pytest.mark.parametrize("mkl_is_slow", [False, True], ids=["an Intel processor", "another"])
+SLOW = ["_MKL_IS_SLOW", "_MKL_REPACKS"]
+processors = pytest.mark.parametrize("slow", [None, *SLOW], ids=["Intel", "another, AVX-512", "another, AVX2 alone"])
+
+
+def pretend(monkeypatch, slow: str | None) -> None:
+    """Takes the routines of a processor on which MKL is slow in this way, or in none."""
+    for name in SLOW:
+        monkeypatch.setattr(products, name, name == slow)
+
+
+@processors
 @pytest.mark.parametrize(("scratch", "reference"), MODULES)
 @settings(max_examples=15, deadline=None)
 @given(
@@ -163,7 +175,7 @@ def initial(reference, layers: int, n: int, h: int, **options) -> list[Tensor]:
     layers=st.integers(1, 2),
     seed=st.integers(0, 2**31),
 )  # fmt: skip
-def test_single_precision_is_torchs_within_rounding(scratch, reference, mkl_is_slow, n, t, d, h, layers, seed):
+def test_single_precision_is_torchs_within_rounding(scratch, reference, slow, n, t, d, h, layers, seed):
     torch.manual_seed(seed)
     ours, theirs = pair(scratch, reference, d, h, layers)
     theirs = theirs.double()
@@ -171,13 +183,14 @@ def test_single_precision_is_torchs_within_rounding(scratch, reference, mkl_is_s
     tensors = [x.requires_grad_(), *(state.requires_grad_() for state in states)]
     doubles = [tensor.detach().double().requires_grad_() for tensor in tensors]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "_MKL_IS_SLOW", mkl_is_slow)
+        pretend(patch, slow)
         mine = outputs(ours, x, states)
         gradients = torch.autograd.grad(sum(out.sum() for out in mine), [*tensors, *ours.parameters()])
     exact = outputs(theirs, doubles[0], doubles[1:])
     exact_gradients = torch.autograd.grad(sum(out.sum() for out in exact), [*doubles, *theirs.parameters()])
     for a, b in zip([*mine, *gradients], [*exact, *exact_gradients], strict=True):
-        assert relative_error(a, b) < 1e-5
+        # A sum that comes out near zero has lost its first digits, with torch.nn too.
+        assert torch.dist(a.double(), b) < 1e-5 * torch.norm(b) + 1e-6 * math.sqrt(b.numel())
 
 
 @pytest.mark.parametrize("mkl_is_slow", [False, True], ids=["an Intel processor", "another"])
@@ -242,10 +255,10 @@ def test_autocast_gives_what_torch_nn_gives_within_rounding(scratch, reference):
         assert relative_error(a.float(), b.float()) < 0.03
 
 
-@pytest.mark.parametrize("mkl_is_slow", [False, True], ids=["an Intel processor", "another"])
+@processors
 @pytest.mark.parametrize("scratch", [ScratchRNN, ScratchLSTM])
-def test_compiled_it_gives_the_same(scratch, mkl_is_slow, monkeypatch):
-    monkeypatch.setattr(products, "_MKL_IS_SLOW", mkl_is_slow)
+def test_compiled_it_gives_the_same(scratch, slow, monkeypatch):
+    pretend(monkeypatch, slow)
     torch.manual_seed(0)
     module = scratch(8, 9, 2)
     compiled = torch.compile(module, backend="aot_eager")
