@@ -45,7 +45,7 @@ class _RNNLayer(torch.autograd.Function):
         for t in reversed(range(len(x))):
             tanh_backward(dhs[t + 1], hs[t + 1], grad_input=das[t])
             add_recurrent(t)  # to the gradient of the h before
-        return _after_the_loop(ctx, da, x, h, w_ih, (dh[0],))
+        return _after_the_loop(ctx, da, x, h, w_ih, (dh[0].clone(),))
 
 
 class _LSTMLayer(torch.autograd.Function):
@@ -76,7 +76,7 @@ class _LSTMLayer(torch.autograd.Function):
         for t in reversed(range(len(x))):
             step(t)
             add_recurrent(t)  # to the gradient of the h before
-        return _after_the_loop(ctx, da, x, h, w_ih, (dh[0], dc))
+        return _after_the_loop(ctx, da, x, h, w_ih, (dh[0].clone(), dc))
 
 
 def _beginning_with(state: Tensor, steps: int) -> Tensor:
