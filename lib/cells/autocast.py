@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 
-def apply_in_autocast(function: type[torch.autograd.Function], *tensors: Tensor) -> Any:
-    """`function` of `tensors`, the first of which says on what device, all cast to autocast's type where that is on."""
-    kind = tensors[0].device.type
+def apply_in_autocast(function: type[torch.autograd.Function], x: Tensor, *others: Tensor | None) -> Any:
+    """`function` of x and others, cast to autocast's type where that is on."""
+    kind, tensors = x.device.type, (x, *others)
     if torch.is_autocast_enabled(kind):
-        tensors = tuple(tensor.to(torch.get_autocast_dtype(kind)) for tensor in tensors)
+        dtype = torch.get_autocast_dtype(kind)
+        tensors = tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
     with torch.autocast(kind, enabled=False):
         return function.apply(*tensors)

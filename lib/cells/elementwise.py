@@ -44,30 +44,30 @@ def gates_forward(gates: Tensor, h: Tensor, c: Tensor) -> Callable[[int], None]:
     return step
 
 
-def gates_backward(gates: Tensor, c: Tensor, dh: Tensor, dc: Tensor, da: Tensor) -> Callable[[int], None]:
-    """For each step t, from dh[t + 1], writes da[t], and over dc (N, H) its gradient of the step before.
+def gates_backward(gates: Tensor, c: Tensor, dc: Tensor, da: Tensor) -> Callable[[int, Tensor], None]:
+    """For each step t, from the gradient of h[t + 1] (N, H), writes da[t], and over dc (N, H) that of the step before.
 
-    gates (T, N, 4H); c and dh (T + 1, N, H); da (T, N, 4H), which may be `gates`.
+    gates (T, N, 4H); c (T + 1, N, H); da (T, N, 4H), which may be `gates`.
     """
-    cs, dhs = c.unbind(), dh.unbind()
+    cs = c.unbind()
     if _by_triton(gates):
         from lib.cells import kernels
 
         whole, whole_da = gates.unbind(), da.unbind()
-        return lambda t: kernels.backward(whole[t], cs[t], cs[t + 1], dhs[t + 1], dc, whole_da[t])
+        return lambda t, dh: kernels.backward(whole[t], cs[t], cs[t + 1], dh, dc, whole_da[t])
     blocks, da_blocks = _blocks(gates), _blocks(da)
     i_and_f, da_i_and_f = _i_and_f(gates), _i_and_f(da)
     product, tanh_c = torch.empty_like(dc), torch.empty_like(dc)
     di_and_df = torch.empty_like(i_and_f[0])
     di, df = di_and_df.chunk(2, dim=-1)
 
-    def step(t: int) -> None:
+    def step(t: int, dh: Tensor) -> None:
         (i, f, g, o), (_, _, da_g, da_o) = blocks[t], da_blocks[t]
         tanh(cs[t + 1], out=tanh_c)  # made again: that takes less time than touching memory to keep it in
-        torch.mul(dhs[t + 1], o, out=product)
+        torch.mul(dh, o, out=product)
         dc.add_(tanh_backward(product, tanh_c, grad_input=product))
         # A gate is read for the last time where its da, which may be the same memory, is written.
-        _sigmoid_backward(torch.mul(dhs[t + 1], tanh_c, out=product), o, grad_input=da_o)
+        _sigmoid_backward(torch.mul(dh, tanh_c, out=product), o, grad_input=da_o)
         torch.mul(dc, g, out=di)
         torch.mul(dc, cs[t], out=df)
         tanh_backward(torch.mul(dc, i, out=product), g, grad_input=da_g)

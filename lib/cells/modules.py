@@ -2,12 +2,14 @@
 
 Same constructor arguments, state dict (names, shapes, gate order) and results; `batch_first` is always true.
 The equations are those of `rnn` and `lstm`; what does not depend on the previous step is done for all steps
-at once: the input projections before the loop, and the gradients of weights and inputs after it.
+at once: the input projections before the loop, and the gradients of weights and inputs after it. Nothing is
+multiplied by a state that was not given, which is zero, and no gradient is made for it.
 Tensors are time-major inside, so that a step is one contiguous block. `products` has the matrix products, and
 `elementwise` what an LSTM does between them.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,22 +18,24 @@ from torch.autograd.function import once_differentiable
 
 from lib.cells.autocast import apply_in_autocast
 from lib.cells.elementwise import gates_backward, gates_forward, tanh_backward
-from lib.cells.products import accumulator, project, tanh, weight_gradient
+from lib.cells.products import accumulator, adder, project, tanh, weight_gradient
 
 
 class _RNNLayer(torch.autograd.Function):
-    """x (T, N, D), h0 (N, H), w_ih (H, D), w_hh (H, H), b (H,) -> h (T, N, H)."""
+    """x (T, N, D), h0 (N, H) or none, w_ih (H, D), w_hh (H, H), b (H,) -> h (T, N, H)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, h0: Tensor, w_ih: Tensor, w_hh: Tensor, b: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, h0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b: Tensor) -> Tensor:
         a = project(x.flatten(0, 1), w_ih, b).unflatten(0, x.shape[:2])  # (T, N, H)
-        h = _beginning_with(h0, len(x))  # (T + 1, N, H)
+        h = _beginning_with(h0, a, w_hh)  # (T + 1, N, H)
         add_recurrent = accumulator(a, h[:-1], w_hh)
         hs, a_of = h.unbind(), a.unbind()
         for t in range(len(x)):
-            add_recurrent(t)
+            if t or h0 is not None:
+                add_recurrent(t)
             tanh(a_of[t], out=hs[t + 1])
         ctx.save_for_backward(x, w_ih, w_hh, h)
+        ctx.first = 1 if h0 is None else 0
         return h[1:]
 
     @staticmethod
@@ -39,29 +43,27 @@ class _RNNLayer(torch.autograd.Function):
     def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
         x, w_ih, w_hh, h = ctx.saved_tensors
         da = torch.empty_like(h[1:])  # (T, N, H)
-        dh = _above_all(dh)
-        add_recurrent = accumulator(dh[:-1], da, w_hh.T)
-        hs, dhs, das = h.unbind(), dh.unbind(), da.unbind()
-        for t in reversed(range(len(x))):
-            tanh_backward(dhs[t + 1], hs[t + 1], grad_input=das[t])
-            add_recurrent(t)  # to the gradient of the h before
-        return _after_the_loop(ctx, da, x, h, w_ih, (dh[0].clone(),))
+        hs, das = h.unbind(), da.unbind()
+        dh0 = _through_time(ctx, dh, da, w_hh, lambda t, dh_t: tanh_backward(dh_t, hs[t + 1], grad_input=das[t]))
+        return _after_the_loop(ctx, da, x, h, w_ih, (dh0,))
 
 
 class _LSTMLayer(torch.autograd.Function):
-    """x (T, N, D), h0 and c0 (N, H), w_ih (4H, D), w_hh (4H, H), b (4H,) -> h (T, N, H), last c (N, H)."""
+    """x (T, N, D), h0 and c0 (N, H) or none, w_ih (4H, D), w_hh (4H, H), b (4H,) -> h (T, N, H), last c (N, H)."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, h0: Tensor, c0: Tensor, w_ih: Tensor, w_hh: Tensor, b: Tensor
+        ctx: Any, x: Tensor, h0: Tensor | None, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b: Tensor
     ) -> tuple[Tensor, Tensor]:
         gates = project(x.flatten(0, 1), w_ih, b).unflatten(0, x.shape[:2])  # (T, N, 4H): a, then i, f, g, o in place
-        h, c = _beginning_with(h0, len(x)), _beginning_with(c0, len(x))  # (T + 1, N, H)
+        h, c = _beginning_with(h0, gates, w_hh), _beginning_with(c0, gates, w_hh)  # (T + 1, N, H)
         add_recurrent, step = accumulator(gates, h[:-1], w_hh), gates_forward(gates, h, c)
         for t in range(len(x)):
-            add_recurrent(t)
+            if t or h0 is not None:
+                add_recurrent(t)
             step(t)
         ctx.save_for_backward(x, w_ih, w_hh, gates, h, c)
+        ctx.first = 1 if h0 is None else 0
         return h[1:], c[-1].clone()
 
     @staticmethod
@@ -71,24 +73,31 @@ class _LSTMLayer(torch.autograd.Function):
         # (T, N, 4H). The gates' own memory where no other backward pass will need them: touching as much again would
         # take longer than all that is computed in it.
         da = torch.empty_like(gates) if _graph_is_kept() else gates
-        dh, dc = _above_all(dh), dlast_c.clone(memory_format=torch.contiguous_format)
-        add_recurrent, step = accumulator(dh[:-1], da, w_hh.T), gates_backward(gates, c, dh, dc, da)
-        for t in reversed(range(len(x))):
-            step(t)
-            add_recurrent(t)  # to the gradient of the h before
-        return _after_the_loop(ctx, da, x, h, w_ih, (dh[0].clone(), dc))
+        dc = dlast_c.clone(memory_format=torch.contiguous_format)
+        dh0 = _through_time(ctx, dh, da, w_hh, gates_backward(gates, c, dc, da))
+        return _after_the_loop(ctx, da, x, h, w_ih, (dh0, dc if ctx.needs_input_grad[2] else None))
 
 
-def _beginning_with(state: Tensor, steps: int) -> Tensor:
-    """Room for the states of all steps after a copy of the first: (steps + 1, N, H)."""
-    states = state.new_empty(steps + 1, *state.shape)
-    states[0] = state
+def _beginning_with(state: Tensor | None, a: Tensor, w_hh: Tensor) -> Tensor:
+    """Room for the states of all steps after the first, `state` or zero: (T + 1, N, H) for a (T, N, G), w_hh (G, H)."""
+    states = a.new_empty(len(a) + 1, a.shape[1], w_hh.shape[1])
+    states[0] = 0 if state is None else state
     return states
 
 
-def _above_all(dh: Tensor) -> Tensor:
-    """What reaches the states from above, dh (T, N, H), after a zero for the first: none does. (T + 1, N, H)."""
-    return torch.cat([torch.zeros_like(dh[:1]), dh])
+def _through_time(
+    ctx: Any, dh: Tensor, da: Tensor, w_hh: Tensor, step: Callable[[int, Tensor], object]
+) -> Tensor | None:
+    """Runs `step` from the last to the first, each given all that reaches its h (N, H): from above, dh (T, N, H), and
+    from the step after, through da (T, N, G), which it writes. The gradient of h0, where one is needed."""
+    above = torch.zeros_like(dh[0]), *dh[:-1].unbind()
+    dh_before = adder(above, da, w_hh)
+    dh_t = dh[-1].contiguous()
+    for t in reversed(range(len(da))):
+        step(t, dh_t)
+        if t or ctx.needs_input_grad[1]:
+            dh_t = dh_before(t)
+    return dh_t if ctx.needs_input_grad[1] else None
 
 
 def _graph_is_kept() -> bool:
@@ -97,7 +106,7 @@ def _graph_is_kept() -> bool:
 
 
 def _after_the_loop(
-    ctx: Any, da: Tensor, x: Tensor, h: Tensor, w_ih: Tensor, dstates: tuple[Tensor, ...]
+    ctx: Any, da: Tensor, x: Tensor, h: Tensor, w_ih: Tensor, dstates: tuple[Tensor | None, ...]
 ) -> tuple[Tensor | None, ...]:
     """The gradients of x, the initial states, w_ih, w_hh and b; all but the states' follow from da (T, N, G)."""
     dx = None
@@ -105,7 +114,9 @@ def _after_the_loop(
         dx = project(da.flatten(0, 1), w_ih.T).unflatten(0, x.shape[:2])
     if not any(ctx.needs_input_grad[-3:]):
         return dx, *dstates, None, None, None
-    dw_ih, dw_hh = (weight_gradient(da.flatten(0, 1), part.flatten(0, 1)) for part in (x, h[:-1]))
+    first = ctx.first  # step that has a state before it
+    dw_ih = weight_gradient(da.flatten(0, 1), x.flatten(0, 1))
+    dw_hh = weight_gradient(da[first:].flatten(0, 1), h[first:-1].flatten(0, 1))
     return dx, *dstates, dw_ih, dw_hh, da.sum((0, 1))
 
 
@@ -148,12 +159,9 @@ class _ScratchRecurrent(nn.Module):
         )
         return w_ih, w_hh, b_ih + b_hh
 
-    def _run(self, number: int, x: Tensor, *states: Tensor) -> Any:
+    def _run(self, number: int, x: Tensor, *states: Tensor | None) -> Any:
         """One layer, time-major, in the precision of autocast where that is on: within it, all is of one type."""
         return apply_in_autocast(self.layer, x, *states, *self._weights(number))
-
-    def _zeros(self, x: Tensor) -> Tensor:
-        return x.new_zeros(self.num_layers, x.shape[0], self.hidden_size)  # (L, N, H)
 
     def _between(self, x: Tensor, layer: int) -> Tensor:
         """Dropout between layers, none after the last."""
@@ -170,10 +178,10 @@ class ScratchRNN(_ScratchRecurrent):
 
     def forward(self, x: Tensor, h0: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """x (N, T, D), h0 (L, N, H) or None for zeros -> h (N, T, H) of the last layer, last h (L, N, H)."""
-        h0 = self._zeros(x) if h0 is None else h0
+        initial = [None] * self.num_layers if h0 is None else h0
         h, lasts = x.transpose(0, 1).contiguous(), []  # (T, N, D)
         for layer in range(self.num_layers):
-            h = self._run(layer, h, h0[layer])
+            h = self._run(layer, h, initial[layer])
             lasts.append(h[-1])
             h = self._between(h, layer)
         return h.transpose(0, 1), torch.stack(lasts)
@@ -187,7 +195,7 @@ class ScratchLSTM(_ScratchRecurrent):
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """x (N, T, D), state (h0, c0), each (L, N, H), or None for zeros -> h (N, T, H), (last h, last c)."""
-        h0, c0 = (self._zeros(x), self._zeros(x)) if state is None else state
+        h0, c0 = ([None] * self.num_layers,) * 2 if state is None else state
         h, last_h, last_c = x.transpose(0, 1).contiguous(), [], []  # (T, N, D)
         for layer in range(self.num_layers):
             h, c = self._run(layer, h, h0[layer], c0[layer])

@@ -2,13 +2,14 @@
 
 On a CPU in float32, torch.mm and torch.tanh call Intel's MKL, which leaves a tenth to a quarter of the speed of other
 makers' processors with AVX-512 unused. oneDNN, which torch carries for its convolutions, does not. Nor does NumPy,
-whose tanh takes a seventh of the time. With AVX2 alone MKL only loses by laying the recurrent weights out anew in every
-step; oneDNN takes that product for a convolution with a kernel of one pixel, which adds in place. Elsewhere torch's own
-are the fastest already. The results differ by rounding alone.
+whose tanh takes a seventh of the time. With AVX2 alone MKL loses by laying the recurrent weights out anew in every
+step, which oneDNN does once where the product is a convolution with a kernel of one pixel, and by a tanh that takes
+three times as long as torch's sigmoid. Elsewhere torch's own are the fastest already. The results differ by rounding
+alone.
 """
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,13 @@ _MKL_IS_SLOW = _FOREIGN and torch.backends.cpu.get_cpu_capability() == "AVX512"
 _MKL_REPACKS = _FOREIGN and torch.backends.cpu.get_cpu_capability() == "AVX2"
 _WORTHWHILE = 4  # products, from which on packing takes less time than it saves
 _FEW = 256  # rows, up to which MKL spends much of a product on laying out the weights
-_DEEPEST = 2048  # columns of a weight: with 4096, a convolution is three times slower
+_DEEPEST = 2048  # inputs of a product: with 4096, a convolution is three times slower
+_LARGE = 2**20  # weights, from which on a transposed convolution takes less time than its calls cost
 _MANY = 1024  # rows that a weight's gradient sums over: with fewer, MKL is faster there
 _ROWS = 128  # of which a weight's gradient takes a multiple, and the rest by themselves: any other number is slower
 _AT_ONCE = 512  # columns of a weight's gradient: with more, what is summed falls out of the cache
 _IMAGES = 16  # that the rows of a weight's gradient are dealt out to: with fewer, it is slower
+_ONE, _MINUS_TWO = torch.tensor(1.0), torch.tensor(-2.0)  # numbers would be made into tensors in every call
 
 
 def project(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
@@ -38,28 +41,63 @@ def project(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
 
 def accumulator(totals: Tensor, xs: Tensor, w: Tensor) -> Callable[[int], Tensor]:
     """For each step t: totals[t] += xs[t] w^T, in place. totals (T, M, G), xs (T, M, K), w (G, K)."""
-    steps, rows, _ = xs.shape
-    worth_packing = steps >= _WORTHWHILE and w.is_contiguous()  # transposed ones take longer than packing saves
-    if worth_packing and rows <= _FEW and w.shape[1] <= _DEEPEST and _repacked_by_mkl(w):
-        return _by_convolution(totals, xs, w)
+    if _by_convolution(xs, w):
+        return _convolution(totals, xs, w)
     totals_of, xs_of = totals.unbind(), xs.unbind()
     if not _slow_in_mkl(w):
         return lambda t: totals_of[t].addmm_(xs_of[t], w.T)
-    packed = _onednn._reorder_linear_weight(w, rows) if worth_packing else w
+    packed = _onednn._reorder_linear_weight(w, xs.shape[1]) if len(xs) >= _WORTHWHILE else w
     return lambda t: totals_of[t].add_(project(xs_of[t], packed))
 
 
-def _by_convolution(totals: Tensor, xs: Tensor, w: Tensor) -> Callable[[int], Tensor]:
+def adder(addends: Sequence[Tensor], xs: Tensor, w: Tensor) -> Callable[[int], Tensor]:
+    """For each step t: addends[t] + xs[t] w. addends T of (M, G), xs (T, M, K), w (K, G)."""
+    if w.numel() >= _LARGE and _by_convolution(xs, w):
+        return _transposed_convolution(addends, xs, w)
+    xs_of = xs.unbind()
+    if not _slow_in_mkl(w):
+        return lambda t: torch.addmm(addends[t], xs_of[t], w)
+    return lambda t: project(xs_of[t], w.T).add_(addends[t])  # packing w.T would take longer than it saves
+
+
+def _by_convolution(xs: Tensor, w: Tensor) -> bool:
+    """If w takes longer to lay out anew for each product of xs (T, M, K) than the calls of a convolution cost."""
+    steps, rows, inputs = xs.shape
+    return steps >= _WORTHWHILE and rows <= _FEW and inputs <= _DEEPEST and _repacked_by_mkl(w)
+
+
+def _convolution(totals: Tensor, xs: Tensor, w: Tensor) -> Callable[[int], Tensor]:
     """`accumulator` for weights (G, K) of kernels of one pixel, over an image of M pixels, K channels in, G out."""
-    images, outs = (part[:, None, :, None].permute(0, 1, 4, 2, 3).unbind() for part in (xs, totals))  # channels last
+    images, outs = _images(xs), _images(totals)
     usual = [0, 0], [1, 1], [1, 1], 1  # no padding, every pixel, no gaps, one group
     kernels = _onednn._reorder_convolution_weight(w[:, :, None, None], *usual, images[0].shape)
     add = _onednn._convolution_pointwise_.binary
     return lambda t: add(outs[t], images[t], kernels, None, *usual, "add", 1.0, None, [], None)
 
 
+def _transposed_convolution(addends: Sequence[Tensor], xs: Tensor, w: Tensor) -> Callable[[int], Tensor]:
+    """`adder` likewise: a transposed convolution takes the weights (K, G) as they lie."""
+    images, shape = _images(xs), (xs.shape[1], w.shape[1])
+    usual = [0, 0], [0, 0], [1, 1], [1, 1], 1  # no padding of images or results, every pixel, no gaps, one group
+    kernels = _onednn._reorder_convolution_transpose_weight(w[:, :, None, None], *usual, images[0].shape)
+    convolve = _onednn._convolution_transpose_pointwise.default
+
+    def step(t: int) -> Tensor:
+        result = convolve(images[t], kernels, None, *usual, "none", [], None)  # an image again, channels last
+        return result.as_strided(shape, (shape[1], 1)).add_(addends[t])
+
+    return step
+
+
+def _images(rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows (T, M, K) as T images (1, K, M, 1) of a column of M pixels, channels last."""
+    return rows[:, None, :, None].permute(0, 1, 4, 2, 3).unbind()
+
+
 def tanh(x: Tensor, out: Tensor) -> Tensor:
     """tanh(x) into `out`, which may be x."""
+    if _repacked_by_mkl(x):  # 1 - 2 sigmoid(-2x), within 1e-7
+        return torch.sub(_ONE, torch.mul(x, _MINUS_TWO, out=out).sigmoid_(), alpha=2, out=out)
     if not _slow_in_mkl(x) or torch.compiler.is_compiling():
         return torch.tanh(x, out=out)
     np.tanh(x.numpy(), out=out.numpy())

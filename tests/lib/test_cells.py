@@ -138,8 +138,8 @@ def test_a_second_backward_pass_gives_the_same_and_a_double_backward_is_refused(
 
 
 def outputs(module: nn.Module, x: Tensor, states: list[Tensor]) -> list[Tensor]:
-    """h, and the last state or states."""
-    h, last = module(x, tuple(states) if len(states) == 2 else states[0])
+    """h, and the last state or states; `states` may be empty."""
+    h, last = module(x, tuple(states) if len(states) == 2 else states[0] if states else None)
     return [h, *(last if isinstance(last, tuple) else (last,))]
 
 
@@ -163,6 +163,7 @@ def pretend(monkeypatch, slow: str | None) -> None:
     """Takes the routines of a processor on which MKL is slow in this way, or in none."""
     for name in SLOW:
         monkeypatch.setattr(products, name, name == slow)
+    monkeypatch.setattr(products, "_LARGE", 1)
 
 
 @processors
@@ -221,6 +222,24 @@ def test_what_needs_no_gradient_changes_that_of_nothing_else(scratch, reference,
     for a, b in zip(expected, got, strict=True):
         assert (a is None) == (b is None)
         assert a is None or relative_error(a, b) < 1e-9
+
+
+@pytest.mark.parametrize("t", [1, 2, 6])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize(("scratch", "reference"), MODULES)
+def test_a_state_that_is_not_given_is_zero(scratch, reference, layers, t):
+    torch.manual_seed(0)
+    ours, theirs = (module.double() for module in pair(scratch, reference, 4, 5, layers))
+    x = random(3, t, 4).requires_grad_()
+    zeros = [state.zero_() for state in initial(reference, layers, 3, 5, dtype=torch.float64)]
+    found = []
+    for module, states in ((ours, []), (ours, zeros), (theirs, [])):
+        out = outputs(module, x, states)
+        loss = sum(part.square().sum() for part in out)
+        found.append([*out, *torch.autograd.grad(loss, [x, *module.parameters()])])
+    for absent, zero, other in zip(*found, strict=True):
+        assert relative_error(absent, other) < 1e-9
+        assert torch.allclose(absent, zero, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize(("scratch", "reference"), MODULES)
