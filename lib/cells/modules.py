@@ -30,12 +30,12 @@ class _RNNLayer(torch.autograd.Function):
         h = _beginning_with(h0, a, w_hh)  # (T + 1, N, H)
         add_recurrent = accumulator(a, h[:-1], w_hh)
         hs, a_of = h.unbind(), a.unbind()
+        ctx.first = int(h0 is None)  # step that has a state before it
         for t in range(len(x)):
-            if t or h0 is not None:
+            if t >= ctx.first:
                 add_recurrent(t)
             tanh(a_of[t], out=hs[t + 1])
         ctx.save_for_backward(x, w_ih, w_hh, h)
-        ctx.first = 1 if h0 is None else 0
         return h[1:]
 
     @staticmethod
@@ -58,12 +58,12 @@ class _LSTMLayer(torch.autograd.Function):
         gates = project(x.flatten(0, 1), w_ih, b).unflatten(0, x.shape[:2])  # (T, N, 4H): a, then i, f, g, o in place
         h, c = _beginning_with(h0, gates, w_hh), _beginning_with(c0, gates, w_hh)  # (T + 1, N, H)
         add_recurrent, step = accumulator(gates, h[:-1], w_hh), gates_forward(gates, h, c)
+        ctx.first = int(h0 is None)  # step that has a state before it
         for t in range(len(x)):
-            if t or h0 is not None:
+            if t >= ctx.first:
                 add_recurrent(t)
             step(t)
         ctx.save_for_backward(x, w_ih, w_hh, gates, h, c)
-        ctx.first = 1 if h0 is None else 0
         return h[1:], c[-1].clone()
 
     @staticmethod
@@ -114,9 +114,8 @@ def _after_the_loop(
         dx = project(da.flatten(0, 1), w_ih.T).unflatten(0, x.shape[:2])
     if not any(ctx.needs_input_grad[-3:]):
         return dx, *dstates, None, None, None
-    first = ctx.first  # step that has a state before it
     dw_ih = weight_gradient(da.flatten(0, 1), x.flatten(0, 1))
-    dw_hh = weight_gradient(da[first:].flatten(0, 1), h[first:-1].flatten(0, 1))
+    dw_hh = weight_gradient(da[ctx.first :].flatten(0, 1), h[ctx.first : -1].flatten(0, 1))
     return dx, *dstates, dw_ih, dw_hh, da.sum((0, 1))
 
 

@@ -19,8 +19,9 @@ from torch import Tensor
 _onednn = torch.ops.mkldnn
 _CPU = Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else platform.processor()
 _FOREIGN = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and "GenuineIntel" not in _CPU
-_MKL_IS_SLOW = _FOREIGN and torch.backends.cpu.get_cpu_capability() == "AVX512"
-_MKL_REPACKS = _FOREIGN and torch.backends.cpu.get_cpu_capability() == "AVX2"
+# Of another maker than Intel, and the widest vectors that they have.
+_FOREIGN_AVX512 = _FOREIGN and torch.backends.cpu.get_cpu_capability() == "AVX512"
+_FOREIGN_AVX2 = _FOREIGN and torch.backends.cpu.get_cpu_capability() == "AVX2"
 _WORTHWHILE = 4  # products, from which on packing takes less time than it saves
 _FEW = 256  # rows, up to which MKL spends much of a product on laying out the weights
 _DEEPEST = 2048  # inputs of a product: with 4096, a convolution is three times slower
@@ -34,7 +35,7 @@ _ONE, _MINUS_TWO = torch.tensor(1.0), torch.tensor(-2.0)  # numbers would be mad
 
 def project(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """x (M, K), w (G, K), b (G,) or none -> x w^T + b, (M, G)."""
-    if not _slow_in_mkl(x):
+    if not _on_foreign_avx512(x):
         return x @ w.T if b is None else torch.addmm(b, x, w.T)
     return _onednn._linear_pointwise(x, w, b, "none", [], "")
 
@@ -44,7 +45,7 @@ def accumulator(totals: Tensor, xs: Tensor, w: Tensor) -> Callable[[int], Tensor
     if _by_convolution(xs, w):
         return _convolution(totals, xs, w)
     totals_of, xs_of = totals.unbind(), xs.unbind()
-    if not _slow_in_mkl(w):
+    if not _on_foreign_avx512(w):
         return lambda t: totals_of[t].addmm_(xs_of[t], w.T)
     packed = _onednn._reorder_linear_weight(w, xs.shape[1]) if len(xs) >= _WORTHWHILE else w
     return lambda t: totals_of[t].add_(project(xs_of[t], packed))
@@ -55,7 +56,7 @@ def adder(addends: Sequence[Tensor], xs: Tensor, w: Tensor) -> Callable[[int], T
     if w.numel() >= _LARGE and _by_convolution(xs, w):
         return _transposed_convolution(addends, xs, w)
     xs_of = xs.unbind()
-    if not _slow_in_mkl(w):
+    if not _on_foreign_avx512(w):
         return lambda t: torch.addmm(addends[t], xs_of[t], w)
     return lambda t: project(xs_of[t], w.T).add_(addends[t])  # packing w.T would take longer than it saves
 
@@ -63,7 +64,7 @@ def adder(addends: Sequence[Tensor], xs: Tensor, w: Tensor) -> Callable[[int], T
 def _by_convolution(xs: Tensor, w: Tensor) -> bool:
     """If w takes longer to lay out anew for each product of xs (T, M, K) than the calls of a convolution cost."""
     steps, rows, inputs = xs.shape
-    return steps >= _WORTHWHILE and rows <= _FEW and inputs <= _DEEPEST and _repacked_by_mkl(w)
+    return steps >= _WORTHWHILE and rows <= _FEW and inputs <= _DEEPEST and _on_foreign_avx2(w)
 
 
 def _convolution(totals: Tensor, xs: Tensor, w: Tensor) -> Callable[[int], Tensor]:
@@ -96,9 +97,9 @@ def _images(rows: Tensor) -> tuple[Tensor, ...]:
 
 def tanh(x: Tensor, out: Tensor) -> Tensor:
     """tanh(x) into `out`, which may be x."""
-    if _repacked_by_mkl(x):  # 1 - 2 sigmoid(-2x), within 1e-7
+    if _on_foreign_avx2(x):  # 1 - 2 sigmoid(-2x), within 1e-7
         return torch.sub(_ONE, torch.mul(x, _MINUS_TWO, out=out).sigmoid_(), alpha=2, out=out)
-    if not _slow_in_mkl(x) or torch.compiler.is_compiling():
+    if not _on_foreign_avx512(x) or torch.compiler.is_compiling():
         return torch.tanh(x, out=out)
     np.tanh(x.numpy(), out=out.numpy())
     return out
@@ -106,7 +107,7 @@ def tanh(x: Tensor, out: Tensor) -> Tensor:
 
 def weight_gradient(da: Tensor, x: Tensor) -> Tensor:
     """da (M, G), x (M, K) -> da^T x, (G, K)."""
-    if len(da) < _MANY or not _slow_in_mkl(da):
+    if len(da) < _MANY or not _on_foreign_avx512(da):
         return da.T @ x
     whole = len(da) // _ROWS * _ROWS
     parts = [_kernel_gradient(da[:whole], part) for part in x[:whole].split(_AT_ONCE, dim=1)]
@@ -125,12 +126,12 @@ def _kernel_gradient(da: Tensor, x: Tensor) -> Tensor:
     return gradient.flatten(1)
 
 
-def _slow_in_mkl(tensor: Tensor) -> bool:
-    return _MKL_IS_SLOW and _is_usual(tensor)
+def _on_foreign_avx512(tensor: Tensor) -> bool:
+    return _FOREIGN_AVX512 and _is_usual(tensor)
 
 
-def _repacked_by_mkl(w: Tensor) -> bool:
-    return _MKL_REPACKS and _is_usual(w) and not torch.compiler.is_compiling()
+def _on_foreign_avx2(tensor: Tensor) -> bool:
+    return _FOREIGN_AVX2 and _is_usual(tensor) and not torch.compiler.is_compiling()
 
 
 def _is_usual(tensor: Tensor) -> bool:

@@ -155,7 +155,7 @@ def initial(reference, layers: int, n: int, h: int, **options) -> list[Tensor]:
     return [torch.randn(layers, n, h, **options) for _ in range(2 if reference is nn.LSTM else 1)]
 
 
-SLOW = ["_MKL_IS_SLOW", "_MKL_REPACKS"]
+SLOW = ["_FOREIGN_AVX512", "_FOREIGN_AVX2"]
 processors = pytest.mark.parametrize("slow", [None, *SLOW], ids=["Intel", "another, AVX-512", "another, AVX2 alone"])
 
 
@@ -163,7 +163,7 @@ def pretend(monkeypatch, slow: str | None) -> None:
     """Takes the routines of a processor on which MKL is slow in this way, or in none."""
     for name in SLOW:
         monkeypatch.setattr(products, name, name == slow)
-    monkeypatch.setattr(products, "_LARGE", 1)
+    monkeypatch.setattr(products, "_LARGE", 1)  # the tests' weights are smaller
 
 
 @processors
@@ -196,7 +196,7 @@ def test_single_precision_is_torchs_within_rounding(scratch, reference, slow, n,
 @pytest.mark.parametrize("rows", [1, 1023, 1024, 1025, 1152])
 @pytest.mark.parametrize("columns", [3, 512, 513, 1300])
 def test_a_weights_gradient_is_the_product_however_many_rows_and_columns(rows, columns, mkl_is_slow, monkeypatch):
-    monkeypatch.setattr(products, "_MKL_IS_SLOW", mkl_is_slow)
+    monkeypatch.setattr(products, "_FOREIGN_AVX512", mkl_is_slow)
     torch.manual_seed(0)
     da, x = torch.randn(rows, 5), torch.randn(rows, columns)
     assert relative_error(products.weight_gradient(da, x), da.double().T @ x.double()) < 1e-5
