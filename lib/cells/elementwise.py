@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lib.cells.products import tanh
+from lib.cells.products import after_sigmoid, before_sigmoid, tanh, tanh_is_by_sigmoid
 
 # The derivatives of tanh and sigmoid, times a gradient, from their values: dout (1 - out^2) and dout out (1 - out),
 # in one pass and in place.
@@ -33,11 +33,15 @@ def gates_forward(gates: Tensor, h: Tensor, c: Tensor) -> Callable[[int], None]:
 
         whole = gates.unbind()
         return lambda t: kernels.forward(whole[t], cs[t], cs[t + 1], hs[t + 1])
-    i_and_f, blocks = _i_and_f(gates), _blocks(gates)
+    whole, i_and_f, blocks = gates.unbind(), _i_and_f(gates), _blocks(gates)
+    one_sigmoid = tanh_is_by_sigmoid(gates)
 
     def step(t: int) -> None:
         i, f, g, o = blocks[t]
-        i_and_f[t].sigmoid_(), tanh(g, out=g), o.sigmoid_()
+        if one_sigmoid:  # torch gives a call this long to all threads, each block's alone to one
+            before_sigmoid(g, out=g), whole[t].sigmoid_(), after_sigmoid(g, out=g)
+        else:
+            i_and_f[t].sigmoid_(), tanh(g, out=g), o.sigmoid_()
         torch.mul(f, cs[t], out=cs[t + 1]).addcmul_(i, g)
         tanh(cs[t + 1], out=hs[t + 1]).mul_(o)
 
@@ -57,13 +61,12 @@ def gates_backward(gates: Tensor, c: Tensor, dc: Tensor, da: Tensor) -> Callable
         return lambda t, dh: kernels.backward(whole[t], cs[t], cs[t + 1], dh, dc, whole_da[t])
     blocks, da_blocks = _blocks(gates), _blocks(da)
     i_and_f, da_i_and_f = _i_and_f(gates), _i_and_f(da)
-    product, tanh_c = torch.empty_like(dc), torch.empty_like(dc)
+    product, tanh_cs = torch.empty_like(dc), tanh(c[1:], out=torch.empty_like(c[1:])).unbind()
     di_and_df = torch.empty_like(i_and_f[0])
     di, df = di_and_df.chunk(2, dim=-1)
 
     def step(t: int, dh: Tensor) -> None:
-        (i, f, g, o), (_, _, da_g, da_o) = blocks[t], da_blocks[t]
-        tanh(cs[t + 1], out=tanh_c)  # made again: that takes less time than touching memory to keep it in
+        (i, f, g, o), (_, _, da_g, da_o), tanh_c = blocks[t], da_blocks[t], tanh_cs[t]
         torch.mul(dh, o, out=product)
         dc.add_(tanh_backward(product, tanh_c, grad_input=product))
         # A gate is read for the last time where its da, which may be the same memory, is written.

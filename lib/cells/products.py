@@ -97,12 +97,27 @@ def _images(rows: Tensor) -> tuple[Tensor, ...]:
 
 def tanh(x: Tensor, out: Tensor) -> Tensor:
     """tanh(x) into `out`, which may be x."""
-    if _on_foreign_avx2(x):  # 1 - 2 sigmoid(-2x), within 1e-7
-        return torch.sub(_ONE, torch.mul(x, _MINUS_TWO, out=out).sigmoid_(), alpha=2, out=out)
+    if tanh_is_by_sigmoid(x):
+        return after_sigmoid(before_sigmoid(x, out).sigmoid_(), out)
     if not _on_foreign_avx512(x) or torch.compiler.is_compiling():
         return torch.tanh(x, out=out)
     np.tanh(x.numpy(), out=out.numpy())
     return out
+
+
+def tanh_is_by_sigmoid(x: Tensor) -> bool:
+    """If tanh(x) is had as after_sigmoid(sigmoid(before_sigmoid(x))), which is 1 - 2 sigmoid(-2x), within 1e-7."""
+    return _on_foreign_avx2(x)
+
+
+def before_sigmoid(x: Tensor, out: Tensor) -> Tensor:
+    """-2x into `out`, which may be x."""
+    return torch.mul(x, _MINUS_TWO, out=out)
+
+
+def after_sigmoid(s: Tensor, out: Tensor) -> Tensor:
+    """1 - 2s into `out`, which may be s."""
+    return torch.sub(_ONE, s, alpha=2, out=out)
 
 
 def weight_gradient(da: Tensor, x: Tensor) -> Tensor:
