@@ -64,7 +64,7 @@ class _LSTMLayer(torch.autograd.Function):
                 add_recurrent(t)
             step(t)
         ctx.save_for_backward(x, w_ih, w_hh, gates, h, c)
-        return h[1:], c[-1].clone()
+        return h[1:], c[-1]
 
     @staticmethod
     @once_differentiable
