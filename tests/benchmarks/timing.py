@@ -12,7 +12,7 @@ from lib.cells.products import project
 PAIRS = 20
 
 
-def paired(ours: Callable[[], object], baseline: Callable[[], object]) -> tuple[float, float]:
+def paired(ours: Callable[[], object], baseline: Callable[[], object], pairs: int = PAIRS) -> tuple[float, float]:
     """The median of time(ours) / time(baseline), run in turn, and the median of time(ours), in seconds."""
 
     def seconds(work: Callable[[], object]) -> float:
@@ -23,7 +23,7 @@ def paired(ours: Callable[[], object], baseline: Callable[[], object]) -> tuple[
         return time.perf_counter() - start
 
     ours(), baseline()
-    times = [(seconds(ours), seconds(baseline)) for _ in range(PAIRS)]
+    times = [(seconds(ours), seconds(baseline)) for _ in range(pairs)]
     return statistics.median(a / b for a, b in times), statistics.median(a for a, _ in times)
 
 
