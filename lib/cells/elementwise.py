@@ -27,13 +27,12 @@ def gates_forward(gates: Tensor, h: Tensor, c: Tensor) -> Callable[[int], None]:
 
     gates (T, N, 4H); h and c (T + 1, N, H).
     """
-    hs, cs = h.unbind(), c.unbind()
+    whole, hs, cs = gates.unbind(), h.unbind(), c.unbind()
     if _by_triton(gates):
         from lib.cells import kernels
 
-        whole = gates.unbind()
         return lambda t: kernels.forward(whole[t], cs[t], cs[t + 1], hs[t + 1])
-    whole, i_and_f, blocks = gates.unbind(), _i_and_f(gates), _blocks(gates)
+    i_and_f, blocks = _i_and_f(gates), _blocks(gates)
     one_sigmoid = tanh_is_by_sigmoid(gates)
 
     def step(t: int) -> None:
@@ -61,8 +60,8 @@ def gates_backward(gates: Tensor, c: Tensor, dc: Tensor, da: Tensor) -> Callable
         return lambda t, dh: kernels.backward(whole[t], cs[t], cs[t + 1], dh, dc, whole_da[t])
     blocks, da_blocks = _blocks(gates), _blocks(da)
     i_and_f, da_i_and_f = _i_and_f(gates), _i_and_f(da)
-    product, tanh_cs = torch.empty_like(dc), tanh(c[1:], out=torch.empty_like(c[1:])).unbind()
-    di_and_df = torch.empty_like(i_and_f[0])
+    tanh_cs = tanh(c[1:], out=torch.empty_like(c[1:])).unbind()  # made again, for all steps in one call, and not kept
+    product, di_and_df = torch.empty_like(dc), torch.empty_like(i_and_f[0])
     di, df = di_and_df.chunk(2, dim=-1)
 
     def step(t: int, dh: Tensor) -> None:
