@@ -105,9 +105,11 @@ check: $(READY)
 	ruff format --check
 	mypy
 
+# A file's tests on each core, and each of them with one thread: threads would only wait for one another's cores.
 test: check
-	pytest -m "not slow"
+	OMP_NUM_THREADS=1 pytest -m "not slow" --numprocesses=logical --maxprocesses=8 --dist=loadfile
 
+# One after another: some kill what they started, fill a disk, or watch the memory; and with all threads.
 test-all: check
 	pytest
 

@@ -1,77 +1,55 @@
 """Checkpoints: a training that is killed at any moment, and started again, ends in the same weights."""
 
+import multiprocessing
 import random
 import signal
-import subprocess
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 
 from lib.training.checkpoint import load_checkpoint, save_checkpoint
+from tests.lib import small_training
 
 CPU = torch.device("cpu")
-# Trains a small decoder with dropout and averaging; a checkpoint after each batch. Arguments: checkpoint, result, how.
-TRAINING = """
-import sys
-from pathlib import Path
-import torch
-from safetensors.torch import save_file
-from lib.captioner.decoder import Decoder, DecoderConfig
-from lib.text.vocabulary import Vocabulary
-from lib.training import loop
-from lib.training.batches import caption_set
-from lib.training.cross_entropy import Recipe, train_decoder
-from lib.training.optimisation import make_deterministic
-from lib.training.self_critical import Recipe as SelfCritical, finetune_decoder
-from lib.training.split import Split
-
-loop._SECONDS_BETWEEN_CHECKPOINTS = 0.0
-torch.set_num_threads(1)
-words = [chr(97 + i) for i in range(20)]
-captions = [[[words[(i + j + k) % 20] for k in range(3 + j)] for j in range(3)] for i in range(40)]
-vocabulary = Vocabulary(words)
-torch.manual_seed(0)
-features = torch.randn(40, 4, 8).half()
-split = Split(features, dict(enumerate(captions)), caption_set(captions, vocabulary, 20))
-make_deterministic(1)
-model = Decoder(DecoderConfig(4, 8, len(vocabulary), "lstm", "scratch", "additive", 16, 16, 0.3))
-common = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "seed": 1, "averaging": 0.9}
-if sys.argv[3] == "cross-entropy":
-    train, recipe = train_decoder, Recipe(**common, best_by="val_loss", label_smoothing=0.1)
-else:
-    train, recipe = finetune_decoder, SelfCritical(**common, best_by="val_cider_d", samples=2, baseline="greedy")
-progress = None if sys.argv[1] == "none" else Path(sys.argv[1])
-curve = train(model, vocabulary, split, split, recipe, 10, progress)
-save_file(model.state_dict(), sys.argv[2], {"curve": repr(curve)})
-"""
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 @pytest.mark.parametrize("how", ["cross-entropy", "self-critical"])
 def test_killed_again_and_again_it_ends_in_the_same_weights(tmp_path, how):
-    def training(checkpoint: Path | str, result: Path) -> subprocess.Popen:
-        words = [sys.executable, "-c", TRAINING, str(checkpoint), str(result), how]
-        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    # A server imports torch once, and forks each of these processes, which are killed like any other.
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload([small_training.__name__])
+    checkpoint = tmp_path / "checkpoint"
 
-    assert training("none", tmp_path / "expected").wait() == 0
-    moments, kills, at_work = random.Random(0), 0, 0.0
-    while not (tmp_path / "result").exists():
-        before = (tmp_path / "checkpoint").stat().st_mtime_ns if (tmp_path / "checkpoint").exists() else 0
-        process = training(tmp_path / "checkpoint", tmp_path / "result")
-        # Not before it has gone on by a batch, or it might be killed in its imports for ever.
-        while process.poll() is None and (
-            not (tmp_path / "checkpoint").exists() or (tmp_path / "checkpoint").stat().st_mtime_ns == before
-        ):
+    def started(checkpoint: Path | None, result: str) -> BaseProcess:
+        process = forks.Process(target=small_training.train, args=(how, checkpoint, tmp_path / result))
+        process.start()
+        return process
+
+    def finish(checkpoint: Path | None, result: str) -> None:
+        process = started(checkpoint, result)
+        process.join()
+        assert process.exitcode == 0
+
+    def written() -> int:
+        return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
+    finish(None, "expected")
+    moments, at_work = random.Random(0), 0
+    for _ in range(9):
+        before, process = written(), started(checkpoint, "result")
+        # Not before it has gone on by a batch, or it might be killed at its start for ever.
+        while process.is_alive() and written() == before:
             time.sleep(0.002)
         time.sleep(moments.uniform(0, 0.3))
-        at_work += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        kills += 1
-        if kills > 8:
-            assert training(tmp_path / "checkpoint", tmp_path / "result").wait() == 0
+        process.kill()
+        process.join()
+        at_work += process.exitcode == -signal.SIGKILL
+    finish(checkpoint, "result")
     assert at_work >= 2
     assert (tmp_path / "result").read_bytes() == (tmp_path / "expected").read_bytes()
 
