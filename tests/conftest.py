@@ -7,7 +7,7 @@ import pytest
 
 from tests.commands import command, commit
 from tests.stages.imports import ROOT
-from tests.stages.test_pipeline import write_params
+from tests.stages.tiny import write_params
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

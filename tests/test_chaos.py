@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from tests.commands import command, commit, environment
-from tests.stages.test_pipeline import STAGES, files, write_params
+from tests.stages.tiny import STAGES, files, write_params
 
 pytestmark = pytest.mark.slow
 

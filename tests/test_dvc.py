@@ -12,7 +12,7 @@ import yaml
 from tests import miniature
 from tests.commands import attempt, command, stages_run
 from tests.servers import serving
-from tests.stages.test_pipeline import STAGES, write_params
+from tests.stages.tiny import STAGES, write_params
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import attempt, command, environment, stages_run
-from tests.stages.test_pipeline import STAGES, write_params
+from tests.stages.tiny import STAGES, write_params
 from tests.test_chaos import finish, mend, outputs, processes, start, unfinished
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ import yaml
 from tests.commands import attempt, command, environment
 from tests.slurm import KILL_WAIT, cluster, needs_slurm, wait_for
 from tests.stages.imports import ROOT
-from tests.stages.test_pipeline import write_params
+from tests.stages.tiny import write_params
 from tests.test_chaos import outputs, processes, unfinished
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 from tests import miniature
 from tests.realdata import REALDATA, needs_realdata
 from tests.stages.imports import ROOT
-from tests.stages.test_pipeline import write_params
+from tests.stages.tiny import write_params
 
 SOURCE = REALDATA / "coco/captions_val2017.json"
 IMAGES, CAPTIONS = 123_287, 616_767

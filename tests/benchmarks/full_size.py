@@ -24,7 +24,7 @@ from lib.datasets.archive import write_stored_zip
 from lib.vision.backbones import build
 from tests.miniature import draw
 from tests.stages.imports import ROOT
-from tests.stages.test_pipeline import STAGES, write_params
+from tests.stages.tiny import STAGES, write_params
 
 SIZES = (1_000, 10_000, 123_287)
 HELD_OUT = 5_000 / 123_287  # COCO's share of val, and of test

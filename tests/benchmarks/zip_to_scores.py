@@ -22,7 +22,7 @@ from lib.vision.images import decode
 from lib.workers import worker_count
 from tests.benchmarks.full_size import DRAWN, HELD_OUT, LOCAL, drawings, prepare, run
 from tests.benchmarks.timing import peak_rate
-from tests.stages.test_pipeline import STAGES, write_params
+from tests.stages.tiny import STAGES, write_params
 
 IMAGES, EACH = 123_287, 5
 VOCABULARY, WORDS = 9_484, 10.5  # of a caption, in the mean

@@ -12,7 +12,7 @@ from lib.errors import UserError
 from stages.running import DOWNLOADS
 from tests import miniature
 from tests.servers import serving
-from tests.stages.test_pipeline import STAGES, files, run
+from tests.stages.tiny import STAGES, files, run
 
 WRITERS = {
     "coco2014": lambda folder: miniature.write_coco(folder, 2014),

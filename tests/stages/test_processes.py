@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from tests.stages.imports import ROOT
-from tests.stages.test_pipeline import STAGES, files, run, write_params
+from tests.stages.tiny import STAGES, files, run, write_params
 
 EPOCHS = 30
 CHANGES = {"train.epochs": EPOCHS, "model.dropout": 0.3, "dataset.scenes.test": 230}  # three batches to caption

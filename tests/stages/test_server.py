@@ -14,7 +14,7 @@ from stages import server
 from tests.lib.tiny import write_model
 from tests.miniature import pictures
 from tests.servers import serving
-from tests.stages.test_pipeline import write_params
+from tests.stages.tiny import write_params
 
 PARTS = ("val2014", "test2014")
 

@@ -16,7 +16,7 @@ from lib.datasets.tables import write_table
 from lib.errors import UserError
 from lib.scoring import METRICS
 from stages.splits import images_with_features
-from tests.stages.test_pipeline import STAGES, run
+from tests.stages.tiny import STAGES, run
 
 LONG = " ".join(f"word{i}" for i in range(2000))[:10_000]
 TRAIN = {
