@@ -99,7 +99,7 @@ def tanh(x: Tensor, out: Tensor) -> Tensor:
     """tanh(x) into `out`, which may be x."""
     if tanh_is_by_sigmoid(x):
         return after_sigmoid(before_sigmoid(x, out).sigmoid_(), out)
-    if not _on_foreign_avx512(x) or torch.compiler.is_compiling():
+    if not _on_foreign_avx512(x):
         return torch.tanh(x, out=out)
     np.tanh(x.numpy(), out=out.numpy())
     return out
@@ -146,8 +146,9 @@ def _on_foreign_avx512(tensor: Tensor) -> bool:
 
 
 def _on_foreign_avx2(tensor: Tensor) -> bool:
-    return _FOREIGN_AVX2 and _is_usual(tensor) and not torch.compiler.is_compiling()
+    return _FOREIGN_AVX2 and _is_usual(tensor)
 
 
 def _is_usual(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    """If it is of a kind that the other routines know; torch.compile knows none of them, but chooses by itself."""
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32 and not torch.compiler.is_compiling()
