@@ -107,7 +107,7 @@ check: $(READY)
 
 # A file's tests on each core, and each of them with one thread: threads would only wait for one another's cores.
 test: check
-	OMP_NUM_THREADS=1 pytest -m "not slow" --numprocesses=logical --maxprocesses=8 --dist=loadfile
+	OMP_NUM_THREADS=1 pytest -m "not slow" --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 # One after another: some kill what they started, fill a disk, or watch the memory; and with all threads.
 test-all: check
