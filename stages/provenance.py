@@ -46,11 +46,19 @@ def note_run() -> None:
         "commit": git.stdout.strip() or None,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {threads} threads",
         "device": torch.cuda.get_device_name(kind) if kind.type == "cuda" else kind.type,
     }
     _MADE.write_text(json.dumps(made, indent=2) + "\n")
+
+
+def _version(package: str) -> str | None:
+    """None where it is not installed: a stage runs without dvc, too."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def main() -> None:

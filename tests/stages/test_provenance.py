@@ -110,3 +110,14 @@ def test_where_another_model_has_taken_the_place_of_the_one_that_was_made_here_t
     monkeypatch.setattr("sys.argv", ["provenance"])
     provenance.main()
     assert yaml.safe_load(capsys.readouterr().out)["made"].startswith("elsewhere")
+
+
+def test_a_package_that_is_not_there_stops_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    card(Path("data/model"))
+    monkeypatch.setattr(provenance, "_PACKAGES", ("torch", "no-such-package"))
+    provenance.note_run()
+    packages = json.loads(Path("data/made.json").read_text())["packages"]
+    assert packages["torch"]
+    assert packages["no-such-package"] is None
