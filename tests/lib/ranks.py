@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.multiprocessing import start_processes
 
 from lib.captioner.beam import beam_search
-from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.captioner.gathering import gather_captions
 from lib.captioner.resemblance import Resemblance
 from lib.compute import device
@@ -37,40 +36,19 @@ from lib.distributed import (
     total,
     world_size,
 )
-from lib.text.vocabulary import Vocabulary
-from lib.training import cross_entropy, loop, self_critical, split as splits
-from lib.training.batches import caption_set
+from lib.training import loop, split as splits
 from lib.training.checkpoint import load_checkpoint
 from lib.training.cross_entropy import CrossEntropy, mean_loss, train_decoder
 from lib.training.loop import Row
-from lib.training.optimisation import Optimiser, make_deterministic
+from lib.training.optimisation import Optimiser
 from lib.training.self_critical import SelfCritical, finetune_decoder
-from lib.training.split import Split, greedy_scores
+from lib.training.split import greedy_scores
+from tests.lib.small_training import CROSS_ENTROPY, LONGEST, SELF_CRITICAL, VOCABULARY, data, decoder
 
 WORLDS = (1, 2, 3)
-WORDS = [chr(97 + i) for i in range(20)]
-VOCABULARY = Vocabulary(WORDS)
-LONGEST = 8
-COMMON = {"epochs": 3, "learning_rate": 0.01, "seed": 1, "batch_size": 7, "averaging": 0.9}
-CROSS_ENTROPY = cross_entropy.Recipe(**COMMON, best_by="val_loss", label_smoothing=0.1)
-SELF_CRITICAL = self_critical.Recipe(**COMMON, best_by="val_cider_d", samples=3, baseline="mean")
 BATCHES = [np.arange(11), np.arange(11, 13), np.array([20])]  # none of them can be shared alike
 
 Found = tuple[dict[str, Tensor], dict[str, Any]]
-
-
-def data(images: int = 23) -> Split:
-    """Captions of one to seven words, one to three an image."""
-    captions = [
-        [[WORDS[(i + j + k) % 20] for k in range(1 + (i + 2 * j) % 7)] for j in range(1 + i % 3)] for i in range(images)
-    ]
-    features = torch.randn(images, 4, 6, generator=torch.Generator().manual_seed(0))
-    return Split(features, dict(enumerate(captions)), caption_set(captions, VOCABULARY, LONGEST))
-
-
-def decoder(attention: str = "additive", dropout: float = 0.0) -> Decoder:
-    make_deterministic(1)
-    return Decoder(DecoderConfig(4, 6, len(VOCABULARY), "lstm", "scratch", attention, 12, 12, dropout))
 
 
 def messages() -> Found:

@@ -1,5 +1,6 @@
-"""A training of seconds, with dropout and averaging and a checkpoint after each batch, to be killed by a test."""
+"""Trainings of a second or so: their data, decoder and recipes, and one to be killed by a test."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,24 +15,38 @@ from lib.training.optimisation import make_deterministic
 from lib.training.split import Split
 
 WORDS = [chr(97 + i) for i in range(20)]
-COMMON = {"epochs": 3, "batch_size": 8, "learning_rate": 0.01, "seed": 1, "averaging": 0.9}
+VOCABULARY = Vocabulary(WORDS)
+LONGEST = 8
+COMMON = {"epochs": 3, "learning_rate": 0.01, "seed": 1, "batch_size": 7, "averaging": 0.9}
+CROSS_ENTROPY = cross_entropy.Recipe(**COMMON, best_by="val_loss", label_smoothing=0.1)
+SELF_CRITICAL = self_critical.Recipe(**COMMON, best_by="val_cider_d", samples=3, baseline="mean")
+
+
+def data(images: int = 23) -> Split:
+    """Captions of one to seven words, one to three an image."""
+    captions = [
+        [[WORDS[(i + j + k) % 20] for k in range(1 + (i + 2 * j) % 7)] for j in range(1 + i % 3)] for i in range(images)
+    ]
+    features = torch.randn(images, 4, 6, generator=torch.Generator().manual_seed(0))
+    return Split(features, dict(enumerate(captions)), caption_set(captions, VOCABULARY, LONGEST))
+
+
+def decoder(attention: str = "additive", dropout: float = 0.0) -> Decoder:
+    make_deterministic(1)
+    return Decoder(DecoderConfig(4, 6, len(VOCABULARY), "lstm", "scratch", attention, 12, 12, dropout))
 
 
 def train(how: str, checkpoint: Path | None, result: Path) -> None:
-    """Trains by `how`, cross-entropy or self-critical, and writes weights and learning curve to `result`."""
+    """Trains by `how`, cross-entropy or self-critical, with dropout, averaging and a checkpoint after each batch.
+
+    Writes weights and learning curve to `result`.
+    """
     loop._SECONDS_BETWEEN_CHECKPOINTS = 0.0
     torch.set_num_threads(1)
-    captions = [[[WORDS[(i + j + k) % 20] for k in range(3 + j)] for j in range(3)] for i in range(40)]
-    vocabulary = Vocabulary(WORDS)
-    torch.manual_seed(0)
-    features = torch.randn(40, 4, 8).half()
-    split = Split(features, dict(enumerate(captions)), caption_set(captions, vocabulary, 20))
-    make_deterministic(1)
-    model = Decoder(DecoderConfig(4, 8, len(vocabulary), "lstm", "scratch", "additive", 16, 16, 0.3))
+    model, split = decoder(dropout=0.3), data(60)
     if how == "cross-entropy":
-        recipe = cross_entropy.Recipe(**COMMON, best_by="val_loss", label_smoothing=0.1)
-        curve = cross_entropy.train_decoder(model, vocabulary, split, split, recipe, 10, checkpoint)
+        curve = cross_entropy.train_decoder(model, VOCABULARY, split, split, CROSS_ENTROPY, LONGEST, checkpoint)
     else:
-        recipe = self_critical.Recipe(**COMMON, best_by="val_cider_d", samples=2, baseline="greedy")
-        curve = self_critical.finetune_decoder(model, vocabulary, split, split, recipe, 10, checkpoint)
+        recipe = replace(SELF_CRITICAL, baseline="greedy")
+        curve = self_critical.finetune_decoder(model, VOCABULARY, split, split, recipe, LONGEST, checkpoint)
     save_file(model.state_dict(), result, {"curve": repr(curve)})

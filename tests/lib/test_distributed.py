@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from lib.distributed import PeerLost, from_first, gather, share, together, total
 from lib.errors import UserError
 from tests.lib.numbers import relative_error
-from tests.lib.ranks import BATCHES, WORLDS, data
+from tests.lib.ranks import BATCHES, WORLDS
+from tests.lib.small_training import data
 from tests.stages.imports import ROOT
 
 EVERY = [(world, rank) for world in WORLDS for rank in range(world)]
