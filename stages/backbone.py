@@ -8,9 +8,8 @@ import torch
 from lib.compute import device
 from lib.datasets.tables import read_table
 from lib.scratch import alone, fingerprint, identity, library, prune
-from lib.training.backbone import FitRecipe, fit_backbone
+from lib.training import fitting, tuning
 from lib.training.optimisation import make_deterministic
-from lib.training.tuning import Recipe as TuningRecipe, tune_backbone
 from lib.vision.backbones import Backbone, override, pretrained, untrained
 from lib.vision.pixels import read_pixels
 from lib.workers import worker_count
@@ -34,11 +33,11 @@ def main() -> None:
         folder = _run_folder(params, backbone)
         with alone(folder):
             if fit:
-                recipe = FitRecipe(**params.fit.model_dump())
-                fit_backbone(backbone, pixels, captions, recipe, folder / "fit.safetensors")
+                recipe = fitting.Recipe(**params.fit.model_dump())
+                fitting.fit_backbone(backbone, pixels, captions, recipe, folder / "fit.safetensors")
             if params.tune.epochs:
-                tuning = TuningRecipe(**params.tune.model_dump())
-                tune_backbone(backbone, pixels, captions, tuning, folder / "tune.safetensors")
+                tune = tuning.Recipe(**params.tune.model_dump())
+                tuning.tune_backbone(backbone, pixels, captions, tune, folder / "tune.safetensors")
         prune(folder)
     backbone.save(BACKBONE)
     print(f"{params.name}, weights: {params.weights}")

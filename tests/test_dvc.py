@@ -37,7 +37,7 @@ def test_a_data_set_by_name_is_one_command_and_lies_on_the_disk_once(clone, tmp_
     checksums = miniature.write_checksums(made, tmp_path / "checksums.txt")
     changes = {
         "dataset.checksums": checksums, "backbone.name": "small_net", "backbone.weights": "fit",
-        "model.embedding": 16, "model.hidden": 16, "train.epochs": 1,
+        "backbone.fit.min_count": 1, "model.embedding": 16, "model.hidden": 16, "train.epochs": 1,
     }  # fmt: skip
     with serving() as server:
         for path in made:

@@ -13,10 +13,8 @@ came with.
 """
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +27,7 @@ from lib.compute import device
 from lib.errors import UserError
 from lib.training.epochs import epochs_left
 from lib.training.optimisation import Optimiser, running_mean
+from lib.training.phrases import phrase_shares
 from lib.vision.backbones import Backbone, for_inference
 
 _SMALLEST_CROP = 0.4  # of the picture's area
@@ -59,7 +58,7 @@ def tune_backbone(
 
     pixels (I, size, size, 3) uint8, preprocessed; captions[i] are the token lists of image i. `progress` is the file
     of a checkpoint: a run that is interrupted, and started again with the same arguments, repeats at most an epoch.
-    Raises UserError for fewer than two pictures.
+    Raises UserError for fewer than two pictures, and where no phrase is in `recipe.min_count` captions.
     """
     if len(pixels) < 2:
         raise UserError("backbone.tune needs at least two pictures in the train split")
@@ -88,22 +87,6 @@ def tune_backbone(
             losses += loss.item()
         print(f"epoch {epoch}: loss of the words {losses / len(order):.3f}", flush=True)
     network.load_state_dict(mean.module.state_dict())
-
-
-def phrase_shares(captions: Sequence[Sequence[Sequence[str]]], min_count: int) -> Tensor:
-    """The share of each image's captions that hold a phrase, (I, W).
-
-    The phrases are the words, and the pairs of words side by side, of at least `min_count` captions.
-    """
-    held = [[{*tokens, *pairwise(tokens)} for tokens in image] for image in captions]
-    counts = Counter(phrase for image in held for phrases in image for phrase in phrases)
-    kept = sorted((phrase for phrase, n in counts.items() if n >= min_count), key=str)
-    columns = {phrase: column for column, phrase in enumerate(kept)}
-    shares = torch.zeros(len(captions), len(columns))
-    for row, image in zip(shares, held, strict=True):
-        for phrase in (phrase for phrases in image for phrase in phrases if phrase in columns):
-            row[columns[phrase]] += 1 / len(image)
-    return shares
 
 
 def random_views(x: Tensor, side: int) -> Tensor:

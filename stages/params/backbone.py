@@ -13,7 +13,7 @@ class Fit(Section):
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=1)]
     learning_rate: _Positive
-    concept_weight: Annotated[float, Field(ge=0)]
+    min_count: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)]
 
 

@@ -46,6 +46,18 @@ def test_features_have_the_shapes_that_the_field_knows(name, pooled, grid):
     assert backbone.features(pixels, "grid").shape[1:] == grid
 
 
+def test_half_of_the_small_nets_channels_see_what_is_around_them_and_half_most_of_the_picture():
+    torch.manual_seed(0)
+    backbone = untrained("small_net")
+    backbone.network.eval()
+    pixels = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
+    other = pixels.clone()
+    other[:, :, 32:] = 255 - other[:, :, 32:]
+    left, left_of_other = (backbone.features(x, "grid").view(4, 4, 128)[:, 0] for x in (pixels, other))  # (4, 128)
+    assert torch.allclose(left[:, :64], left_of_other[:, :64], atol=1e-6)
+    assert not torch.allclose(left[:, 64:], left_of_other[:, 64:], atol=1e-3)
+
+
 def test_a_transformer_has_no_grid():
     backbone = untrained("vit_b_16")
     backbone.network.eval()

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from lib.training import epochs
-from lib.training.backbone import FitRecipe, fit_backbone
+from lib.errors import UserError
+from lib.training import epochs, fitting
+from lib.training.fitting import fit_backbone
 from lib.training.optimisation import make_deterministic
-from lib.training.tuning import Recipe, phrase_shares, random_views, tune_backbone
+from lib.training.phrases import phrase_shares
+from lib.training.tuning import Recipe, random_views, tune_backbone
 from lib.vision.backbones import Backbone, override, untrained
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 200, 30)}
 RECIPE = Recipe(epochs=3, batch_size=5, size=None, learning_rate=0.003, min_count=2, precision="float32", seed=1)
-FIT_RECIPE = FitRecipe(epochs=3, batch_size=5, learning_rate=0.003, concept_weight=30.0, seed=1)
+FIT_RECIPE = fitting.Recipe(epochs=3, batch_size=5, learning_rate=0.003, min_count=2, seed=1)
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +58,8 @@ def test_the_share_of_the_captions_that_hold_a_phrase():
     pair_a_dog = torch.tensor([[0.5, 0.5, 0.5], [0.5, 1.0, 0.5]])  # the pair (a, dog), and the words
     assert torch.equal(phrase_shares(captions, min_count=2), pair_a_dog)
     assert phrase_shares(captions, min_count=1).shape == (2, 4 + 3)
+    with pytest.raises(UserError, match=r"^no word is in as many captions .* asks for, 4: lower it$"):
+        phrase_shares(captions, min_count=4)
 
 
 def test_each_picture_is_cropped_and_mirrored_by_itself():

@@ -15,8 +15,8 @@ STAGES = [
 ]  # fmt: skip
 TINY = {
     "dataset.scenes.train": 24, "dataset.scenes.val": 6, "dataset.scenes.test": 6, "dataset.scenes.size": 48,
-    "vocabulary.min_count": 1, "backbone.fit.epochs": 1, "backbone.fit.batch_size": 8, "train.epochs": 2,
-    "train.batch_size": 16, "model.embedding": 16, "model.hidden": 16,
+    "vocabulary.min_count": 1, "backbone.fit.epochs": 1, "backbone.fit.batch_size": 8,
+    "backbone.fit.min_count": 1, "train.epochs": 2, "train.batch_size": 16, "model.embedding": 16, "model.hidden": 16,
 }  # fmt: skip
 
 

@@ -1,0 +1,71 @@
+"""Teaching a CNN from pictures and their captions alone, for where no trained weights can be had.
+
+Each place of its grid is asked, through a linear layer that is thrown away after, which words and pairs of words the
+picture's captions hold, and the place that is surest answers for the picture (multiple instance learning, as in Fang
+et al. 2015, "From captions to visual concepts and back"). So a place learns what lies there, though no caption says
+where that is. The pairs keep together what belongs together: words alone would tell that something is red and something
+a star, and not that it is the star which is red.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from lib.compute import device
+from lib.training.epochs import epochs_left
+from lib.training.optimisation import Optimiser
+from lib.training.phrases import phrase_shares
+from lib.vision.backbones import Backbone, for_inference
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fit; see params.yaml."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    min_count: int
+    seed: int
+
+
+def fit_backbone(
+    backbone: Backbone,
+    pixels: np.ndarray,
+    captions: Sequence[Sequence[Sequence[str]]],
+    recipe: Recipe,
+    progress: Path,
+) -> None:
+    """Trains `backbone` in place and leaves it in evaluation mode.
+
+    pixels (I, size, size, 3) uint8, preprocessed; captions[i] are the token lists of image i. `progress` is the file
+    of a checkpoint: a run that is interrupted, and started again with the same arguments, repeats at most an epoch.
+    Raises UserError where no phrase is in `recipe.min_count` captions.
+    """
+    held = (phrase_shares(captions, recipe.min_count) > 0).float()  # (I, W)
+    network = for_inference(backbone.network).to(device())
+    channels = backbone.features(torch.from_numpy(pixels[:1]).to(device()), "grid").shape[2]
+    head = nn.Linear(channels, held.shape[1])
+    nn.init.constant_(head.bias, -3.0)  # most phrases are in few captions
+    size = min(recipe.batch_size, len(pixels))
+    batches = len(pixels) // size  # the last few of each epoch's order are left out: batch norm wants equal batches
+    learned = nn.ModuleDict({"network": network, "head": head.to(device())})
+    optimiser = Optimiser(learned.parameters(), recipe.learning_rate, recipe.epochs * batches, weight_decay=0.01)
+
+    network.train()
+    for epoch in epochs_left(recipe.epochs, recipe.seed, progress, optimiser, learned=learned):
+        order, losses = torch.randperm(len(pixels))[: batches * size].split(size), 0.0
+        for images in tqdm(order, f"epoch {epoch} of {recipe.epochs}", leave=False, unit="batch", disable=None):
+            x = backbone.preprocess.normalise(torch.from_numpy(pixels[images.numpy()]).to(device()))
+            scores = head(backbone.grid(x)).amax(dim=1)  # (N, P, W) -> (N, W)
+            wanted = held[images].to(device())
+            loss = nn.functional.binary_cross_entropy_with_logits(scores, wanted, reduction="none").sum(1).mean()
+            optimiser.step(loss)
+            losses += loss.item()
+        print(f"epoch {epoch}: loss of the words {losses / batches:.3f}", flush=True)
+    for_inference(network)
