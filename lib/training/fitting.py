@@ -8,30 +8,15 @@ a star, and not that it is the star which is red.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
-from tqdm import tqdm
+from torch import Tensor, nn
 
 from lib.compute import device
-from lib.training.epochs import epochs_left
-from lib.training.optimisation import Optimiser
-from lib.training.phrases import phrase_shares
+from lib.training.phrases import Recipe, learn_phrases, phrase_shares
 from lib.vision.backbones import Backbone, for_inference
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to fit; see params.yaml."""
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    min_count: int
-    seed: int
 
 
 def fit_backbone(
@@ -52,20 +37,10 @@ def fit_backbone(
     channels = backbone.features(torch.from_numpy(pixels[:1]).to(device()), "grid").shape[2]
     head = nn.Linear(channels, held.shape[1])
     nn.init.constant_(head.bias, -3.0)  # most phrases are in few captions
-    size = min(recipe.batch_size, len(pixels))
-    batches = len(pixels) // size  # the last few of each epoch's order are left out: batch norm wants equal batches
-    learned = nn.ModuleDict({"network": network, "head": head.to(device())})
-    optimiser = Optimiser(learned.parameters(), recipe.learning_rate, recipe.epochs * batches, weight_decay=0.01)
+
+    def scores(x: Tensor) -> Tensor:
+        return head(backbone.grid(x)).amax(dim=1)  # (N, P, W) -> (N, W)
 
     network.train()
-    for epoch in epochs_left(recipe.epochs, recipe.seed, progress, optimiser, learned=learned):
-        order, losses = torch.randperm(len(pixels))[: batches * size].split(size), 0.0
-        for images in tqdm(order, f"epoch {epoch} of {recipe.epochs}", leave=False, unit="batch", disable=None):
-            x = backbone.preprocess.normalise(torch.from_numpy(pixels[images.numpy()]).to(device()))
-            scores = head(backbone.grid(x)).amax(dim=1)  # (N, P, W) -> (N, W)
-            wanted = held[images].to(device())
-            loss = nn.functional.binary_cross_entropy_with_logits(scores, wanted, reduction="none").sum(1).mean()
-            optimiser.step(loss)
-            losses += loss.item()
-        print(f"epoch {epoch}: loss of the words {losses / batches:.3f}", flush=True)
+    learn_phrases(backbone, pixels, held, head.to(device()), scores, recipe, progress)
     for_inference(network)

@@ -1,13 +1,33 @@
-"""What the captions of a picture say, as numbers that a CNN can be taught: which words and pairs of words they hold."""
+"""Teaching a CNN what the captions of a picture say: which words and pairs of words they hold."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
 
+from lib.compute import device
 from lib.errors import UserError
+from lib.training.epochs import epochs_left
+from lib.training.optimisation import Optimiser
+from lib.vision.backbones import Backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to teach them; see params.yaml."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    min_count: int
+    seed: int
 
 
 def phrase_shares(captions: Sequence[Sequence[Sequence[str]]], min_count: int) -> Tensor:
@@ -29,3 +49,37 @@ def phrase_shares(captions: Sequence[Sequence[Sequence[str]]], min_count: int) -
         for phrase in (phrase for phrases in image for phrase in phrases if phrase in columns):
             row[columns[phrase]] += 1 / len(image)
     return shares
+
+
+def learn_phrases(
+    backbone: Backbone,
+    pixels: np.ndarray,
+    wanted: Tensor,
+    head: nn.Module,
+    scores: Callable[[Tensor], Tensor],
+    recipe: Recipe,
+    progress: Path,
+    mean: AveragedModel | None = None,
+) -> None:
+    """Trains the network of `backbone`, and `head`, both on `device()`, in place, by cross-entropy.
+
+    pixels (I, size, size, 3) uint8, preprocessed; wanted (I, W) is what is to be answered, from 0 to 1; `scores` gives
+    the logits (N, W) of normalised pixels (N, 3, size, size). `mean` follows the network after each step. `progress` is
+    the file of a checkpoint, see `epochs_left`.
+    """
+    size = min(recipe.batch_size, len(pixels))
+    used = len(pixels) // size * size  # the last few of each epoch's order are left out: batch norm wants equal batches
+    learned = nn.ModuleDict({"network": backbone.network, "head": head})
+    optimiser = Optimiser(learned.parameters(), recipe.learning_rate, recipe.epochs * (used // size), weight_decay=0.01)
+    kept: dict[str, nn.Module] = {"learned": learned, "mean": mean} if mean else {"learned": learned}
+    for epoch in epochs_left(recipe.epochs, recipe.seed, progress, optimiser, **kept):
+        order, losses = torch.randperm(len(pixels))[:used].split(size), 0.0
+        for images in tqdm(order, f"epoch {epoch} of {recipe.epochs}", leave=False, unit="batch", disable=None):
+            found = scores(backbone.preprocess.normalise(torch.from_numpy(pixels[images.numpy()]).to(device())))
+            answers = wanted[images].to(device())
+            loss = nn.functional.binary_cross_entropy_with_logits(found, answers, reduction="none").sum(1).mean()
+            optimiser.step(loss)
+            if mean:
+                mean.update_parameters(backbone.network)
+            losses += loss.item()
+        print(f"epoch {epoch}: loss of the words {losses / len(order):.3f}", flush=True)

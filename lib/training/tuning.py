@@ -21,30 +21,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 from lib.compute import device
 from lib.errors import UserError
-from lib.training.epochs import epochs_left
-from lib.training.optimisation import Optimiser, running_mean
-from lib.training.phrases import phrase_shares
+from lib.training import phrases
+from lib.training.optimisation import running_mean
+from lib.training.phrases import learn_phrases, phrase_shares
 from lib.vision.backbones import Backbone, for_inference
 
 _SMALLEST_CROP = 0.4  # of the picture's area
 _AVERAGING = 0.995
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class Recipe(phrases.Recipe):
     """How to tune; see params.yaml."""
 
-    epochs: int
-    batch_size: int
     size: int | None  # pixels a side; None: as many as features are made of
-    learning_rate: float
-    min_count: int
     precision: str  # float32, bfloat16
-    seed: int
 
 
 def tune_backbone(
@@ -66,26 +60,14 @@ def tune_backbone(
     network = for_inference(backbone.network).to(device())
     normalise = backbone.preprocess.normalise
     head = _head(network(normalise(torch.from_numpy(pixels[:1]).to(device()))).shape[1], shares)
-    size = min(recipe.batch_size, len(pixels))
-    used = len(pixels) // size * size  # the last few of each epoch's order are left out: the head wants equal batches
-    learned = nn.ModuleDict({"network": network, "head": head.to(device())})
     mean = AveragedModel(network, multi_avg_fn=running_mean(_AVERAGING))
-    optimiser = Optimiser(learned.parameters(), recipe.learning_rate, recipe.epochs * (used // size), weight_decay=0.01)
-    for epoch in epochs_left(recipe.epochs, recipe.seed, progress, optimiser, learned=learned, mean=mean):
-        order, losses = torch.randperm(len(pixels))[:used].split(size), 0.0
-        for images in tqdm(order, f"epoch {epoch} of {recipe.epochs}", leave=False, unit="batch", disable=None):
-            whole = normalise(torch.from_numpy(pixels[images.numpy()]).to(device()))
-            x = random_views(whole, recipe.size or backbone.preprocess.size)
-            with torch.autocast(device().type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-                scores = head(network(x).float())  # (N, W)
-            wanted = shares[images].to(device())
-            loss = (
-                nn.functional.binary_cross_entropy_with_logits(scores.float(), wanted, reduction="none").sum(1).mean()
-            )
-            optimiser.step(loss)
-            mean.update_parameters(network)
-            losses += loss.item()
-        print(f"epoch {epoch}: loss of the words {losses / len(order):.3f}", flush=True)
+
+    def scores(whole: Tensor) -> Tensor:
+        x = random_views(whole, recipe.size or backbone.preprocess.size)
+        with torch.autocast(device().type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            return head(network(x).float()).float()  # (N, W)
+
+    learn_phrases(backbone, pixels, shares, head.to(device()), scores, recipe, progress, mean)
     network.load_state_dict(mean.module.state_dict())
 
 
