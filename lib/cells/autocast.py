@@ -8,9 +8,9 @@ from torch import Tensor
 
 def apply_in_autocast(function: type[torch.autograd.Function], x: Tensor, *others: Tensor | None) -> Any:
     """`function` of x and others, cast to autocast's type where that is on."""
-    kind, tensors = x.device.type, (x, *others)
-    if torch.is_autocast_enabled(kind):
-        dtype = torch.get_autocast_dtype(kind)
-        tensors = tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        return function.apply(x, *others)
+    dtype = torch.get_autocast_dtype(kind)
     with torch.autocast(kind, enabled=False):
-        return function.apply(*tensors)
+        return function.apply(*(None if tensor is None else tensor.to(dtype) for tensor in (x, *others)))

@@ -4,21 +4,28 @@ Same constructor arguments, state dict (names, shapes, gate order) and results; 
 The equations are those of `rnn` and `lstm`; what does not depend on the previous step is done for all steps
 at once: the input projections before the loop, and the gradients of weights and inputs after it. Nothing is
 multiplied by a state that was not given, which is zero, and no gradient is made for it.
-Tensors are time-major inside, so that a step is one contiguous block. `products` has the matrix products, and
-`elementwise` what an LSTM does between them.
+Tensors are time-major inside, so that a step is one contiguous block. `products` has the matrix products outside of
+the loop; the loop itself is that of `recurrence`, and on a GPU one kernel, that of `kernels`.
 """
 
 import math
-from collections.abc import Callable
+import os
+import shutil
+import sysconfig
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from lib.cells import recurrence
 from lib.cells.autocast import apply_in_autocast
-from lib.cells.elementwise import gates_backward, gates_forward, tanh_backward
-from lib.cells.products import accumulator, adder, project, tanh, weight_gradient
+from lib.cells.products import project, weight_gradient
+
+_AMPERE = (8, 0)  # the first whose matrix units know bfloat16 and TF32
 
 
 class _RNNLayer(torch.autograd.Function):
@@ -28,13 +35,8 @@ class _RNNLayer(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, h0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b: Tensor) -> Tensor:
         a = project(x.flatten(0, 1), w_ih, b).unflatten(0, x.shape[:2])  # (T, N, H)
         h = _beginning_with(h0, a, w_hh)  # (T + 1, N, H)
-        add_recurrent = accumulator(a, h[:-1], w_hh)
-        hs, a_of = h.unbind(), a.unbind()
         ctx.first = int(h0 is None)  # step that has a state before it
-        for t in range(len(x)):
-            if t >= ctx.first:
-                add_recurrent(t)
-            tanh(a_of[t], out=hs[t + 1])
+        _steps_of(a).rnn_forward(a, h, w_hh, ctx.first)
         ctx.save_for_backward(x, w_ih, w_hh, h)
         return h[1:]
 
@@ -43,8 +45,7 @@ class _RNNLayer(torch.autograd.Function):
     def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
         x, w_ih, w_hh, h = ctx.saved_tensors
         da = torch.empty_like(h[1:])  # (T, N, H)
-        hs, das = h.unbind(), da.unbind()
-        dh0 = _through_time(ctx, dh, da, w_hh, lambda t, dh_t: tanh_backward(dh_t, hs[t + 1], grad_input=das[t]))
+        dh0 = _steps_of(da).rnn_backward(h, w_hh, dh, da, to_h0=ctx.needs_input_grad[1])
         return _after_the_loop(ctx, da, x, h, w_ih, (dh0,))
 
 
@@ -57,12 +58,8 @@ class _LSTMLayer(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         gates = project(x.flatten(0, 1), w_ih, b).unflatten(0, x.shape[:2])  # (T, N, 4H): a, then i, f, g, o in place
         h, c = _beginning_with(h0, gates, w_hh), _beginning_with(c0, gates, w_hh)  # (T + 1, N, H)
-        add_recurrent, step = accumulator(gates, h[:-1], w_hh), gates_forward(gates, h, c)
         ctx.first = int(h0 is None)  # step that has a state before it
-        for t in range(len(x)):
-            if t >= ctx.first:
-                add_recurrent(t)
-            step(t)
+        _steps_of(gates).lstm_forward(gates, h, c, w_hh, ctx.first)
         ctx.save_for_backward(x, w_ih, w_hh, gates, h, c)
         return h[1:], c[-1]
 
@@ -74,8 +71,27 @@ class _LSTMLayer(torch.autograd.Function):
         # take longer than all that is computed in it.
         da = torch.empty_like(gates) if _graph_is_kept() else gates
         dc = dlast_c.clone(memory_format=torch.contiguous_format)
-        dh0 = _through_time(ctx, dh, da, w_hh, gates_backward(gates, c, dc, da))
+        dh0 = _steps_of(da).lstm_backward(gates, c, w_hh, dh, dc, da, to_h0=ctx.needs_input_grad[1])
         return _after_the_loop(ctx, da, x, h, w_ih, (dh0, dc if ctx.needs_input_grad[2] else None))
+
+
+def _steps_of(a: Tensor) -> Any:
+    """Who does the steps of a sequence that is on a's device and of its type: `kernels`, or `recurrence`."""
+    # torch.compile makes kernels of torch's operations by itself.
+    if not a.is_cuda or a.dtype == torch.float64 or torch.compiler.is_compiling() or not _triton_runs(a.device):
+        return recurrence
+    from lib.cells import kernels
+
+    return kernels
+
+
+@cache
+def _triton_runs(device: torch.device) -> bool:
+    """If there is Triton, which torch brings on Linux, what it builds its launchers with, and a GPU for the kernels."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    headers = Path(sysconfig.get_paths()["include"], "Python.h")
+    found = find_spec("triton") is not None and compiler is not None and headers.is_file()
+    return found and torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= _AMPERE
 
 
 def _beginning_with(state: Tensor | None, a: Tensor, w_hh: Tensor) -> Tensor:
@@ -83,21 +99,6 @@ def _beginning_with(state: Tensor | None, a: Tensor, w_hh: Tensor) -> Tensor:
     states = a.new_empty(len(a) + 1, a.shape[1], w_hh.shape[1])
     states[0] = 0 if state is None else state
     return states
-
-
-def _through_time(
-    ctx: Any, dh: Tensor, da: Tensor, w_hh: Tensor, step: Callable[[int, Tensor], object]
-) -> Tensor | None:
-    """Runs `step` from the last to the first, each given all that reaches its h (N, H): from above, dh (T, N, H), and
-    from the step after, through da (T, N, G), which it writes. The gradient of h0, where one is needed."""
-    above = torch.zeros_like(dh[0]), *dh[:-1].unbind()
-    dh_before = adder(above, da, w_hh)
-    dh_t = dh[-1].contiguous()
-    for t in reversed(range(len(da))):
-        step(t, dh_t)
-        if t or ctx.needs_input_grad[1]:
-            dh_t = dh_before(t)
-    return dh_t if ctx.needs_input_grad[1] else None
 
 
 def _graph_is_kept() -> bool:
@@ -183,7 +184,7 @@ class ScratchRNN(_ScratchRecurrent):
             h = self._run(layer, h, initial[layer])
             lasts.append(h[-1])
             h = self._between(h, layer)
-        return h.transpose(0, 1), torch.stack(lasts)
+        return h.transpose(0, 1), _stacked(lasts)
 
 
 class ScratchLSTM(_ScratchRecurrent):
@@ -201,4 +202,9 @@ class ScratchLSTM(_ScratchRecurrent):
             last_h.append(h[-1])
             last_c.append(c)
             h = self._between(h, layer)
-        return h.transpose(0, 1), (torch.stack(last_h), torch.stack(last_c))
+        return h.transpose(0, 1), (_stacked(last_h), _stacked(last_c))
+
+
+def _stacked(states: list[Tensor]) -> Tensor:
+    """The states of all layers, (N, H) each, as one (L, N, H), and without a copy where there is one layer alone."""
+    return torch.stack(states) if len(states) > 1 else states[0][None]

@@ -14,7 +14,7 @@ from tests.benchmarks.timing import paired, peak_rate
 
 SHAPES = [(128, 17, 512, 512), (64, 20, 256, 512), (256, 20, 512, 1024), (512, 17, 512, 512)]  # N, T, D, H
 KINDS = [("cpu", "float32")] + [("cuda", kind) for kind in ("float32", "bfloat16") if torch.cuda.is_available()]
-PROCESSES, PAIRS_EACH = 5, 7  # what memory a process happens to get moves its ratio by 0.05, however many pairs it runs
+RUNS, PAIRS_EACH = 5, 7  # what memory a process happens to get moves its ratio by 0.05, however many pairs it runs
 MODULES = {"RNN": (ScratchRNN, nn.RNN, 1), "LSTM": (ScratchLSTM, nn.LSTM, 4)}
 
 
@@ -35,15 +35,17 @@ def measure(cell: str, device: str, dtype: str, n: int, t: int, d: int, h: int) 
 @pytest.mark.parametrize("cell", MODULES)
 @pytest.mark.parametrize(("device", "dtype"), KINDS)
 def test_cells_against_torch_nn(device, dtype, cell, shape, capsys):
-    # In a process of its own, as a training would be: memory that malloc kept from one shape changes the next's time.
-    asked = f"measure({cell!r}, {device!r}, {dtype!r}, *{shape})"
-    code = f"import json; from tests.benchmarks.bench_speed import *; print(json.dumps({asked}))"
-    runs = [json.loads(subprocess.check_output([sys.executable, "-c", code])) for _ in range(PROCESSES)]
+    if device == "cuda":
+        runs = [measure(cell, device, dtype, *shape) for _ in range(RUNS)]
+    else:  # in a process of its own, as a training would be: memory that malloc kept from one shape changes the next's
+        asked = f"measure({cell!r}, {device!r}, {dtype!r}, *{shape})"
+        code = f"import json; from tests.benchmarks.bench_speed import *; print(json.dumps({asked}))"
+        runs = [json.loads(subprocess.check_output([sys.executable, "-c", code])) for _ in range(RUNS)]
     ratio, share, rate = (statistics.median(run[name] for run in runs) for name in ("ratio", "share", "rate"))
     with capsys.disabled():
         print(
             f"\nScratch{cell} over nn.{cell}, {device}, {dtype}, forward and backward, (N, T, D, H) = {shape}: "
-            f"{ratio:.2f}, the median of {PROCESSES} processes, from {min(run['ratio'] for run in runs):.2f} to "
+            f"{ratio:.2f}, the median of {RUNS} runs, from {min(run['ratio'] for run in runs):.2f} to "
             f"{max(run['ratio'] for run in runs):.2f}; {share:.0%} of the machine's matrix-product rate "
             f"({rate / 1e9:.0f} GFLOP/s)",
             end="",
