@@ -13,10 +13,12 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,8 +37,11 @@ from lib.vision.cluster import Cluster
 from lib.vision.features import shard_path
 from lib.vision.images import Archives
 from lib.vision.pixels import ImageRow, decoded_pixels, image_rows
+from lib.workers import worker_processes
 
 SHARD_SIZE = 2048  # images
+_THREADS = 4  # of a process, where there are several
+_SHARDS = 8  # that make another process worth its start
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,8 @@ def _make_missing(
     ) as progress:
         if nodes:
             _make_on(nodes, missing, how, folder, progress)
+        elif (processes := _processes(len(missing), workers)) > 1:
+            _make_in(processes, missing, how, folder, workers, progress)
         else:
             _make(missing, folder, workers, how=how, done=progress.update)
 
@@ -118,6 +125,39 @@ def _make_on(nodes: Cluster, shards: Mapping[int, list[ImageRow]], how: Extracti
     for done, number in enumerate(finished, 1):
         bar.set_postfix_str(f"{done} of the {len(shards)} missing shards", refresh=False)
         bar.update(len(shards[number]))
+
+
+def _processes(shards: int, workers: int) -> int:
+    """How many to divide the workers among: several where they feed a GPU, and for long enough to be worth their start.
+
+    The threads of a process take turns in all that is Python: more than a few would keep each other waiting.
+    """
+    return min(workers // _THREADS, shards // _SHARDS) if device().type == "cuda" else 1
+
+
+def _make_in(
+    processes: int, shards: Mapping[int, list[ImageRow]], how: Extraction, folder: Path, workers: int, bar: tqdm
+) -> None:
+    """Makes some shards on this machine in several processes."""
+    left = dict(shards)
+    parts = [dict(list(shards.items())[first::processes]) for first in range(processes)]
+    with worker_processes(processes) as pool:
+        pending = {pool.submit(_make, part, folder, workers // processes, how=how) for part in parts}
+        try:
+            while pending:
+                done, pending = wait(pending, timeout=0.5)
+                for number in [number for number in left if _is_whole(folder, number)]:
+                    bar.update(len(left.pop(number)))
+                for part in done:
+                    part.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process that makes features was ended: is the memory too small? Set a lower CAPTION_WORKERS"
+            ) from error
+        except BaseException:
+            for process in active_children():  # else they would go on to the end of their part
+                process.terminate()
+            raise
 
 
 def _make(

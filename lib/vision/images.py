@@ -63,7 +63,8 @@ def decode(data: bytes, least: int | None = None) -> Image.Image:
         if least is not None:
             opened.draft(None, (least, least))
         opened.load()
-        return as_shown(ImageOps.exif_transpose(opened))
+        ImageOps.exif_transpose(opened, in_place=True)
+        return as_shown(opened)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -80,4 +81,4 @@ def as_shown(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it

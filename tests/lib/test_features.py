@@ -1,6 +1,7 @@
 """Extraction: shards, resumed and whatever the workers; features left on the disk; principal components."""
 
 import io
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,33 @@ how = extraction.Extraction(folder, Backbone.load(folder / "backbone"), "grid", 
 made = extraction.extract(pd.read_parquet(folder / "images.parquet"), how, folder / sys.argv[2], 2)
 print(made.folder)
 """
+
+
+def test_several_processes_make_the_same_bytes_and_tell_what_is_wrong(photographs, backbone, tmp_path, monkeypatch):
+    images, raw = photographs
+    whole = extract(images, how(raw, backbone), tmp_path / "one", 1)
+    monkeypatch.setattr(extraction, "_processes", lambda shards, workers: 2)
+    assert contents(extract(images, how(raw, backbone), tmp_path / "two", 2).folder) == contents(whole.folder)
+
+    broken = for_inference_of(untrained("small_net"))
+    with torch.no_grad():
+        next(broken.network.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match="not numbers"):
+        extract(images, how(raw, broken), tmp_path / "two", 2)
+    assert not multiprocessing.active_children()
+
+
+def test_a_process_that_is_ended_is_told_of(photographs, backbone, tmp_path, monkeypatch):
+    images, raw = photographs
+    monkeypatch.setattr(extraction, "_processes", lambda shards, workers: 2)
+
+    def end(pending, timeout):
+        multiprocessing.active_children()[0].kill()
+        return wait(pending)
+
+    monkeypatch.setattr(extraction, "wait", end)
+    with pytest.raises(UserError, match="was ended: is the memory too small"):
+        extract(images, how(raw, backbone), tmp_path / "two", 2)
 
 
 def test_of_two_that_make_the_same_shards_one_waits_and_then_has_nothing_left_to_do(
