@@ -14,17 +14,27 @@ from lib.scoring.ngrams import ORDERS, Tokens
 _TINY, _SMALL = 1e-15, 1e-9  # coco-caption's: they keep an empty corpus from dividing by zero
 
 
-def bleu_statistics(references: Sequence[Tokens], hypothesis: Tokens) -> list[int]:
-    """What one caption adds to the corpus: ten numbers, matches by order (4), guesses by order (4), length,
-    and the length of the reference closest in length (the shorter of two as close)."""
-    counted = [_ngrams(reference) for reference in references]
-    matches = dict.fromkeys(ORDERS, 0)
-    for ngram, count in _ngrams(hypothesis).items():
-        matches[len(ngram)] += min(count, max(reference.get(ngram, 0) for reference in counted))
-    length = len(hypothesis)
-    guesses = [max(0, length - n + 1) for n in ORDERS]
-    closest = min((len(reference) for reference in references), key=lambda r: (abs(r - length), r))
-    return [*matches.values(), *guesses, length, closest]
+class BleuReferences:
+    """The references of an image, counted once for however many captions are compared with them."""
+
+    def __init__(self, references: Sequence[Tokens]) -> None:
+        self._lengths = [len(reference) for reference in references]
+        self._most: dict[tuple[Hashable, ...], int] = {}  # how often the reference has an n-gram that has it most often
+        for reference in references:
+            for ngram, count in _ngrams(reference).items():
+                if count > self._most.get(ngram, 0):
+                    self._most[ngram] = count
+
+    def statistics(self, hypothesis: Tokens) -> list[int]:
+        """What a caption adds to the corpus: ten numbers, matches by order (4), guesses by order (4), length,
+        and the length of the reference closest in length (the shorter of two as close)."""
+        matches = dict.fromkeys(ORDERS, 0)
+        for ngram, count in _ngrams(hypothesis).items():
+            matches[len(ngram)] += min(count, self._most.get(ngram, 0))
+        length = len(hypothesis)
+        guesses = [max(0, length - n + 1) for n in ORDERS]
+        closest = min(self._lengths, key=lambda r: (abs(r - length), r))
+        return [*matches.values(), *guesses, length, closest]
 
 
 def bleu(statistics: np.ndarray) -> np.ndarray:

@@ -66,7 +66,9 @@ def count_ngrams(captions: Sequence[Tokens], words: Numbers, pairs: Numbers) -> 
 def find(wanted: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Which of `wanted` are among `known`, which is sorted and has none twice, and where they are there."""
     place = np.searchsorted(known, wanted)
-    return np.searchsorted(known, wanted, "right") > place, place
+    found = place < len(known)
+    found[found] = known[place[found]] == wanted[found]
+    return found, place
 
 
 def _code(order: int, first: np.ndarray, second: np.ndarray | int = 0) -> np.ndarray:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lib.scoring.bleu import bleu, bleu_statistics
-from lib.scoring.cider import cider_d
+from lib.scoring.bleu import BleuReferences, bleu
+from lib.scoring.cider import CiderD
 from lib.scoring.ngrams import Tokens
 from lib.scoring.rouge import rouge_l
 
@@ -40,22 +40,34 @@ def measure(references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int,
 
     Raises ValueError as `score` does.
     """
-    if not hypotheses:
-        raise ValueError("there are no captions to score")
     if references.keys() != hypotheses.keys():
         ids = sorted(references.keys() ^ hypotheses.keys())
         raise ValueError(f"references and captions are not of the same images: {len(ids)} differ, such as {ids[0]}")
-    if bare := [image for image, captions in references.items() if not captions]:
-        raise ValueError(f"{len(bare)} images have no reference caption, such as {bare[0]}")
-    of_image, captions = [references[image] for image in hypotheses], list(hypotheses.values())
-    pairs = list(zip(of_image, captions, strict=True))
-    return np.column_stack(
-        [
-            np.array([bleu_statistics(own, tokens) for own, tokens in pairs], dtype=np.float64),
-            [rouge_l(own, tokens) for own, tokens in pairs],
-            cider_d(of_image, captions),
-        ]
-    )
+    return Scorer({image: references[image] for image in hypotheses}).measure(list(hypotheses.values()))
+
+
+class Scorer:
+    """Scores against the same references again and again, as training needs them: these are counted once."""
+
+    def __init__(self, references: Mapping[int, Sequence[Tokens]]) -> None:
+        """Raises ValueError where there are no images, or an image has no reference."""
+        if not references:
+            raise ValueError("there are no captions to score")
+        if bare := [image for image, captions in references.items() if not captions]:
+            raise ValueError(f"{len(bare)} images have no reference caption, such as {bare[0]}")
+        self._references = list(references.values())
+        self._bleu = [BleuReferences(captions) for captions in self._references]
+        self._cider = CiderD(self._references)
+
+    def measure(self, hypotheses: Sequence[Tokens]) -> np.ndarray:
+        """As `measure`, of a caption for each image, in the order of the references."""
+        return np.column_stack(
+            [
+                np.array([own.statistics(tokens) for own, tokens in zip(self._bleu, hypotheses, strict=True)], float),
+                [rouge_l(own, tokens) for own, tokens in zip(self._references, hypotheses, strict=True)],
+                self._cider.scores(range(len(hypotheses)), hypotheses),
+            ]
+        )
 
 
 def combine(sums: np.ndarray, images: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings, strategies as st
 from nltk.translate.bleu_score import modified_precision
 
 from lib.scoring import METRICS, corpus_scores, image_scores, measure, score
-from lib.scoring.bleu import bleu_statistics
+from lib.scoring.bleu import BleuReferences
 from lib.scoring.cider import CiderD, cider_d
 from lib.scoring.rouge import rouge_l
 from lib.text.tokenizer import tokenize
@@ -63,7 +63,7 @@ def test_random_captions_score_as_with_coco_caption(data):
 @settings(deadline=None)
 @given(st.lists(reference, min_size=1, max_size=5), st.lists(words, min_size=4, max_size=9))
 def test_what_bleu_counts_is_what_nltk_counts(references, hypothesis):
-    counted = bleu_statistics(references, hypothesis)
+    counted = BleuReferences(references).statistics(hypothesis)
     for n in range(1, 5):
         # NLTK takes a caption of fewer than n words to guess one n-gram, coco-caption none: that apart, they agree.
         expected = modified_precision(references, hypothesis, n)
@@ -107,7 +107,7 @@ def test_the_order_of_the_references_images_does_not_matter():
 
 
 def test_the_closest_reference_length_is_the_shorter_of_two_as_close():
-    assert bleu_statistics([["a"] * 2, ["a"] * 4], ["a"] * 3)[-1] == 2
+    assert BleuReferences([["a"] * 2, ["a"] * 4]).statistics(["a"] * 3)[-1] == 2
 
 
 def common_subsequence(a, b):
