@@ -86,6 +86,7 @@ class Decoder(nn.Module):
 
     feature_mean: Tensor
     feature_scale: Tensor
+    never_written: Tensor
 
     def __init__(self, config: DecoderConfig):
         super().__init__()
@@ -95,6 +96,7 @@ class Decoder(nn.Module):
         self.states = 2 if config.cell == "lstm" else 1  # tensors in a cell's state
         self.register_buffer("feature_mean", torch.zeros(channels))
         self.register_buffer("feature_scale", torch.ones(channels))
+        self.register_buffer("never_written", torch.tensor(NEVER_WRITTEN), persistent=False)
         self.image_to_input = Linear(channels, embedding)
         self.image_to_state = Linear(channels, self.states * hidden)
         self.embed = nn.Embedding(config.vocabulary_size, embedding)
@@ -157,15 +159,17 @@ class Decoder(nn.Module):
         """
         h, state = self.run(words[:, None], state)
         log_p = torch.log_softmax(self.output(h[:, 0]), dim=-1)
-        log_p[:, NEVER_WRITTEN] = float("-inf")
-        return log_p, state
+        return log_p.index_fill_(1, self.never_written, float("-inf")), state
 
-    def forward(self, features: Tensor, image_rows: Tensor, captions: Tensor) -> Tensor:
+    def forward(
+        self, features: Tensor, image_rows: Tensor, captions: Tensor, places: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Scores of every word of `captions` but its first, teacher-forced.
 
         features (I, P, C), each image once; image_rows (N,) says whose captions they are; captions (N, T) from
         <start> on, padded -> (words, V), padding left out, in the order of
-        `captions[:, 1:][captions[:, 1:] != PAD]`.
+        `captions[:, 1:][captions[:, 1:] != PAD]`. `places`, the rows and columns of these words in captions[:, 1:],
+        (words,) each, are looked for where they are not given; on a GPU that is to wait for it.
         """
         h, _ = self.run(captions[:, :-1], self.start(features).select(image_rows))  # (N, T - 1, H)
-        return self.output(h[captions[:, 1:] != PAD])
+        return self.output(h[(captions[:, 1:] != PAD).nonzero(as_tuple=True) if places is None else places])

@@ -13,25 +13,46 @@ from lib.text.vocabulary import PAD, Vocabulary
 _POOL = 20  # batches that share captions of like length: little padding, and still a random order
 
 
+Places = tuple[Tensor, Tensor]  # the row and the column of each of some elements of a matrix, (words,) each
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some captions and their images, each once."""
+
+    images: np.ndarray  # (I,) rows of features
+    image_rows: Tensor  # (N,): which of the images each caption is of
+    captions: Tensor  # (N, T), as long as the longest
+    places: Places  # of the words that are to be guessed, in captions[:, 1:]
+
+    @property
+    def targets(self) -> Tensor:
+        """The words that are to be guessed, (words,)."""
+        return self.captions[:, 1:][self.places]
+
+
 @dataclass(frozen=True)
 class CaptionSet:
     """Captions as ids, each with the row of its image's features; captions of one image stand side by side."""
 
     ids: Tensor  # (captions, L) int32, each from <start> on, filled up with <pad>
     lengths: np.ndarray  # (captions,)
-    image_rows: Tensor  # (captions,)
+    image_rows: np.ndarray  # (captions,)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def to(self, device: torch.device) -> "CaptionSet":
-        """The same with its tensors on `device`."""
-        return CaptionSet(self.ids.to(device), self.lengths, self.image_rows.to(device))
+        """The same with its ids on `device`."""
+        return CaptionSet(self.ids.to(device), self.lengths, self.image_rows)
 
-    def take(self, batch: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The image rows (N,) and the captions (N, T), as long as their longest, of the captions `batch` (N,)."""
-        chosen = torch.from_numpy(batch).to(self.ids.device)
-        return self.image_rows[chosen], self.ids[chosen, : self.lengths[batch].max()].long()
+    def take(self, batch: np.ndarray) -> Batch:
+        """The captions `batch` (N,)."""
+        images, rows = np.unique(self.image_rows[batch], return_inverse=True)
+        lengths = self.lengths[batch]
+        there = torch.from_numpy(np.stack([batch, rows, lengths])).to(self.ids.device)
+        places = places_of_words(there[2], self.words(batch))
+        return Batch(images, there[1], self.ids[there[0], : lengths.max()].long(), places)
 
     def words(self, batch: np.ndarray) -> int:
         """How many words of the captions `batch` are to be guessed: all but <start>."""
@@ -46,7 +67,7 @@ class CaptionSet:
         parted: what is made of an image is then made once for all of them.
         """
         if by_image:
-            _, firsts, counts = np.unique(self.image_rows.cpu().numpy(), return_index=True, return_counts=True)
+            _, firsts, counts = np.unique(self.image_rows, return_index=True, return_counts=True)
             lengths = np.maximum.reduceat(self.lengths, firsts)
             size = max(1, round(size * len(firsts) / len(self)))
         else:
@@ -72,13 +93,18 @@ def caption_set(references: Iterable[Sequence[Sequence[str]]], vocabulary: Vocab
     for row, tokens in enumerate(chain.from_iterable(references)):
         caption = vocabulary.encode(tokens, max_length)
         ids[row, : len(caption)], lengths[row] = caption, len(caption)
-    image_rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-    return CaptionSet(torch.from_numpy(ids), lengths, image_rows)
+    return CaptionSet(torch.from_numpy(ids), lengths, np.repeat(np.arange(len(counts)), counts))
 
 
-def targets(captions: Tensor) -> Tensor:
-    """The words that are to be guessed, (words,): those of `captions` (N, T) after the first, padding left out."""
-    return captions[:, 1:][captions[:, 1:] != PAD]
+def places_of_words(lengths: Tensor, words: int) -> Places:
+    """Where captions (N, T) of `lengths` (N,) have words to be guessed, in captions[:, 1:]; `words` is their number.
+
+    It is known before, so that a GPU, which could count them too, need not be waited for.
+    """
+    guessed = lengths - 1
+    rows = torch.repeat_interleave(guessed, output_size=words)
+    firsts = guessed.cumsum(0) - guessed
+    return rows, torch.arange(words, device=lengths.device) - firsts[rows]
 
 
 def pad(captions: Sequence[Sequence[int]]) -> Tensor:

@@ -12,7 +12,6 @@ from lib.compute import device
 from lib.distributed import gather, is_first, share
 from lib.text.vocabulary import Vocabulary
 from lib.training import loop
-from lib.training.batches import targets
 from lib.training.loop import Row, no_loss, train
 from lib.training.split import Split, greedy_scores
 
@@ -98,10 +97,8 @@ def batch_loss(
     decoder: Decoder, split: Split, batch: np.ndarray, label_smoothing: float = 0.0, precision: str = "float32"
 ) -> tuple[Tensor, int]:
     """The mean cross-entropy of the words of a batch of captions, and how many there are."""
-    rows, captions = split.captions.take(batch)  # (N,), (N, T)
-    images, image_rows = torch.unique(rows, return_inverse=True)  # an image with several captions enters once
-    words = targets(captions)
-    features = split.features[images].to(rows.device)
-    with torch.autocast(rows.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        scores = decoder(features, image_rows, captions)  # (words, V)
+    taken = split.captions.take(batch)
+    features, words = split.features_of(taken.images), taken.targets
+    with torch.autocast(features.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        scores = decoder(features, taken.image_rows, taken.captions, taken.places)  # (words, V)
     return nn.functional.cross_entropy(scores.float(), words, label_smoothing=label_smoothing), len(words)

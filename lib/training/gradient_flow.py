@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.captioner.decoder import CELLS
+from lib.compute import device
 from lib.text.vocabulary import Vocabulary
 from lib.training.optimisation import Optimiser
 
@@ -35,12 +36,12 @@ def gradient_flow(
     rng = np.random.default_rng(seed)
     ids = [vocabulary.encode(tokens, len(tokens))[1:] for image in captions for tokens in image]  # without <start>
     words = torch.tensor([word for caption in ids for word in caption])
-    words = words.repeat(1 + (STEPS_BACK + 2) // len(words))  # once, but for the tiniest of data sets
+    words = words.repeat(1 + (STEPS_BACK + 2) // len(words)).to(device())  # once, but for the tiniest of data sets
     columns: dict[str, np.ndarray] = {"steps_back": np.arange(1, STEPS_BACK + 1)}
     measured = _windows(words, _MEASURED, np.random.default_rng(seed))
     for cell in ("rnn", "lstm"):
         torch.manual_seed(seed)
-        model = _LanguageModel(cell, len(vocabulary), embedding, hidden)
+        model = _LanguageModel(cell, len(vocabulary), embedding, hidden).to(device())
         columns[f"{cell}_untrained"] = _faded(model, measured)
         optimiser = Optimiser(model.parameters(), _LEARNING_RATE, _UPDATES, weight_decay=0.0)
         for _ in range(_UPDATES):

@@ -10,14 +10,13 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from lib.captioner.decoder import Decoder
 from lib.compute import device
 from lib.distributed import copy_from_first, is_first, rank, tell, total
 from lib.training.checkpoint import load_checkpoint, save_checkpoint
-from lib.training.optimisation import Optimiser, running_mean
+from lib.training.optimisation import Optimiser, RunningMean, seed_dropout
 
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0
 _UNTOLD = ("epoch", "val_bleu_1", "val_bleu_2", "val_bleu_3", "val_rouge_l")  # in the curves, but not on the screen
@@ -87,7 +86,8 @@ def train(
     if progress:
         run.restore(progress)
     if from_zero and not run.curve:
-        run.end({"epoch": 0, objective.figure: float("nan"), **objective.validate(decoder.eval())})
+        began = time.monotonic()
+        run.end({"epoch": 0, objective.figure: float("nan"), **objective.validate(decoder.eval())}, began)
         if progress:
             run.save(progress)
     saved = time.monotonic()
@@ -95,6 +95,7 @@ def train(
         if run.stale:
             tell(f"no better for {recipe.patience} epochs: stopped")
             break
+        began = time.monotonic()
         decoder.train()
         batches, done = objective.batches(run.epoch), len(run.figures)
         # For dropout: no rank has another's, and a run goes on with the same, from whatever batch.
@@ -104,12 +105,12 @@ def train(
             leave=False, unit="batch", disable=None if is_first() else True, initial=done,
         )  # fmt: skip
         for batch, seed in bar:
-            torch.manual_seed(seed)
+            seed_dropout(seed)
             run.step(*objective.loss(batch))
             if progress and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
                 run.save(progress)
                 saved = time.monotonic()
-        run.end({"epoch": run.epoch, objective.figure: run.figures.value, **objective.validate(run.kept.eval())})
+        run.end({"epoch": run.epoch, objective.figure: run.figures.value, **objective.validate(run.kept.eval())}, began)
         if progress:
             run.save(progress)
     decoder.load_state_dict(run.best)
@@ -126,8 +127,7 @@ class _Run:
             decoder.parameters(), recipe.learning_rate, steps, recipe.weight_decay,
             warm_up=recipe.warm_up, decay=recipe.decay == "cosine", clip=recipe.clip,
         )  # fmt: skip
-        mean = running_mean(recipe.averaging)
-        self._averaged = AveragedModel(decoder, multi_avg_fn=mean) if recipe.averaging else None
+        self._averaged = RunningMean(decoder, recipe.averaging) if recipe.averaging else None
         self.figures = WeightedMean()  # of the epoch's batches so far
         self.curve: list[Row] = []
         self.best: dict[str, Tensor] = {}  # the kept weights after the best epoch
@@ -153,17 +153,17 @@ class _Run:
         """Learns from the loss of a batch, and notes its figure: of each this process's share."""
         self._optimiser.step(loss)
         if self._averaged:
-            self._averaged.update_parameters(self._decoder)
+            self._averaged.update(self._decoder)
         self.figures.add(total(figure), weight)
 
-    def end(self, row: Row) -> None:
-        """Notes and tells how an epoch went, and keeps the weights if none went better."""
+    def end(self, row: Row, began: float) -> None:
+        """Notes and tells how an epoch went that began at that time, and keeps the weights if none went better."""
         self.curve.append(row)
         self.figures = WeightedMean()
         if best_epoch(self.curve, self._recipe.best_by) is row:
             self.best = {name: tensor.clone() for name, tensor in self.kept.state_dict().items()}
         told = [f"{name} {figure:.3f}" for name, figure in row.items() if name not in _UNTOLD and not isnan(figure)]
-        tell(f"epoch {row['epoch']}: {', '.join(told)}")
+        tell(f"epoch {row['epoch']}: {', '.join(told)}; {time.monotonic() - began:.1f} s")
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint."""

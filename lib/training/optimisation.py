@@ -1,12 +1,14 @@
 """The optimiser and its schedule, shared by all training here."""
 
+import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import PARAM_LIST
 
+from lib.compute import device
 from lib.distributed import sum_gradients
 
 
@@ -29,10 +31,15 @@ class Optimiser:
         A gradient whose norm, over all parameters, is above `clip` is scaled down to it; 0 clips nothing.
         """
         self._parameters = list(parameters)
-        self._adamw = torch.optim.AdamW(self._parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+        self._weight_decay = weight_decay
         self._rates = [learning_rate * schedule(step, steps, warm_up, decay=decay) for step in range(steps)]
         self._clip = clip
         self._done = 0
+
+    @cached_property
+    def _adamw(self) -> torch.optim.AdamW:
+        # Made when it is needed: torch then imports its compiler, which takes 3 s, and there may be no step at all.
+        return torch.optim.AdamW(self._parameters, lr=0.0, weight_decay=self._weight_decay, fused=True)
 
     def step(self, loss: Tensor) -> None:
         """One update against the gradient of `loss`, or, where processes share a loss, of the sum of their shares."""
@@ -47,7 +54,7 @@ class Optimiser:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next steps depend on, but for the parameters themselves."""
-        moments = self._adamw.state_dict()["state"]
+        moments = self._adamw.state_dict()["state"] if self._done else {}
         named = {f"{index}.{name}": tensor for index, state in moments.items() for name, tensor in state.items()}
         return {"done": torch.tensor(self._done), **named}
 
@@ -59,7 +66,8 @@ class Optimiser:
             if key != "done":
                 index, name = key.split(".")
                 moments.setdefault(int(index), {})[name] = _laid_out_as(self._parameters[int(index)], tensor)
-        self._adamw.load_state_dict({**self._adamw.state_dict(), "state": moments})
+        if moments:
+            self._adamw.load_state_dict({**self._adamw.state_dict(), "state": moments})
 
 
 def _laid_out_as(parameter: Tensor, moment: Tensor) -> Tensor:
@@ -78,18 +86,48 @@ def schedule(step: int, steps: int, warm_up: float = 0.05, *, decay: bool = True
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) if decay else 1.0
 
 
-def running_mean(decay: float) -> Callable[[PARAM_LIST, PARAM_LIST, int | Tensor], None]:
-    """For AveragedModel: draws the means of the weights towards them (Polyak & Juditsky 1992); at first, faster."""
+class RunningMean(nn.Module):
+    """A module's running mean (Polyak & Juditsky 1992), which at first follows faster; its buffers are the last ones.
 
-    def update(means: PARAM_LIST, weights: PARAM_LIST, count: int | Tensor) -> None:
-        torch._foreach_lerp_(means, weights, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+    torch's AveragedModel would have its count read from a GPU, and so wait for that, after every step.
+    """
 
-    return update
+    count: Tensor
+
+    def __init__(self, module: nn.Module, decay: float):
+        """Of no weights so far; `decay` is the share of the old mean in the new one, later on."""
+        super().__init__()
+        self.module = copy.deepcopy(module)
+        self.register_buffer("count", torch.tensor(0))
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        """Draws the means towards the module's weights."""
+        means: list[Tensor] = list(self.module.parameters())
+        weights: list[Tensor] = list(module.parameters())
+        count = int(self.count)
+        if count:
+            torch._foreach_lerp_(means, weights, 1 - min(self._decay, (1 + count) / (10 + count)))
+        else:
+            torch._foreach_copy_(means, weights)
+        for own, given in zip(self.module.buffers(), module.buffers(), strict=True):
+            own.copy_(given)
+        self.count += 1
+
+
+def seed_dropout(seed: int) -> None:
+    """Seeds the numbers that torch draws on the device.
+
+    torch.manual_seed does so for all kinds of devices; of those that are not there it notes the call stack each time.
+    """
+    by_kind = {"cpu": torch.default_generator.manual_seed, "cuda": torch.cuda.manual_seed_all}
+    by_kind.get(device().type, torch.manual_seed)(seed)
 
 
 def make_deterministic(seed: int) -> None:
     """Seeds torch, and lets it run no operation whose result changes from run to run."""
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would first import torch's compiler: 3 s
     # The mode also fills new memory, against programs that read it before they write: it costs time, and none here do.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

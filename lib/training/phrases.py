@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from lib.compute import device
 from lib.errors import UserError
 from lib.training.epochs import epochs_left
-from lib.training.optimisation import Optimiser
+from lib.training.optimisation import Optimiser, RunningMean
 from lib.vision.backbones import Backbone
 
 
@@ -59,7 +58,7 @@ def learn_phrases(
     scores: Callable[[Tensor], Tensor],
     recipe: Recipe,
     progress: Path,
-    mean: AveragedModel | None = None,
+    mean: RunningMean | None = None,
 ) -> None:
     """Trains the network of `backbone`, and `head`, both on `device()`, in place, by cross-entropy.
 
@@ -80,6 +79,6 @@ def learn_phrases(
             loss = nn.functional.binary_cross_entropy_with_logits(found, answers, reduction="none").sum(1).mean()
             optimiser.step(loss)
             if mean:
-                mean.update_parameters(backbone.network)
+                mean.update(backbone.network)
             losses += loss.item()
         print(f"epoch {epoch}: loss of the words {losses / len(order):.3f}", flush=True)

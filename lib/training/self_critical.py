@@ -26,9 +26,9 @@ from lib.captioner.resemblance import Resemblance
 from lib.captioner.sampling import Narrowing, pass_over, sample
 from lib.compute import device
 from lib.distributed import share
-from lib.text.vocabulary import NEVER_WRITTEN, PAD, START, Vocabulary
+from lib.text.vocabulary import START, Vocabulary
 from lib.training import loop
-from lib.training.batches import pad, targets
+from lib.training.batches import pad, places_of_words
 from lib.training.loop import Row, no_loss, train
 from lib.training.split import Split, greedy_scores
 
@@ -91,7 +91,7 @@ class SelfCritical:
         images = share(all_images)
         if not len(images):
             return no_loss(), no_loss(), len(all_images)
-        features = self.train.features[torch.from_numpy(images)].to(device())
+        features = self.train.features_of(images)
         generator = torch.Generator().manual_seed(seed)
         # So that an image's samples do not depend on the number of processes.
         pass_over(share(range(len(all_images))).start * self.recipe.samples, self.max_length, generator)
@@ -127,9 +127,9 @@ def log_probabilities(
     features (I, P, C); image_rows (N,) says whose captions they are; `captions` are ids without <start>.
     """
     words = pad([[START, *ids] for ids in captions]).to(features.device)  # (N, T)
-    scores = decoder(features, image_rows, words)  # (words, V)
-    never = torch.tensor(NEVER_WRITTEN, device=features.device)
-    log_p = torch.log_softmax(scores.index_fill(1, never, float("-inf")), dim=1)
-    of_words = log_p.gather(1, targets(words)[:, None])[:, 0]  # (words,)
-    caption = (words[:, 1:] != PAD).nonzero()[:, 0]  # (words,)
-    return of_words.new_zeros(len(words)).index_add(0, caption, of_words)
+    lengths = [1 + len(ids) for ids in captions]
+    places = places_of_words(torch.tensor(lengths, device=features.device), sum(lengths) - len(lengths))
+    scores = decoder(features, image_rows, words, places)  # (words, V)
+    log_p = torch.log_softmax(scores.index_fill(1, decoder.never_written, float("-inf")), dim=1)
+    of_words = log_p.gather(1, words[:, 1:][places][:, None])[:, 0]  # (words,)
+    return of_words.new_zeros(len(words)).index_add(0, places[0], of_words)

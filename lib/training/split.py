@@ -2,7 +2,9 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from lib.captioner.gathering import gather_captions
 from lib.captioner.greedy import greedy
 from lib.compute import device
 from lib.distributed import share
-from lib.scoring import score
+from lib.scoring import Scorer, corpus_scores
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import CaptionSet
 from lib.vision.features import Features
@@ -34,6 +36,15 @@ class Split:
             self.features[:].to(device) if pooled else self.features, self.references, self.captions.to(device)
         )
 
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Of captions of all images."""
+        return Scorer(self.references)
+
+    def features_of(self, images: np.ndarray) -> Tensor:
+        """The features of some images, given by their rows, on the device, (n, P, C)."""
+        return self.features[torch.from_numpy(images)].to(device())
+
     def parts(self) -> Iterable[Tensor]:
         """All features, in order, some images at a time, (n, P, C)."""
         return (part.to(device()) for part in self.features.split(_DECODING_BATCH))
@@ -46,5 +57,5 @@ def greedy_scores(decoder: Decoder, vocabulary: Vocabulary, val: Split, max_leng
     parts = (val.features[first : first + _DECODING_BATCH].to(device()) for first in firsts)
     own = [caption for part in parts for caption in greedy(decoder, part, max_length)]
     written = [vocabulary.decode(caption.ids) for caption in gather_captions(own)]
-    scores = score(val.references, dict(zip(val.references, written, strict=True)))
+    scores = corpus_scores(val.scorer.measure(written))
     return {f"val_{name}": value for name, value in scores.items()}

@@ -20,12 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from lib.compute import device
 from lib.errors import UserError
 from lib.training import phrases
-from lib.training.optimisation import running_mean
+from lib.training.optimisation import RunningMean
 from lib.training.phrases import learn_phrases, phrase_shares
 from lib.vision.backbones import Backbone, for_inference
 
@@ -60,7 +59,7 @@ def tune_backbone(
     network = for_inference(backbone.network).to(device())
     normalise = backbone.preprocess.normalise
     head = _head(network(normalise(torch.from_numpy(pixels[:1]).to(device()))).shape[1], shares)
-    mean = AveragedModel(network, multi_avg_fn=running_mean(_AVERAGING))
+    mean = RunningMean(network, _AVERAGING)
 
     def scores(whole: Tensor) -> Tensor:
         x = random_views(whole, recipe.size or backbone.preprocess.size)

@@ -10,7 +10,7 @@ import torch
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.captioner.resemblance import Resemblance
 from lib.text.vocabulary import Vocabulary
-from lib.training.batches import caption_set, targets
+from lib.training.batches import caption_set
 from lib.training.cross_entropy import batch_loss
 from lib.training.optimisation import Optimiser
 from lib.training.self_critical import Recipe, SelfCritical
@@ -58,15 +58,15 @@ def test_a_training_step_against_its_matrix_products(attention, places, capsys):
         loss, _ = batch_loss(decoder, split, plan[step % len(plan)], label_smoothing=0.1)
         optimiser.step(loss)
         times.append(time.perf_counter() - start)
-    rows, ids = captions.take(plan[0])
-    made = products(attention, places, len(rows), len(rows.unique()), len(targets(ids)))
+    taken = captions.take(plan[0])
+    made = products(attention, places, len(taken.captions), len(taken.images), len(taken.targets))
     rates = {shape: product_rate(*shape) for shape in set(made)}
     # Backward there are two more of the same size, for the inputs and for the weights.
     alone = sum(3 * 2 * m * k * n / rates[m, k, n] for m, k, n in made)
     seconds = median(times[5:])
     with capsys.disabled():
         print(
-            f"\na training step, attention {attention}, {len(rows)} captions: {1e3 * seconds:.0f} ms, of which its "
+            f"\na training step, attention {attention}, {BATCH} captions: {1e3 * seconds:.0f} ms, of which its "
             f"matrix products would take {alone / seconds:.0%} if each ran alone at the machine's rate for its shape",
             end="",
         )

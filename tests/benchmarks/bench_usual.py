@@ -26,8 +26,8 @@ from lib.datasets.scenes.reading import IMAGES, read
 from lib.datasets.scenes.world import KINDS
 from lib.datasets.scenes.writing import write_scenes
 from lib.text.tokenizer import tokenize
-from lib.text.vocabulary import Vocabulary
-from lib.training.batches import caption_set, pad, targets
+from lib.text.vocabulary import PAD, Vocabulary
+from lib.training.batches import caption_set, pad
 from lib.training.cross_entropy import batch_loss
 from lib.training.optimisation import Optimiser
 from lib.training.split import Split
@@ -155,7 +155,7 @@ def teach_as_usual(decoder: Decoder, data: Data, size: int) -> float:
             features = data.backbone.network(pixels.to(memory_format=torch.channels_last))[:, None]
         decoder.cell.lengths = lengths - 1
         scores = decoder(features.clone(), torch.arange(len(batch)), batch)
-        optimiser.step(nn.functional.cross_entropy(scores, targets(batch)))
+        optimiser.step(nn.functional.cross_entropy(scores, batch[:, 1:][batch[:, 1:] != PAD]))
     return steps * size / (time.perf_counter() - start)
 
 

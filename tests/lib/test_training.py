@@ -55,11 +55,14 @@ def test_batches_hold_each_caption_once_with_its_image(counts, size, seed, by_im
     assert sorted(np.concatenate(plan)) == list(range(len(words)))
     expected = [(row, VOCABULARY.encode(tokens, 20)) for row, image in enumerate(images) for tokens in image]
     for batch in plan:
-        rows, padded = captions.take(batch)
+        taken = captions.take(batch)
+        assert len(set(taken.images)) == len(taken.images)
+        rows, padded = taken.images[taken.image_rows.numpy()], taken.captions
         assert [
             (row, [i for i in ids if i != PAD]) for row, ids in zip(rows.tolist(), padded.tolist(), strict=True)
         ] == [expected[i] for i in batch]
         assert (padded != PAD).any(dim=0).all()  # no longer than needed
+        assert torch.equal(taken.targets, padded[:, 1:][padded[:, 1:] != PAD])
     parted = [set(captions.image_rows[batch].tolist()) for batch in plan]
     if by_image:
         assert sum(map(len, parted)) == len(counts)
@@ -72,7 +75,7 @@ def test_batches_are_of_captions_of_like_length():
 
     def padding(*, bucketing: bool) -> int:
         plan = captions.batches(10, np.random.default_rng(0), bucketing=bucketing)
-        return sum(int((captions.take(batch)[1] == PAD).sum()) for batch in plan)
+        return sum(int((captions.take(batch).captions == PAD).sum()) for batch in plan)
 
     assert padding(bucketing=True) < 0.2 * padding(bucketing=False)
 
