@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from lib.datasets.archive import write_stored_zip
 from lib.vision.backbones import build
+from lib.workers import worker_count, worker_processes
 from tests.miniature import draw
 from tests.stages.imports import ROOT
 from tests.stages.tiny import STAGES, write_params
@@ -42,7 +44,10 @@ SETTINGS = {
 
 def drawings() -> dict[int, tuple[bytes, list[str]]]:
     """A few JPEGs of COCO's size, with five captions each."""
-    return draw(tqdm(range(DRAWN), "drawing", unit="picture", disable=None), SIDE)
+    with worker_processes(worker_count()) as pool:
+        parts = pool.map(partial(draw, size=SIDE), ([number] for number in range(DRAWN)), chunksize=DRAWN // 40)
+        shown = tqdm(parts, "drawing", DRAWN, unit="picture", disable=None)
+        return {number: drawn for part in shown for number, drawn in part.items()}
 
 
 def prepare(folder: Path, pictures: Sequence[tuple[bytes, list[str]]], settings: Mapping[str, Any]) -> None:
