@@ -85,14 +85,15 @@ def _launch(
     loaded = (tile.rows + tile.columns * len(w) // hidden) * tile.depth * w.element_size()  # bytes of a stage
     stages = max(1, min(_STAGES, (memory - _RESERVE) // loaded))
     arrived = (torch.zeros if at_once > 1 else torch.empty)(grid[1], dtype=torch.int32, device=w.device)
-    for done in range(0, steps, at_once):
-        t = steps - 1 - done if backward else done
-        kernel[grid](
-            *(sequence[t:] if t else sequence for sequence in sequences), *others, w, arrived,
-            int(begun or done > 0), at_once, rows, hidden,
-            _product_kind(w), *tile[:3], num_warps=tile.warps, num_stages=stages,
-            launch_cooperative_grid=at_once > 1,  # so that all programs run at the same time
-        )  # fmt: skip
+    with torch.cuda.device_of(w):
+        for done in range(0, steps, at_once):
+            t = steps - 1 - done if backward else done
+            kernel[grid](
+                *(sequence[t:] if t else sequence for sequence in sequences), *others, w, arrived,
+                int(begun or done > 0), at_once, rows, hidden,
+                _product_kind(w), *tile[:3], num_warps=tile.warps, num_stages=stages,
+                launch_cooperative_grid=at_once > 1,  # so that all programs run at the same time
+            )  # fmt: skip
 
 
 def _grid(tile: _Tile, rows: int, hidden: int) -> tuple[int, int]:

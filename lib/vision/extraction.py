@@ -2,11 +2,12 @@
 
 The unit of work is a batch, which one worker takes all the way from the zip to features: reading, decoding and
 the CNN itself, on one core. Workers then never wait for one another: on two cores that is faster than two cores
-sharing each layer while others decode. On a GPU the workers' decoding overlaps the GPU's work in the same way.
+sharing each layer while others decode. On a GPU the workers' decoding overlaps the GPU's work in the same way; there
+may be so many of them that they are divided among processes.
 
 The unit of storage, and of work on a cluster, is a shard, a fixed slice of the images table. It is written when it
 is whole, and found when an interrupted extraction starts again. No result depends on the number of workers, nor on who
-they are: threads of this process, or the tasks of a Ray cluster.
+they are: threads of this process or of several, or the tasks of a Ray cluster.
 """
 
 import itertools
