@@ -40,6 +40,8 @@ def measure(references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int,
 
     Raises ValueError as `score` does.
     """
+    if not hypotheses:
+        raise ValueError("there are no captions to score")
     if references.keys() != hypotheses.keys():
         ids = sorted(references.keys() ^ hypotheses.keys())
         raise ValueError(f"references and captions are not of the same images: {len(ids)} differ, such as {ids[0]}")
@@ -50,9 +52,7 @@ class Scorer:
     """Scores against the same references again and again, as training needs them: these are counted once."""
 
     def __init__(self, references: Mapping[int, Sequence[Tokens]]) -> None:
-        """Raises ValueError where there are no images, or an image has no reference."""
-        if not references:
-            raise ValueError("there are no captions to score")
+        """Raises ValueError where an image has no reference."""
         if bare := [image for image, captions in references.items() if not captions]:
             raise ValueError(f"{len(bare)} images have no reference caption, such as {bare[0]}")
         self._references = list(references.values())
