@@ -31,7 +31,7 @@ from lib.captioner.attention import AdditiveAttention
 from lib.captioner.dropout import Dropout
 from lib.captioner.linear import Linear
 from lib.cells import ScratchLSTM, ScratchRNN
-from lib.text.vocabulary import NEVER_WRITTEN, PAD
+from lib.text.vocabulary import NEVER_WRITTEN
 
 CELLS: dict[tuple[str, str], Callable[..., nn.Module]] = {
     ("rnn", "scratch"): ScratchRNN,
@@ -161,15 +161,12 @@ class Decoder(nn.Module):
         log_p = torch.log_softmax(self.output(h[:, 0]), dim=-1)
         return log_p.index_fill_(1, self.never_written, float("-inf")), state
 
-    def forward(
-        self, features: Tensor, image_rows: Tensor, captions: Tensor, places: tuple[Tensor, Tensor] | None = None
-    ) -> Tensor:
-        """Scores of every word of `captions` but its first, teacher-forced.
+    def forward(self, features: Tensor, image_rows: Tensor, captions: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
+        """Scores of the words that may stand at `places`, each from the words before it in its caption, teacher-forced.
 
         features (I, P, C), each image once; image_rows (N,) says whose captions they are; captions (N, T) from
-        <start> on, padded -> (words, V), padding left out, in the order of
-        `captions[:, 1:][captions[:, 1:] != PAD]`. `places`, the rows and columns of these words in captions[:, 1:],
-        (words,) each, are looked for where they are not given; on a GPU that is to wait for it.
+        <start> on, padded; `places` are rows and columns of captions[:, 1:], (words,) each -> (words, V). They are
+        given, for to look on a GPU for what is not padding would be to wait for it.
         """
         h, _ = self.run(captions[:, :-1], self.start(features).select(image_rows))  # (N, T - 1, H)
-        return self.output(h[(captions[:, 1:] != PAD).nonzero(as_tuple=True) if places is None else places])
+        return self.output(h[places])
