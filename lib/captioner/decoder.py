@@ -81,6 +81,20 @@ class State:
         )
 
 
+@dataclass(frozen=True)
+class Captions:
+    """Captions to be read as people wrote them."""
+
+    rows: Tensor  # (N,): which of the images each is of
+    ids: Tensor  # (N, T), from <start> on, padded
+    places: tuple[Tensor, Tensor]  # rows and columns of the words, in ids[:, 1:]: to look for them would be to wait
+
+    @property
+    def words(self) -> Tensor:
+        """What is to be guessed, (words,): all but <start> and padding."""
+        return self.ids[:, 1:][self.places]
+
+
 class Decoder(nn.Module):
     """Scores of every next word, for whole captions (training) or one step at a time (decoding)."""
 
@@ -161,12 +175,12 @@ class Decoder(nn.Module):
         log_p = torch.log_softmax(self.output(h[:, 0]), dim=-1)
         return log_p.index_fill_(1, self.never_written, float("-inf")), state
 
-    def forward(self, features: Tensor, image_rows: Tensor, captions: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
-        """Scores of the words that may stand at `places`, each from the words before it in its caption, teacher-forced.
+    def forward(self, features: Tensor, *parts: Captions) -> Tensor:
+        """Scores of the words of some captions, each from those before it, teacher-forced.
 
-        features (I, P, C), each image once; image_rows (N,) says whose captions they are; captions (N, T) from
-        <start> on, padded; `places` are rows and columns of captions[:, 1:], (words,) each -> (words, V). They are
-        given, for to look on a GPU for what is not padding would be to wait for it.
+        features (I, P, C), each image once -> (words, V), in the order of the parts and of their `places`. Each part is
+        run by itself, as long as its longest caption.
         """
-        h, _ = self.run(captions[:, :-1], self.start(features).select(image_rows))  # (N, T - 1, H)
-        return self.output(h[places])
+        start = self.start(features)
+        read = [self.run(part.ids[:, :-1], start.select(part.rows))[0][part.places] for part in parts]  # (words, H)
+        return self.output(torch.cat(read))

@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib.captioner.decoder import Captions
 from lib.text.vocabulary import PAD, Vocabulary
 
-_POOL = 20  # batches that share captions of like length: little padding, and still a random order
-
+# The most captions that are read side by side, each as long as the longest: with fewer there is less padding, but
+# products are smaller, and a GPU would wait for more launches. (Whole batches of like length would be faster still, and
+# teach less well: each would draw the decoder towards its own length.)
+_SIDE_BY_SIDE = {"cpu": 64}
 
 Places = tuple[Tensor, Tensor]  # the row and the column of each of some elements of a matrix, (words,) each
 
@@ -21,14 +24,12 @@ class Batch:
     """Some captions and their images, each once."""
 
     images: np.ndarray  # (I,) rows of features
-    image_rows: Tensor  # (N,): which of the images each caption is of
-    captions: Tensor  # (N, T), as long as the longest
-    places: Places  # of the words that are to be guessed, in captions[:, 1:]
+    parts: list[Captions]  # of the captions
 
     @property
-    def targets(self) -> Tensor:
+    def words(self) -> Tensor:
         """The words that are to be guessed, (words,)."""
-        return self.captions[:, 1:][self.places]
+        return torch.cat([part.words for part in self.parts])
 
 
 @dataclass(frozen=True)
@@ -46,38 +47,37 @@ class CaptionSet:
         """The same with its ids on `device`."""
         return CaptionSet(self.ids.to(device), self.lengths, self.image_rows)
 
-    def take(self, batch: np.ndarray) -> Batch:
-        """The captions `batch` (N,)."""
+    def take(self, batch: np.ndarray, *, bucketing: bool = True) -> Batch:
+        """The captions `batch` (N,), with `bucketing` in parts of like length."""
+        if bucketing:
+            batch = batch[np.argsort(self.lengths[batch], kind="stable")]
         images, rows = np.unique(self.image_rows[batch], return_inverse=True)
-        lengths = self.lengths[batch]
-        there = torch.from_numpy(np.stack([batch, rows, lengths])).to(self.ids.device)
-        places = places_of_words(there[2], self.words(batch))
-        return Batch(images, there[1], self.ids[there[0], : lengths.max()].long(), places)
+        most = _SIDE_BY_SIDE.get(self.ids.device.type, len(batch)) if bucketing else len(batch)
+        parts = np.array_split(np.arange(len(batch)), -(-len(batch) // most))
+        return Batch(images, [self._captions(batch[part], rows[part]) for part in parts])
+
+    def _captions(self, captions: np.ndarray, rows: np.ndarray) -> Captions:
+        lengths = self.lengths[captions]
+        there = torch.from_numpy(np.stack([captions, rows, lengths])).to(self.ids.device)
+        places = places_of_words(there[2], self.words(captions))
+        return Captions(there[1], self.ids[there[0], : lengths.max()].long(), places)
 
     def words(self, batch: np.ndarray) -> int:
         """How many words of the captions `batch` are to be guessed: all but <start>."""
         return int((self.lengths[batch] - 1).sum())
 
-    def batches(
-        self, size: int, rng: np.random.Generator | None = None, *, by_image: bool = False, bucketing: bool = True
-    ) -> list[np.ndarray]:
+    def batches(self, size: int, rng: np.random.Generator | None = None, *, by_image: bool = False) -> list[np.ndarray]:
         """Batches of about `size` captions, once over the set; in a random order where `rng` is given.
 
-        With `bucketing` captions of like length stand together. With `by_image` the captions of an image are never
-        parted: what is made of an image is then made once for all of them.
+        With `by_image` the captions of an image are never parted: what is made of an image is then made once for all
+        of them.
         """
+        items = len(self)
         if by_image:
             _, firsts, counts = np.unique(self.image_rows, return_index=True, return_counts=True)
-            lengths = np.maximum.reduceat(self.lengths, firsts)
-            size = max(1, round(size * len(firsts) / len(self)))
-        else:
-            lengths = self.lengths
-        order = np.arange(len(lengths)) if rng is None else rng.permutation(len(lengths))
-        planned: list[np.ndarray] = []
-        for pool in np.split(order, range(_POOL * size, len(order), _POOL * size)):
-            near = pool[np.argsort(lengths[pool], kind="stable")] if bucketing else pool
-            alike = np.split(near, range(size, len(near), size))
-            planned += alike if rng is None else [alike[i] for i in rng.permutation(len(alike))]
+            items, size = len(firsts), max(1, round(size * len(firsts) / len(self)))
+        order = np.arange(items) if rng is None else rng.permutation(items)
+        planned = np.split(order, range(size, items, size))
         if by_image:
             return [np.concatenate([np.arange(counts[i]) + firsts[i] for i in images]) for images in planned]
         return planned

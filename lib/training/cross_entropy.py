@@ -63,15 +63,18 @@ class CrossEntropy:
     def batches(self, epoch: int) -> list[np.ndarray]:
         """The captions of each batch."""
         rng = np.random.default_rng([self.recipe.seed, epoch])
-        size, by_image, bucketing = self.recipe.batch_size, self.recipe.by_image, self.recipe.bucketing
-        return self.train.captions.batches(size, rng, by_image=by_image, bucketing=bucketing)
+        return self.train.captions.batches(self.recipe.batch_size, rng, by_image=self.recipe.by_image)
 
     def loss(self, batch: np.ndarray) -> tuple[Tensor, Tensor, int]:
         """The mean cross-entropy of a word, twice, and the number of words."""
         own, words = share(batch), self.train.captions.words(batch)
         if not len(own):
             return no_loss(), no_loss(), words
-        mean, own_words = batch_loss(self.decoder, self.train, own, self.recipe.label_smoothing, self.recipe.precision)
+        recipe = self.recipe
+        mean, own_words = batch_loss(
+            self.decoder, self.train, own, bucketing=recipe.bucketing, label_smoothing=recipe.label_smoothing,
+            precision=recipe.precision,
+        )  # fmt: skip
         loss = mean * (own_words / words)
         return loss, loss, words
 
@@ -84,7 +87,7 @@ class CrossEntropy:
 @torch.inference_mode()
 def mean_loss(decoder: Decoder, split: Split, batch_size: int) -> float:
     """Cross-entropy per word, in nats, teacher-forced."""
-    batches = split.captions.batches(batch_size, by_image=decoder.attends)
+    batches = split.captions.batches(batch_size)
     own = share(batches)  # whole batches, whose losses are the same bits whoever computes them
     losses = torch.zeros(len(own), device=device())
     for number, batch in enumerate(own):
@@ -94,11 +97,17 @@ def mean_loss(decoder: Decoder, split: Split, batch_size: int) -> float:
 
 
 def batch_loss(
-    decoder: Decoder, split: Split, batch: np.ndarray, label_smoothing: float = 0.0, precision: str = "float32"
+    decoder: Decoder,
+    split: Split,
+    batch: np.ndarray,
+    *,
+    bucketing: bool = True,
+    label_smoothing: float = 0.0,
+    precision: str = "float32",
 ) -> tuple[Tensor, int]:
     """The mean cross-entropy of the words of a batch of captions, and how many there are."""
-    taken = split.captions.take(batch)
-    features, words = split.features_of(taken.images), taken.targets
+    taken = split.captions.take(batch, bucketing=bucketing)
+    features, words = split.features_of(taken.images), taken.words
     with torch.autocast(features.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        scores = decoder(features, taken.image_rows, taken.captions, taken.places)  # (words, V)
+        scores = decoder(features, *taken.parts)  # (words, V)
     return nn.functional.cross_entropy(scores.float(), words, label_smoothing=label_smoothing), len(words)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.captioner.decoder import Decoder
+from lib.captioner.decoder import Captions, Decoder
 from lib.captioner.greedy import greedy
 from lib.captioner.resemblance import Resemblance
 from lib.captioner.sampling import Narrowing, pass_over, sample
@@ -126,10 +126,10 @@ def log_probabilities(
 
     features (I, P, C); image_rows (N,) says whose captions they are; `captions` are ids without <start>.
     """
-    words = pad([[START, *ids] for ids in captions]).to(features.device)  # (N, T)
     lengths = [1 + len(ids) for ids in captions]
     places = places_of_words(torch.tensor(lengths, device=features.device), sum(lengths) - len(lengths))
-    scores = decoder(features, image_rows, words, places)  # (words, V)
+    read = Captions(image_rows, pad([[START, *ids] for ids in captions]).to(features.device), places)
+    scores = decoder(features, read)  # (words, V)
     log_p = torch.log_softmax(scores.index_fill(1, decoder.never_written, float("-inf")), dim=1)
-    of_words = log_p.gather(1, words[:, 1:][places][:, None])[:, 0]  # (words,)
-    return of_words.new_zeros(len(words)).index_add(0, places[0], of_words)
+    of_words = log_p.gather(1, read.words[:, None])[:, 0]  # (words,)
+    return of_words.new_zeros(len(captions)).index_add(0, places[0], of_words)

@@ -1,6 +1,7 @@
 """What a training step costs beside its matrix products. `make bench` prints it; no time decides a test."""
 
 import time
+from collections.abc import Sequence
 from statistics import median
 
 import numpy as np
@@ -22,14 +23,15 @@ CHANNELS, SIZE, BATCH = 1280, 512, 128
 STEPS = 40
 
 
-def products(attention: str, places: int, captions: int, images: int, words: int) -> list[tuple[int, int, int]]:
-    """The forward products of a step, each (rows, inputs, outputs)."""
-    steps = captions * (WORDS + 1)
-    made = [(images, CHANNELS, SIZE), (images, CHANNELS, 2 * SIZE), (steps, SIZE, 4 * SIZE)]
-    made += [(captions, SIZE, 4 * SIZE)] * (WORDS + 1) + [(words, SIZE, VOCABULARY)]
-    if attention == "additive":
-        made += [(images * places, CHANNELS, SIZE)] * 2 + [(steps, SIZE, SIZE), (steps, 2 * SIZE, 4 * SIZE)]
-        made += [(captions, SIZE, 4 * SIZE)] * (WORDS + 1)
+def products(attention: str, places: int, parts: Sequence[int], images: int, words: int) -> list[tuple[int, int, int]]:
+    """The forward products of a step, each (rows, inputs, outputs), on a batch in parts of so many captions."""
+    made = [(images, CHANNELS, SIZE), (images, CHANNELS, 2 * SIZE), (words, SIZE, VOCABULARY)]
+    attends = attention == "additive"
+    made += [(images * places, CHANNELS, SIZE)] * 2 * attends
+    for captions in parts:
+        steps = captions * (WORDS + 1)
+        made += [(steps, SIZE, 4 * SIZE)] + [(captions, SIZE, 4 * SIZE)] * (WORDS + 1) * (1 + attends)
+        made += [(steps, SIZE, SIZE), (steps, 2 * SIZE, 4 * SIZE)] * attends
     return made
 
 
@@ -59,7 +61,7 @@ def test_a_training_step_against_its_matrix_products(attention, places, capsys):
         optimiser.step(loss)
         times.append(time.perf_counter() - start)
     taken = captions.take(plan[0])
-    made = products(attention, places, len(taken.captions), len(taken.images), len(taken.targets))
+    made = products(attention, places, [len(part.ids) for part in taken.parts], len(taken.images), len(taken.words))
     rates = {shape: product_rate(*shape) for shape in set(made)}
     # Backward there are two more of the same size, for the inputs and for the weights.
     alone = sum(3 * 2 * m * k * n / rates[m, k, n] for m, k, n in made)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.captioner.decoder import Decoder, DecoderConfig
+from lib.captioner.decoder import Captions, Decoder, DecoderConfig
 from lib.text.vocabulary import PAD, START, UNKNOWN
 
 
@@ -21,6 +21,11 @@ def decoder(cell="lstm", implementation="scratch", attention="additive", vocabul
 def features(images=7, places=4) -> Tensor:
     torch.manual_seed(1)
     return torch.randn(images, places, 6, dtype=torch.float64)
+
+
+def taught(rows: Tensor, ids: Tensor) -> Captions:
+    """Captions (N, T) of the images `rows` (N,), with the places of all their words."""
+    return Captions(rows, ids, (ids[:, 1:] != PAD).nonzero(as_tuple=True))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from lib.scoring.cider import CiderD
 from lib.text.vocabulary import END, START
 from lib.vision.backbones import untrained
 from lib.vision.images import decode
+from tests.lib.models import taught
 from tests.lib.tiny import WORDS, write_model
 from tests.stages.imports import ROOT
 
@@ -67,7 +68,7 @@ def test_a_score_is_what_the_decoder_gives_the_caption_when_it_is_taught(caption
         words = [4 + WORDS.index(token) for token in candidate.tokens]
         ids = torch.tensor([[START, *words, *([END] if len(words) < 20 else [])]])
         with torch.inference_mode():
-            log_p = torch.log_softmax(captioner.decoder(features, torch.tensor([0]), ids), dim=1)  # (T, V)
+            log_p = torch.log_softmax(captioner.decoder(features, taught(torch.tensor([0]), ids)), dim=1)  # (T, V)
         each = log_p.gather(1, ids[0, 1:, None])
         assert candidate.score == pytest.approx(each.sum().item(), abs=1e-4)
         assert candidate.mean_score == pytest.approx(each.mean().item(), abs=1e-4)

@@ -10,6 +10,7 @@ from lib.captioner.attention import AdditiveAttention
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.captioner.dropout import Dropout
 from lib.captioner.linear import Linear
+from tests.lib.models import taught
 from tests.lib.numbers import relative_error
 
 sizes = st.integers(1, 40)
@@ -124,5 +125,6 @@ def test_what_an_image_is_projected_to_is_made_once_for_all_its_captions(monkeyp
     seen = []
     made = AdditiveAttention.regions
     monkeypatch.setattr(AdditiveAttention, "regions", lambda self, x: seen.append(len(x)) or made(self, x))
-    model(torch.randn(2, 4, 7), torch.tensor([0, 0, 0, 1, 1]), torch.randint(4, 10, (5, 6)))
+    ids = torch.randint(4, 10, (5, 6))
+    model(torch.randn(2, 4, 7), taught(torch.tensor([0, 0, 0]), ids[:3]), taught(torch.tensor([1, 1]), ids[3:]))
     assert seen == [2]

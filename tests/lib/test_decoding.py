@@ -14,7 +14,7 @@ from lib.captioner.sampling import Narrowing, sample
 from lib.captioner.writing import Caption
 from lib.errors import UserError
 from lib.text.vocabulary import END, PAD, SPECIALS, START, UNKNOWN
-from tests.lib.models import Table, decoder, features
+from tests.lib.models import Table, decoder, features, taught
 
 KINDS = list(itertools.product(["lstm", "rnn"], ["scratch", "torch"], ["none", "additive"]))
 RULES = [NO_RULES, Rules(min_length=2), Rules(no_repeat=1), Rules(no_repeat=2), Rules(3, 2), Rules(4, 1)]
@@ -56,7 +56,7 @@ def test_steps_give_what_teacher_forcing_gives(cell, implementation, attention):
     model, pictures = decoder(cell, implementation, attention), features(2)
     captions = torch.tensor([[START, 4, 5, 6, END], [START, 7, END, PAD, PAD]])
     rows = torch.tensor([1, 0])
-    scores = torch.log_softmax(model(pictures, rows, captions), dim=1)
+    scores = torch.log_softmax(model(pictures, taught(rows, captions)), dim=1)
     expected, state = [], model.start(pictures[rows])
     for t in range(4):
         log_p, state = model.step(captions[:, t], state)

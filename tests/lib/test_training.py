@@ -13,7 +13,7 @@ from lib.captioner.beam import beam_search
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.text.vocabulary import END, PAD, START, Vocabulary
 from lib.training.batches import caption_set, places_of_words
-from lib.training.cross_entropy import Recipe, mean_loss, train_decoder
+from lib.training.cross_entropy import Recipe, batch_loss, mean_loss, train_decoder
 from lib.training.loop import best_epoch
 from lib.training.optimisation import Optimiser, schedule
 from lib.training.split import Split
@@ -51,33 +51,47 @@ def test_batches_hold_each_caption_once_with_its_image(counts, size, seed, by_im
     images = [words[a:b] for a, b in itertools.pairwise(firsts)]
     captions = caption_set(images, VOCABULARY, 20)
     rng = None if seed is None else np.random.default_rng(seed)
-    plan = captions.batches(size, rng, by_image=by_image, bucketing=bucketing)
+    plan = captions.batches(size, rng, by_image=by_image)
     assert sorted(np.concatenate(plan)) == list(range(len(words)))
     expected = [(row, VOCABULARY.encode(tokens, 20)) for row, image in enumerate(images) for tokens in image]
     for batch in plan:
-        taken = captions.take(batch)
+        taken = captions.take(batch, bucketing=bucketing)
         assert len(set(taken.images)) == len(taken.images)
-        rows, padded = taken.images[taken.image_rows.numpy()], taken.captions
-        assert [
-            (row, [i for i in ids if i != PAD]) for row, ids in zip(rows.tolist(), padded.tolist(), strict=True)
-        ] == [expected[i] for i in batch]
-        assert (padded != PAD).any(dim=0).all()  # no longer than needed
-        assert torch.equal(taken.targets, padded[:, 1:][padded[:, 1:] != PAD])
+        read = []
+        for part in taken.parts:
+            rows = taken.images[part.rows.numpy()]
+            read += [
+                (row, [i for i in ids if i != PAD]) for row, ids in zip(rows.tolist(), part.ids.tolist(), strict=True)
+            ]
+            assert (part.ids != PAD).any(dim=0).all()  # no longer than needed
+            assert torch.equal(part.words, part.ids[:, 1:][part.ids[:, 1:] != PAD])
+        assert sorted(read) == sorted(expected[i] for i in batch)
+        assert len(taken.words) == captions.words(batch)
     parted = [set(captions.image_rows[batch].tolist()) for batch in plan]
     if by_image:
         assert sum(map(len, parted)) == len(counts)
     else:
-        assert {len(batch) for batch in plan[:-1]} <= {size, (len(words) - 1) % (20 * size) % size + 1}
+        assert {len(batch) for batch in plan[:-1]} <= {size}
 
 
-def test_batches_are_of_captions_of_like_length():
-    captions = caption_set([[["a"] * (1 + i % 15)] for i in range(300)], VOCABULARY, 20)
-
-    def padding(*, bucketing: bool) -> int:
-        plan = captions.batches(10, np.random.default_rng(0), bucketing=bucketing)
-        return sum(int((captions.take(batch).captions == PAD).sum()) for batch in plan)
-
-    assert padding(bucketing=True) < 0.2 * padding(bucketing=False)
+def test_bucketing_reads_captions_of_like_length_together_and_changes_no_loss():
+    images = [[["a", "red", "dog", "sleeps", "a"] * (1 + i % 4)] for i in range(300)]
+    captions = caption_set(images, VOCABULARY, 20)
+    data = Split(torch.randn(300, 1, 8), dict(enumerate(images)), captions)
+    model, batch = decoder(), captions.batches(256, np.random.default_rng(0))[0]
+    losses, padding = [], []
+    for bucketing in (True, False):
+        parts = captions.take(batch, bucketing=bucketing).parts
+        padding.append(sum(int((part.ids == PAD).sum()) for part in parts))
+        model.zero_grad()
+        loss, words = batch_loss(model, data, batch, bucketing=bucketing)
+        loss.backward()
+        losses.append((loss.item(), words, torch.cat([p.grad.flatten() for p in model.parameters()])))
+    assert padding[0] < 0.2 * padding[1]
+    (parted, words, gradient), (whole, expected_words, expected) = losses
+    assert words == expected_words
+    assert parted == pytest.approx(whole, rel=1e-6)
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_the_validation_loss_is_the_mean_cross_entropy_of_a_word():

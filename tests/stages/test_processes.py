@@ -175,7 +175,7 @@ def test_an_error_of_the_first_process_alone_is_told_once(copy):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["beam", "sample"])
 def test_captions_are_the_same_bytes_whatever_the_number(copy, method):
-    short = {"train.epochs": 2, "train.scst.epochs": 1, "train.scst.samples": 2}
+    short = {"train.epochs": 2, "train.scst.epochs": 1, "train.scst.samples": 2, "generate.min_length": 3}
     write_params(copy, **{**CHANGES, **short, "generate.method": method})
     for name in ("train", "finetune"):
         code, _, errors = stage(copy, name, 2)
