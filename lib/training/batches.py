@@ -11,10 +11,10 @@ from torch import Tensor
 from lib.captioner.decoder import Captions
 from lib.text.vocabulary import PAD, Vocabulary
 
-# The most captions that are read side by side, each as long as the longest: with fewer there is less padding, but
-# products are smaller, and a GPU would wait for more launches. (Whole batches of like length would be faster still, and
-# teach less well: each would draw the decoder towards its own length.)
-_SIDE_BY_SIDE = {"cpu": 64}
+# Captions of a batch are read side by side, each as long as the longest. In two parts, by their length, there is less
+# padding; with more, products get too small, and a GPU would wait for more launches. (Whole batches of like length
+# would be faster still, and teach less well: each would draw the decoder towards its own length.)
+_PARTS = {"cpu": 2}
 
 Places = tuple[Tensor, Tensor]  # the row and the column of each of some elements of a matrix, (words,) each
 
@@ -52,11 +52,11 @@ class CaptionSet:
         if bucketing:
             batch = batch[np.argsort(self.lengths[batch], kind="stable")]
         images, rows = np.unique(self.image_rows[batch], return_inverse=True)
-        most = _SIDE_BY_SIDE.get(self.ids.device.type, len(batch)) if bucketing else len(batch)
-        parts = np.array_split(np.arange(len(batch)), -(-len(batch) // most))
-        return Batch(images, [self._captions(batch[part], rows[part]) for part in parts])
+        parts = min(len(batch), _PARTS.get(self.ids.device.type, 1)) if bucketing else 1
+        pairs = zip(np.array_split(batch, parts), np.array_split(rows, parts), strict=True)
+        return Batch(images, [self._part(captions, of) for captions, of in pairs])
 
-    def _captions(self, captions: np.ndarray, rows: np.ndarray) -> Captions:
+    def _part(self, captions: np.ndarray, rows: np.ndarray) -> Captions:
         lengths = self.lengths[captions]
         there = torch.from_numpy(np.stack([captions, rows, lengths])).to(self.ids.device)
         places = places_of_words(there[2], self.words(captions))
