@@ -87,7 +87,7 @@ class Captions:
 
     rows: Tensor  # (N,): which of the images each is of
     ids: Tensor  # (N, T), from <start> on, padded
-    places: tuple[Tensor, Tensor]  # rows and columns of the words, in ids[:, 1:]: to look for them would be to wait
+    places: tuple[Tensor, Tensor]  # rows and columns of the words in ids[:, 1:]: to look for them is to wait for a GPU
 
     @property
     def words(self) -> Tensor:

@@ -24,7 +24,7 @@ class Batch:
     """Some captions and their images, each once."""
 
     images: np.ndarray  # (I,) rows of features
-    parts: list[Captions]  # of the captions
+    parts: list[Captions]  # together all of them
 
     @property
     def words(self) -> Tensor:
