@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from lib.captioner.beam import beam_search
-from lib.captioner.decoder import Decoder, DecoderConfig
+from lib.captioner.decoder import Captions, Decoder, DecoderConfig
 from lib.text.vocabulary import END, PAD, START, Vocabulary
 from lib.training.batches import caption_set, places_of_words
 from lib.training.cross_entropy import Recipe, batch_loss, mean_loss, train_decoder
@@ -66,6 +66,7 @@ def test_batches_hold_each_caption_once_with_its_image(counts, size, seed, by_im
             assert (part.ids != PAD).any(dim=0).all()  # no longer than needed
             assert torch.equal(part.words, part.ids[:, 1:][part.ids[:, 1:] != PAD])
         assert sorted(read) == sorted(expected[i] for i in batch)
+        assert bucketing or read == [expected[i] for i in batch]
         assert len(taken.words) == captions.words(batch)
     parted = [set(captions.image_rows[batch].tolist()) for batch in plan]
     if by_image:
@@ -188,6 +189,8 @@ def test_padding_and_the_start_are_never_asked_for():
     captions = torch.tensor([[START, 4, END, PAD], [START, 5, 6, END]])
     rows, columns = places_of_words(torch.tensor([3, 4]), 5)
     assert captions[:, 1:][rows, columns].tolist() == [4, END, 5, 6, END]
+    scores = decoder()(torch.randn(2, 1, 8), Captions(torch.tensor([0, 1]), captions, (rows, columns)))
+    assert scores.shape == (5, len(VOCABULARY))
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm"])
