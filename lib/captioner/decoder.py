@@ -87,7 +87,18 @@ class Captions:
 
     rows: Tensor  # (N,): which of the images each is of
     ids: Tensor  # (N, T), from <start> on, padded
-    places: tuple[Tensor, Tensor]  # rows and columns of the words in ids[:, 1:]: to look for them is to wait for a GPU
+    places: tuple[Tensor, Tensor]  # the row and the column of each word to be guessed, in ids[:, 1:]
+
+    @classmethod
+    def of_lengths(cls, rows: Tensor, ids: Tensor, lengths: Tensor, words: int) -> "Captions":
+        """Captions of `lengths` (N,), <start> among them, with `words` words to be guessed in all.
+
+        That number is known before, so that a GPU, which could count them too, need not be waited for.
+        """
+        guessed = lengths - 1
+        of = torch.repeat_interleave(guessed, output_size=words)  # (words,)
+        firsts = guessed.cumsum(0) - guessed
+        return cls(rows, ids, (of, torch.arange(words, device=ids.device) - firsts[of]))
 
     @property
     def words(self) -> Tensor:

@@ -16,8 +16,6 @@ from lib.text.vocabulary import PAD, Vocabulary
 # would be faster still, and teach less well: each would draw the decoder towards its own length.)
 _PARTS = {"cpu": 2}
 
-Places = tuple[Tensor, Tensor]  # the row and the column of each of some elements of a matrix, (words,) each
-
 
 @dataclass(frozen=True)
 class Batch:
@@ -59,8 +57,8 @@ class CaptionSet:
     def _part(self, captions: np.ndarray, rows: np.ndarray) -> Captions:
         lengths = self.lengths[captions]
         there = torch.from_numpy(np.stack([captions, rows, lengths])).to(self.ids.device)
-        places = places_of_words(there[2], self.words(captions))
-        return Captions(there[1], self.ids[there[0], : lengths.max()].long(), places)
+        ids = self.ids[there[0], : lengths.max()].long()
+        return Captions.of_lengths(there[1], ids, there[2], self.words(captions))
 
     def words(self, batch: np.ndarray) -> int:
         """How many words of the captions `batch` are to be guessed: all but <start>."""
@@ -94,17 +92,6 @@ def caption_set(references: Iterable[Sequence[Sequence[str]]], vocabulary: Vocab
         caption = vocabulary.encode(tokens, max_length)
         ids[row, : len(caption)], lengths[row] = caption, len(caption)
     return CaptionSet(torch.from_numpy(ids), lengths, np.repeat(np.arange(len(counts)), counts))
-
-
-def places_of_words(lengths: Tensor, words: int) -> Places:
-    """Where captions (N, T) of `lengths` (N,) have words to be guessed, in captions[:, 1:]; `words` is their number.
-
-    It is known before, so that a GPU, which could count them too, need not be waited for.
-    """
-    guessed = lengths - 1
-    rows = torch.repeat_interleave(guessed, output_size=words)
-    firsts = guessed.cumsum(0) - guessed
-    return rows, torch.arange(words, device=lengths.device) - firsts[rows]
 
 
 def pad(captions: Sequence[Sequence[int]]) -> Tensor:

@@ -28,7 +28,7 @@ from lib.compute import device
 from lib.distributed import share
 from lib.text.vocabulary import START, Vocabulary
 from lib.training import loop
-from lib.training.batches import pad, places_of_words
+from lib.training.batches import pad
 from lib.training.loop import Row, no_loss, train
 from lib.training.split import Split, greedy_scores
 
@@ -126,10 +126,10 @@ def log_probabilities(
 
     features (I, P, C); image_rows (N,) says whose captions they are; `captions` are ids without <start>.
     """
-    lengths = [1 + len(ids) for ids in captions]
-    places = places_of_words(torch.tensor(lengths, device=features.device), sum(lengths) - len(lengths))
-    read = Captions(image_rows, pad([[START, *ids] for ids in captions]).to(features.device), places)
+    ids = pad([[START, *caption] for caption in captions]).to(features.device)
+    lengths = torch.tensor([1 + len(caption) for caption in captions], device=features.device)
+    read = Captions.of_lengths(image_rows, ids, lengths, sum(map(len, captions)))
     scores = decoder(features, read)  # (words, V)
     log_p = torch.log_softmax(scores.index_fill(1, decoder.never_written, float("-inf")), dim=1)
     of_words = log_p.gather(1, read.words[:, None])[:, 0]  # (words,)
-    return of_words.new_zeros(len(captions)).index_add(0, places[0], of_words)
+    return of_words.new_zeros(len(captions)).index_add(0, read.places[0], of_words)

@@ -12,7 +12,7 @@ from torch import nn
 from lib.captioner.beam import beam_search
 from lib.captioner.decoder import Captions, Decoder, DecoderConfig
 from lib.text.vocabulary import END, PAD, START, Vocabulary
-from lib.training.batches import caption_set, places_of_words
+from lib.training.batches import caption_set
 from lib.training.cross_entropy import Recipe, batch_loss, mean_loss, train_decoder
 from lib.training.loop import best_epoch
 from lib.training.optimisation import Optimiser, schedule
@@ -186,10 +186,10 @@ def test_the_learning_rate_warms_up_and_decays_to_nothing():
 
 
 def test_padding_and_the_start_are_never_asked_for():
-    captions = torch.tensor([[START, 4, END, PAD], [START, 5, 6, END]])
-    rows, columns = places_of_words(torch.tensor([3, 4]), 5)
-    assert captions[:, 1:][rows, columns].tolist() == [4, END, 5, 6, END]
-    scores = decoder()(torch.randn(2, 1, 8), Captions(torch.tensor([0, 1]), captions, (rows, columns)))
+    ids = torch.tensor([[START, 4, END, PAD], [START, 5, 6, END]])
+    captions = Captions.of_lengths(torch.tensor([0, 1]), ids, torch.tensor([3, 4]), 5)
+    assert captions.words.tolist() == [4, END, 5, 6, END]
+    scores = decoder()(torch.randn(2, 1, 8), captions)
     assert scores.shape == (5, len(VOCABULARY))
 
 
