@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 _onednn = torch.ops.mkldnn
 _CPU = Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else platform.processor()
@@ -23,9 +24,10 @@ _FOREIGN = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_availa
 _FOREIGN_AVX512 = _FOREIGN and torch.backends.cpu.get_cpu_capability() == "AVX512"
 _FOREIGN_AVX2 = _FOREIGN and torch.backends.cpu.get_cpu_capability() == "AVX2"
 _WORTHWHILE = 4  # products, from which on packing takes less time than it saves
-_FEW = 256  # rows, up to which MKL spends much of a product on laying out the weights
+_FEW = 256  # rows: up to so many, MKL spends much of a product on laying out the weights
 _DEEPEST = 2048  # inputs of a product: with 4096, a convolution is three times slower
 _LARGE = 2**20  # weights, from which on a transposed convolution takes less time than its calls cost
+_ALIGNED = 32  # rows, of which large products take a multiple: for every number of rows oneDNN compiles and keeps code
 _MANY = 1024  # rows that a weight's gradient sums over: with fewer, MKL is faster there
 _ROWS = 128  # of which a weight's gradient takes a multiple, and the rest by themselves: any other number is slower
 _AT_ONCE = 512  # columns of a weight's gradient: with more, what is summed falls out of the cache
@@ -37,6 +39,16 @@ def project(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     """x (M, K), w (G, K), b (G,) or none -> x w^T + b, (M, G)."""
     if not _on_foreign_avx512(x):
         return x @ w.T if b is None else torch.addmm(b, x, w.T)
+    rows, excess = len(x), len(x) % _ALIGNED
+    if rows <= _FEW or not excess:
+        return _project(x, w, b)
+    if x.shape[1] <= len(w):  # it is the narrower one of x and the result that is copied
+        return _project(pad(x, (0, 0, 0, _ALIGNED - excess)), w, b)[:rows]
+    rest = pad(x[-excess:], (0, 0, 0, _ALIGNED - excess))
+    return torch.cat([_project(x[:-excess], w, b), _project(rest, w, b)[:excess]])
+
+
+def _project(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     return _onednn._linear_pointwise(x, w, b, "none", [], "")
 
 
@@ -47,8 +59,10 @@ def accumulator(totals: Tensor, xs: Tensor, w: Tensor) -> Callable[[int], Tensor
     totals_of, xs_of = totals.unbind(), xs.unbind()
     if not _on_foreign_avx512(w):
         return lambda t: totals_of[t].addmm_(xs_of[t], w.T)
-    packed = _onednn._reorder_linear_weight(w, xs.shape[1]) if len(xs) >= _WORTHWHILE else w
-    return lambda t: totals_of[t].add_(project(xs_of[t], packed))
+    if len(xs) < _WORTHWHILE:
+        return lambda t: totals_of[t].add_(project(xs_of[t], w))
+    packed = _onednn._reorder_linear_weight(w, xs.shape[1])
+    return lambda t: totals_of[t].add_(_project(xs_of[t], packed))
 
 
 def adder(addends: Sequence[Tensor], xs: Tensor, w: Tensor) -> Callable[[int], Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib.captioner.decoder import Decoder, DecoderConfig
+from lib.captioner.decoder import Captions, Decoder, DecoderConfig
 from lib.captioner.resemblance import Resemblance
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import caption_set
@@ -18,20 +18,22 @@ from lib.training.self_critical import Recipe, SelfCritical
 from lib.training.split import Split
 from tests.benchmarks.timing import product_rate
 
-IMAGES, EACH, WORDS, VOCABULARY = 400, 5, 11, 2500  # as Flickr8k has them
+IMAGES, EACH, VOCABULARY = 400, 5, 2500  # as Flickr8k has them
+SHORTEST, LONGEST = 5, 17  # words of a caption, 11 in the mean
 CHANNELS, SIZE, BATCH = 1280, 512, 128
 STEPS = 40
 
 
-def products(attention: str, places: int, parts: Sequence[int], images: int, words: int) -> list[tuple[int, int, int]]:
-    """The forward products of a step, each (rows, inputs, outputs), on a batch in parts of so many captions."""
+def products(attention: str, places: int, parts: Sequence[Captions], images: int) -> list[tuple[int, int, int]]:
+    """The forward products of a step, each (rows, inputs, outputs), on a batch in parts."""
+    words = sum(len(part.words) for part in parts)
     made = [(images, CHANNELS, SIZE), (images, CHANNELS, 2 * SIZE), (words, SIZE, VOCABULARY)]
     attends = attention == "additive"
     made += [(images * places, CHANNELS, SIZE)] * 2 * attends
-    for captions in parts:
-        steps = captions * (WORDS + 1)
-        made += [(steps, SIZE, 4 * SIZE)] + [(captions, SIZE, 4 * SIZE)] * (WORDS + 1) * (1 + attends)
-        made += [(steps, SIZE, SIZE), (steps, 2 * SIZE, 4 * SIZE)] * attends
+    for part in parts:
+        captions, read = part.ids[:, :-1].shape
+        made += [(captions * read, SIZE, 4 * SIZE)] + [(captions, SIZE, 4 * SIZE)] * read * (1 + attends)
+        made += [(captions * read, SIZE, SIZE), (captions * read, 2 * SIZE, 4 * SIZE)] * attends
     return made
 
 
@@ -39,9 +41,8 @@ def learner(attention: str, places: int) -> tuple[Decoder, Vocabulary, Split]:
     """A decoder and random captions to teach it."""
     rng = np.random.default_rng(0)
     vocabulary = Vocabulary([f"w{i}" for i in range(VOCABULARY - 4)])
-    references = [
-        [[f"w{i}" for i in rng.integers(VOCABULARY - 4, size=WORDS)] for _ in range(EACH)] for _ in range(IMAGES)
-    ]
+    lengths = rng.integers(SHORTEST, LONGEST, endpoint=True, size=(IMAGES, EACH))
+    references = [[[f"w{i}" for i in rng.integers(VOCABULARY - 4, size=n)] for n in each] for each in lengths]
     captions = caption_set(references, vocabulary, 20)
     split = Split(torch.randn(IMAGES, places, CHANNELS).half(), dict(enumerate(references)), captions)
     config = DecoderConfig(places, CHANNELS, VOCABULARY, "lstm", "scratch", attention, SIZE, SIZE, 0.3)
@@ -61,7 +62,7 @@ def test_a_training_step_against_its_matrix_products(attention, places, capsys):
         optimiser.step(loss)
         times.append(time.perf_counter() - start)
     taken = captions.take(plan[0])
-    made = products(attention, places, [len(part.ids) for part in taken.parts], len(taken.images), len(taken.words))
+    made = products(attention, places, taken.parts, len(taken.images))
     rates = {shape: product_rate(*shape) for shape in set(made)}
     # Backward there are two more of the same size, for the inputs and for the weights.
     alone = sum(3 * 2 * m * k * n / rates[m, k, n] for m, k, n in made)

@@ -192,7 +192,23 @@ def test_single_precision_is_torchs_within_rounding(scratch, reference, slow, n,
         assert relative_error(a.double(), b) < 1e-5 + 10 * relative_error(c.double(), b)
 
 
-@pytest.mark.parametrize("mkl_is_slow", [False, True], ids=["an Intel processor", "another"])
+mkl_is_slow = pytest.mark.parametrize("mkl_is_slow", [False, True], ids=["an Intel processor", "another"])
+
+
+@mkl_is_slow
+@pytest.mark.parametrize("rows", [1, 31, 256, 257, 287, 288, 1000])
+@pytest.mark.parametrize(("inputs", "outputs"), [(5, 70), (70, 5)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_product_is_one_however_many_rows_it_has(rows, inputs, outputs, biased, mkl_is_slow, monkeypatch):
+    monkeypatch.setattr(products, "_FOREIGN_AVX512", mkl_is_slow)
+    torch.manual_seed(0)
+    x, w, b = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs) if biased else None
+    made = products.project(x, w, b)
+    assert made.shape == (rows, outputs)
+    assert relative_error(made, x.double() @ w.double().T + (0 if b is None else b.double())) < 1e-5
+
+
+@mkl_is_slow
 @pytest.mark.parametrize("rows", [1, 1023, 1024, 1025, 1152])
 @pytest.mark.parametrize("columns", [3, 512, 513, 1300])
 def test_a_weights_gradient_is_the_product_however_many_rows_and_columns(rows, columns, mkl_is_slow, monkeypatch):
