@@ -93,7 +93,7 @@ def mean_loss(decoder: Decoder, split: Split, batch_size: int) -> float:
     for number, batch in enumerate(own):
         losses[number], _ = batch_loss(decoder, split, batch)
     weights = [split.captions.words(batch) for batch in batches]
-    return float(np.average(gather(losses).double().cpu(), weights=weights))
+    return float(np.average(gather(losses).cpu().double(), weights=weights))
 
 
 def batch_loss(

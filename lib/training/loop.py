@@ -81,8 +81,7 @@ def train(
     the order of sums, and for dropout.
     """
     copy_from_first(decoder)
-    steps = recipe.epochs * len(objective.batches(1))
-    run = _Run(decoder, recipe, steps)
+    run = _Run(decoder, recipe, len(objective.batches(1)))
     if progress:
         run.restore(progress)
     if from_zero and not run.curve:
@@ -121,14 +120,15 @@ def train(
 class _Run:
     """Where a training stands: all that its next steps depend on, and what came of those so far."""
 
-    def __init__(self, decoder: Decoder, recipe: Recipe, steps: int):
-        self._decoder, self._recipe = decoder, recipe
+    def __init__(self, decoder: Decoder, recipe: Recipe, batches: int):
+        """At the beginning of epochs of so many batches."""
+        self._decoder, self._recipe, self._batches = decoder, recipe, batches
         self._optimiser = Optimiser(
-            decoder.parameters(), recipe.learning_rate, steps, recipe.weight_decay,
+            decoder.parameters(), recipe.learning_rate, recipe.epochs * batches, recipe.weight_decay,
             warm_up=recipe.warm_up, decay=recipe.decay == "cosine", clip=recipe.clip,
         )  # fmt: skip
         self._averaged = RunningMean(decoder, recipe.averaging) if recipe.averaging else None
-        self.figures = WeightedMean()  # of the epoch's batches so far
+        self.figures = WeightedMean(batches)  # of the epoch's batches so far
         self.curve: list[Row] = []
         self.best: dict[str, Tensor] = {}  # the kept weights after the best epoch
 
@@ -159,7 +159,7 @@ class _Run:
     def end(self, row: Row, began: float) -> None:
         """Notes and tells how an epoch went that began at that time, and keeps the weights if none went better."""
         self.curve.append(row)
-        self.figures = WeightedMean()
+        self.figures = WeightedMean(self._batches)
         if best_epoch(self.curve, self._recipe.best_by) is row:
             self.best = {name: tensor.clone() for name, tensor in self.kept.state_dict().items()}
         told = [f"{name} {figure:.3f}" for name, figure in row.items() if name not in _UNTOLD and not isnan(figure)]
@@ -182,28 +182,35 @@ class _Run:
             if self._averaged:
                 self._averaged.load_state_dict(parts["averaged"])
             self._optimiser.restore(parts["optimiser"])
-            self.figures, self.best = WeightedMean(parts.get("figures")), parts.get("best", {})
+            self.figures = WeightedMean(self._batches, parts.get("figures"))
+            self.best = parts.get("best", {})
 
 
 class WeightedMean:
     """The mean of figures that come one by one, each with its weight."""
 
-    def __init__(self, state: Mapping[str, Tensor] | None = None):
-        """Of none so far, or of those that `state` gave."""
-        # Left on the device: to ask for each would be to wait for it.
-        self._figures: list[Tensor] = list(state["figures"]) if state else []
-        self._weights: list[int] = state["weights"].tolist() if state else []
+    def __init__(self, most: int, state: Mapping[str, Tensor] | None = None):
+        """Of none so far, or of those that `state` gave; at `most` so many are to come."""
+        # On the device, for to ask for each would be to wait for it; and in one tensor: small ones that stay, each made
+        # between the large ones of a step, would leave gaps in the memory that those of the next do not fit in.
+        self._figures = torch.zeros(most, device=device())
+        self._weights: list[int] = []
+        if state:
+            self._weights = state["weights"].tolist()
+            self._figures[: len(self)] = state["figures"]
 
     def __len__(self) -> int:
-        return len(self._figures)
+        return len(self._weights)
 
     def add(self, figure: Tensor, weight: int) -> None:
-        self._figures.append(figure.detach())
+        self._figures[len(self)] = figure.detach()
         self._weights.append(weight)
 
     @property
     def value(self) -> float:
-        return float(np.average(torch.stack(self._figures).double().cpu(), weights=self._weights))
+        return float(np.average(self._figures[: len(self)].cpu().double(), weights=self._weights))
 
     def state(self) -> dict[str, Tensor]:
-        return {"figures": torch.stack(self._figures), "weights": torch.tensor(self._weights)} if self._figures else {}
+        if not self._weights:
+            return {}
+        return {"figures": self._figures[: len(self)], "weights": torch.tensor(self._weights)}

@@ -3,11 +3,13 @@
 `make full-size` runs it at 1,000, 10,000 and 123,287 images in a folder of its own, which it removes; the numbers of
 images may be given instead. The pictures have as many pixels as COCO's; a few hundred are drawn and stored again and
 again, as a data set of the user's own, for no stage knows one from another. One epoch of training, and a CNN at random
-weights: neither changes what a step costs. Memory is what the processes hold of their own (Linux's RssAnon), beside the
-files that are mapped into them.
+weights: neither changes what a step costs. A stage has ended when what it wrote is on the disk: till then a few
+gigabytes cost as good as nothing, for they lie in memory, and more do not. Memory is what the processes hold of their
+own (Linux's RssAnon), beside the files that are mapped into them.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -85,7 +87,8 @@ def anonymous(session: int) -> float:
 
 
 def run(stage: str, folder: Path) -> tuple[float, float]:
-    """Runs a stage as DVC does; returns the seconds that it took and the most MB that it held."""
+    """Runs a stage as DVC does; returns the seconds until its outputs were on the disk, and the most MB it held."""
+    os.sync()
     start, most = time.perf_counter(), 0.0
     command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); import runpy; "
                f"runpy.run_module('stages.{stage}', run_name='__main__')"]  # fmt: skip
@@ -96,6 +99,7 @@ def run(stage: str, folder: Path) -> tuple[float, float]:
             time.sleep(0.2)
     if process.returncode:
         sys.exit(f"{stage}: {(folder / f'{stage}.log').read_text()[-2000:]}")
+    os.sync()
     return time.perf_counter() - start, most
 
 

@@ -6,6 +6,7 @@ may be given. The pictures are those of full_size.py; the captions are random wo
 as large a vocabulary, for a softmax over the few words of `scenes` would cost next to nothing.
 """
 
+import os
 import sys
 import tempfile
 import time
@@ -73,6 +74,8 @@ def floors(folder: Path, pictures: list[tuple[bytes, list[str]]]) -> dict[str, s
     with (folder / "images.zip").open("rb") as source, (folder / "copy").open("wb") as copy:
         while part := source.read(1 << 24):
             copy.write(part)
+        copy.flush()
+        os.fsync(copy.fileno())
     copying = time.perf_counter() - start
     (folder / "copy").unlink()
     word = 2 * (2 * SIZE * 4 * SIZE + SIZE * VOCABULARY)  # operations
