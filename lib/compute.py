@@ -1,5 +1,5 @@
-"""What the machine offers. None of it changes a result by more than the device's own rounding, so it is
-read from the environment and never from params."""
+"""What the machine offers. It changes results by no more than the device's own rounding, and its own dropout, so it
+is read from the environment and never from params."""
 
 import os
 import re

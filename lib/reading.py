@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lib.errors import UserError
+from lib.errors import UserError, one_line
 
 _LONGEST = 300  # characters of a reason; torch lists every tensor
 
@@ -19,5 +19,5 @@ def intact(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; make it anew, or take another") from error
     except Exception as error:  # wild bytes may make a reader raise almost anything
-        reason = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
+        reason = one_line(error)[:_LONGEST]
         raise UserError(f"{path} is damaged, or of another version: {reason}; make it anew, or take another") from error

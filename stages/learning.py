@@ -10,7 +10,6 @@ import torch
 
 from lib.compute import device
 from lib.distributed import is_first
-from lib.errors import UserError
 from lib.scratch import alone, fingerprint, identity, library
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import caption_set
@@ -22,10 +21,8 @@ from stages.splits import features_of, images_with_features, references_of
 
 
 def training_data(name: str, vocabulary: Vocabulary, max_length: int) -> Split:
-    """A split, which must have images; captions are cut after `max_length` words."""
+    """A split; captions are cut after `max_length` words."""
     images = images_with_features(name)
-    if images.empty:
-        raise UserError(f"the {name} split has no images: training needs train and val")
     references = references_of(images)
     return Split(features_of(images), references, caption_set(references.values(), vocabulary, max_length))
 
@@ -37,10 +34,10 @@ def run_folder(stage: str, *settings: object) -> Iterator[Path]:
     But not where sums are only taken in another order, by more threads or processes: a run may go on with as many as
     there are. Another run of the same waits until this one leaves it, and then has nothing left to learn.
     """
-    tables = [CAPTIONS / "captions.parquet", CAPTIONS / "vocabulary.json", index_path(FEATURES)]
+    tables = [CAPTIONS / name for name in ("images.parquet", "captions.parquet", "vocabulary.json")]
     shards = [identity(shard) for shard in shard_paths(FEATURES)]
     machine = [device().type, torch.__version__]
-    folder = SCRATCH / stage / fingerprint(*settings, *tables, shards, machine, *library())
+    folder = SCRATCH / stage / fingerprint(*settings, *tables, index_path(FEATURES), shards, machine, *library())
     with alone(folder) if is_first() else nullcontext():  # of several processes the first writes, and the others follow
         yield folder
 

@@ -19,10 +19,10 @@ def beam_search(
 ) -> list[list[Caption]]:
     """Up to `beam_size` captions of each image, the best first. features (N, P, C) -> N lists, none of them empty.
 
-    Captions are ranked by their log-probability over (words + 1) ** `length_penalty` (Wu et al. 2016, without
-    the constant): 0 ranks by probability, which favours short ones, 1 by the mean over the words. A caption
-    that has ended stays in its beam with the score it has, until better ones push it out. One that has not ended
-    after `max_length` words is given as it stands.
+    Captions are ranked by their log-probability over length ** `length_penalty` (Wu et al. 2016, without the
+    constant), where the end counts as a word: 0 ranks by probability, which favours short ones, 1 by the mean over
+    the words. A caption that has ended stays in its beam with the score it has, until better ones push it out. One
+    that has not ended after `max_length` words is given as it stands.
     """
     images, device = len(features), features.device
     state = model.start(features)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from lib.captioner.beam import beam_search
@@ -144,7 +144,7 @@ def as_viewed(image: Image.Image | str | Path, least: int | None = None) -> Imag
     """A PIL image, or the picture in a file, as `lib.vision.images.decode` gives it. Raises UserError."""
     try:
         if isinstance(image, Image.Image):
-            return as_shown(ImageOps.exif_transpose(image))
+            return as_shown(image)
         with Path(image).open("rb") as file:
             content = file.read(MOST_IMAGE + 1)  # of what may have no end, like a pipe
         if len(content) > MOST_IMAGE:

@@ -18,7 +18,7 @@ class Dropout(nn.Dropout):
         """x, any shape -> x with each element 0 with probability p, else over (1 - p); x itself when not training."""
         if not (self.training and self.p) or x.device.type != "cpu":
             return super().forward(x)
-        return _Dropped.apply(x, round(256 * self.p))
+        return _Dropped.apply(x, min(255, round(256 * self.p)))
 
 
 class _Dropped(torch.autograd.Function):

@@ -1,6 +1,7 @@
 """`ScratchRNN` and `ScratchLSTM`: stand-ins for `torch.nn.RNN` and `torch.nn.LSTM` with a hand-written backward.
 
-Same constructor arguments, state dict (names, shapes, gate order) and results; `batch_first` is always true.
+Of their constructor arguments they know those below; state dict (names, shapes, gate order) and results are the same,
+and `batch_first` is always true.
 The equations are those of `rnn` and `lstm`; what does not depend on the previous step is done for all steps
 at once: the input projections before the loop, and the gradients of weights and inputs after it. Nothing is
 multiplied by a state that was not given, which is zero, and no gradient is made for it.

@@ -10,13 +10,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib.datasets.archive import PICTURES
 from lib.errors import UserError
 
 if TYPE_CHECKING:  # torch takes its time: who asks for help, or has mistyped something, does not wait for it
     from lib.captioner.captioner import Candidate, Captioner
 
 MODEL = Path("data/model")
-_SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def main() -> int:
@@ -140,9 +140,9 @@ def _files(picture: str) -> list[str]:
         inside = list(folder.iterdir())
     except OSError as error:  # a folder that may not be read, a name that is too long
         raise UserError(f"{picture}: {error.strerror}") from error
-    found = sorted(str(path) for path in inside if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."))
+    found = sorted(str(path) for path in inside if path.suffix.lower() in PICTURES and not path.name.startswith("."))
     if not found:
-        raise UserError(f"{picture}: no picture in this folder (none of {' '.join(sorted(_SUFFIXES))})")
+        raise UserError(f"{picture}: no picture in this folder (none of {' '.join(sorted(PICTURES))})")
     return found
 
 

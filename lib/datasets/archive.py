@@ -9,13 +9,14 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from lib.errors import UserError
+from lib.errors import UserError, one_line
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the bytes of a zip must not depend on when it was written
 
 # Python's decoders of the other methods cannot be told to stop after so many bytes.
 _BOUNDED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
+PICTURES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # how their files' names end
 MOST_IMAGE = 2**28  # bytes; what claims to be larger is no photograph
 _MOST_ANNOTATIONS = 2**30  # bytes; the largest file of captions that is read here, COCO's, has a tenth of that
 
@@ -34,7 +35,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # beside BadZipFile, wild bytes may raise almost anything
-        raise UserError(f"{path} is not a zip, or a broken one: {_one_line(error)}") from error
+        raise UserError(f"{path} is not a zip, or a broken one: {one_line(error)}") from error
 
 
 def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
@@ -52,7 +53,7 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
             # Not read(): that unpacks all there is, and only then cuts it to the size that the zip declares.
             content = member.read(info.file_size)
     except Exception as error:  # beside BadZipFile, wild bytes may raise almost anything
-        raise zipfile.BadZipFile(_one_line(error)) from error
+        raise zipfile.BadZipFile(one_line(error)) from error
     if len(content) != info.file_size:
         raise zipfile.BadZipFile(f"it holds {len(content)} bytes, where the zip declares {info.file_size}")
     return content
@@ -82,10 +83,6 @@ def find_members(wanted: Iterable[str], names: list[str]) -> list[str]:
         by_name.get(name) or by_name.get(_composed(name)) or by_name.get(_file_name(_composed(name))) or name
         for name in wanted
     ]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _composed(name: str) -> str:

@@ -7,12 +7,11 @@ from pathlib import Path
 import pandas as pd
 
 from lib.datasets import annotations
-from lib.datasets.archive import find_members, open_zip, write_stored_zip
+from lib.datasets.archive import PICTURES, find_members, open_zip, write_stored_zip
 from lib.datasets.tables import Dataset
 from lib.errors import UserError
 
 IMAGES, ANNOTATIONS = "images.zip", "annotations.json"
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def take_in(images: Path, captions: Path, raw: Path) -> None:
@@ -33,7 +32,7 @@ def take_in(images: Path, captions: Path, raw: Path) -> None:
 
 def pack(folder: Path, archive: Path) -> None:
     """Packs the image files below `folder` into one stored zip, in the order of their names. Raises UserError."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in _SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in PICTURES)
     if not files:
         raise UserError(f"dataset.local.images is {folder}, in which there is no image file")
     # A data set got from a stranger may hold a link named photo.jpg to a private file of the user's, whose bytes

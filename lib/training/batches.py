@@ -92,11 +92,3 @@ def caption_set(references: Iterable[Sequence[Sequence[str]]], vocabulary: Vocab
         caption = vocabulary.encode(tokens, max_length)
         ids[row, : len(caption)], lengths[row] = caption, len(caption)
     return CaptionSet(torch.from_numpy(ids), lengths, np.repeat(np.arange(len(counts)), counts))
-
-
-def pad(captions: Sequence[Sequence[int]]) -> Tensor:
-    """Captions of different lengths as one (N, T), filled up with <pad>."""
-    padded = np.full((len(captions), max(map(len, captions))), PAD, dtype=np.int64)
-    for row, caption in zip(padded, captions, strict=True):
-        row[: len(caption)] = caption
-    return torch.from_numpy(padded)

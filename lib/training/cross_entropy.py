@@ -38,8 +38,8 @@ def train_decoder(
 ) -> list[Row]:
     """Trains `decoder` in place, the standardisation of its features included; see `lib.training.loop.train`.
 
-    The learning curves hold train_loss and val_loss, means over words in nats, and the scores of val's greedy captions
-    of up to `max_length` words.
+    The learning curves hold train_loss, which is what is learned from, with label smoothing and dropout, and val_loss,
+    without them, means over words in nats; and the scores of val's greedy captions of up to `max_length` words.
     """
     decoder.to(device())
     if is_first():  # the others copy it, with the weights
@@ -66,7 +66,7 @@ class CrossEntropy:
         return self.train.captions.batches(self.recipe.batch_size, rng, by_image=self.recipe.by_image)
 
     def loss(self, batch: np.ndarray) -> tuple[Tensor, Tensor, int]:
-        """The mean cross-entropy of a word, twice, and the number of words."""
+        """The mean cross-entropy of a word, smoothed as the recipe says, twice, and the number of words."""
         own, words = share(batch), self.train.captions.words(batch)
         if not len(own):
             return no_loss(), no_loss(), words

@@ -24,7 +24,7 @@ def epochs_left(epochs: int, seed: int, progress: Path, optimiser: Optimiser, **
             module.load_state_dict(parts[name])
         optimiser.restore(parts["optimiser"])
     for epoch in range(done + 1, epochs + 1):
-        torch.manual_seed(seed * 1000 + epoch)
+        torch.manual_seed((seed * 1000 + epoch) % 2**63)
         yield epoch
         states = {name: module.state_dict() for name, module in learned.items()}
         save_checkpoint(progress, {**states, "optimiser": optimiser.state()}, epoch)

@@ -126,7 +126,7 @@ def seed_dropout(seed: int) -> None:
 
 
 def make_deterministic(seed: int) -> None:
-    """Seeds torch, and lets it run no operation whose result changes from run to run."""
+    """Seeds torch, and has it run what gives the same from run to run, and warn of an operation that cannot."""
     torch.manual_seed(seed)
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would first import torch's compiler: 3 s
     # The mode also fills new memory, against programs that read it before they write: it costs time, and none here do.

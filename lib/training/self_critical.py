@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from lib.captioner.decoder import Captions, Decoder
 from lib.captioner.greedy import greedy
@@ -26,9 +27,8 @@ from lib.captioner.resemblance import Resemblance
 from lib.captioner.sampling import Narrowing, pass_over, sample
 from lib.compute import device
 from lib.distributed import share
-from lib.text.vocabulary import START, Vocabulary
+from lib.text.vocabulary import PAD, START, Vocabulary
 from lib.training import loop
-from lib.training.batches import pad
 from lib.training.loop import Row, no_loss, train
 from lib.training.split import Split, greedy_scores
 
@@ -85,8 +85,9 @@ class SelfCritical:
 
     def loss(self, batch: tuple[np.ndarray, int]) -> tuple[Tensor, Tensor, int]:
         """What has the gradient of REINFORCE, the mean reward of the samples, and the number of images."""
-        # Without dropout, so that the words are drawn from the very distribution that the gradient is taken of.
-        self.decoder.eval()
+        # Without dropout, so that the words are drawn from the very distribution that the gradient is taken of. Of all
+        # else the mode stays: torch's cells have no backward pass on a GPU but while training.
+        self.decoder.dropout.eval()
         all_images, seed = batch
         images = share(all_images)
         if not len(images):
@@ -126,7 +127,7 @@ def log_probabilities(
 
     features (I, P, C); image_rows (N,) says whose captions they are; `captions` are ids without <start>.
     """
-    ids = pad([[START, *caption] for caption in captions]).to(features.device)
+    ids = pad_sequence([torch.tensor([START, *caption]) for caption in captions], True, PAD).to(features.device)
     lengths = torch.tensor([1 + len(caption) for caption in captions], device=features.device)
     read = Captions.of_lengths(image_rows, ids, lengths, sum(map(len, captions)))
     scores = decoder(features, read)  # (words, V)

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import torch
 
-from lib.errors import UserError
+from lib.errors import UserError, one_line
 
 _RETRIES = 3  # times that a shard's process or node may die
 _ATTEMPTS = "attempts-"  # what the folder of unfinished shards begins with
@@ -70,7 +70,7 @@ class Cluster:
                     raise error.cause from error
                 except ray.exceptions.RayError as error:
                     raise UserError(
-                        f"the Ray cluster gave up shard {number}, after {_RETRIES} retries at most: {_one_line(error)}"
+                        f"the Ray cluster gave up shard {number}, after {_RETRIES} retries at most: {one_line(error)}"
                     ) from error
                 yield number
 
@@ -91,7 +91,7 @@ def connected() -> Iterator[Cluster]:
         _knock(address)
         ray.init(address, runtime_env={"py_modules": [str(code)]}, logging_level="warning")
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}: {_one_line(error)}") from error
+        raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}: {one_line(error)}") from error
     try:
         yield _share([node["Resources"] for node in ray.nodes() if node["Alive"]])
     finally:
@@ -100,9 +100,11 @@ def connected() -> Iterator[Cluster]:
 
 def _knock(address: str) -> None:
     """Raises OSError where nobody listens; Ray itself would need minutes to say so."""
+    if address.startswith("ray://"):
+        raise UserError(f"RAY_ADDRESS is {address}, which asks for Ray's client: give HOST:PORT of the head, or auto")
     host, _, port = address.rpartition(":")
     if host:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _share(nodes: Sequence[Mapping[str, float]]) -> Cluster:
@@ -127,7 +129,3 @@ def _attempt(
         work(shard, Path(own), threads)
         for file in Path(own).iterdir():
             file.replace(attempts.parent / file.name)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

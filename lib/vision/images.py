@@ -1,13 +1,17 @@
 """Reading images as a viewer would show them."""
 
 import io
+import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from lib.datasets.archive import MOST_IMAGE, open_zip, read_member
+from lib.errors import one_line
 
 _MOST_PIXELS = 150_000_000  # 450 MB as RGB: no camera's picture is refused, and no bomb fills the memory
 Image.MAX_IMAGE_PIXELS = None  # PIL's own limit warns, before it refuses: `decode` has the limit above
@@ -15,6 +19,10 @@ Image.MAX_IMAGE_PIXELS = None  # PIL's own limit warns, before it refuses: `deco
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF")
 _START_OF_SCAN = b"\xff\xda"
 _MOST_SCANS = 500  # of a progressive JPEG; ten are usual, and a thousand in a row of 23 bytes each take minutes
+_TURNS = dict(enumerate((  # by EXIF's number
+    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
+), 2))  # fmt: skip
 
 
 class ImageError(Exception):
@@ -27,11 +35,13 @@ class Archives:
     def __init__(self, folder: Path):
         self._folder = folder
         self._open: dict[str, zipfile.ZipFile] = {}
+        self._opening = threading.Lock()
 
     def read(self, archive: str, member: str) -> bytes:
         """The bytes of one member. Raises ImageError where it is missing or broken, UserError where the zip is."""
-        if archive not in self._open:
-            self._open[archive] = open_zip(self._folder / archive)
+        with self._opening:
+            if archive not in self._open:
+                self._open[archive] = open_zip(self._folder / archive)
         try:
             return read_member(self._open[archive], member, MOST_IMAGE)
         except KeyError:
@@ -54,7 +64,7 @@ def decode(data: bytes, least: int | None = None) -> Image.Image:
     """
     if not data:
         raise ImageError("empty file")
-    try:
+    with _wild():
         opened = Image.open(io.BytesIO(data), formats=_FORMATS)
         if opened.width * opened.height > _MOST_PIXELS:
             raise ImageError(f"{opened.width} x {opened.height} pixels are too many")
@@ -62,23 +72,44 @@ def decode(data: bytes, least: int | None = None) -> Image.Image:
             raise ImageError("a JPEG of too many scans")
         if least is not None:
             opened.draft(None, (least, least))
-        opened.load()
-        ImageOps.exif_transpose(opened, in_place=True)
         return as_shown(opened)
+
+
+def as_shown(image: Image.Image) -> Image.Image:
+    """A picture of PIL's as `decode` gives it. Raises ImageError where its file turns out to be broken."""
+    with _wild():
+        image.load()
+        image = _upright(image)
+        if image.mode == "F":  # without a scale, a viewer cannot know what is white
+            raise ImageError("pixels are floating-point numbers")
+        if image.mode.startswith("I"):  # 16 bits of grey; PIL's own conversion would clip them to white
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF says, where that can be read.
+
+    ImageOps.exif_transpose would write the EXIF anew, without the turn, and so fail where any other tag of it is odd.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # wild bytes may make its reader raise almost anything
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+@contextmanager
+def _wild() -> Iterator[None]:
+    """Turns whatever a decoder that meets wild bytes raises into an ImageError."""
+    try:
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError:
         raise ImageError("not an image") from None
-    except Exception as error:  # a decoder meeting wild bytes may raise anything
-        raise ImageError(f"cannot be decoded: {error}") from error
-
-
-def as_shown(image: Image.Image) -> Image.Image:
-    if image.mode == "F":  # without a scale, a viewer cannot know what is white
-        raise ImageError("pixels are floating-point numbers")
-    if image.mode.startswith("I"):  # 16 bits of grey; PIL's own conversion would clip them to white
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+    except Exception as error:
+        raise ImageError(f"cannot be decoded: {one_line(error)}") from error

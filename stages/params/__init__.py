@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from lib.errors import UserError
+from lib.errors import UserError, one_line
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -75,7 +75,7 @@ def _load(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8: {error}") from error
     except Exception as error:  # beside YAMLError, wild text may raise almost anything
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no sections")
     return content

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
@@ -26,8 +26,8 @@ from lib.datasets.scenes.reading import IMAGES, read
 from lib.datasets.scenes.world import KINDS
 from lib.datasets.scenes.writing import write_scenes
 from lib.text.tokenizer import tokenize
-from lib.text.vocabulary import Vocabulary
-from lib.training.batches import caption_set, pad
+from lib.text.vocabulary import PAD, Vocabulary
+from lib.training.batches import caption_set
 from lib.training.cross_entropy import batch_loss
 from lib.training.optimisation import Optimiser
 from lib.training.split import Split
@@ -75,7 +75,8 @@ class CaptionedFiles(Dataset):
 def collate(items: list[tuple[Tensor, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels (N, 3, size, size), captions (N, T) and their lengths (N,)."""
     pixels, captions = zip(*items, strict=True)
-    return torch.stack(pixels), pad(captions), torch.tensor([len(caption) for caption in captions])
+    padded = pad_sequence([torch.tensor(caption) for caption in captions], True, PAD)
+    return torch.stack(pixels), padded, torch.tensor([len(caption) for caption in captions])
 
 
 @dataclass

@@ -1,13 +1,19 @@
 """Images are decoded as a viewer would show them, or refused with a reason."""
 
 import io
+import struct
+import threading
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
+from lib.datasets.archive import open_zip, write_stored_zip
 from lib.errors import UserError
+from lib.vision import images
 from lib.vision.images import Archives, ImageError, decode
 from lib.vision.preprocess import Preprocess
 
@@ -40,10 +46,48 @@ def test_every_kind_of_image_is_shown_as_a_viewer_would(data, colour):
     assert np.abs(np.asarray(picture).astype(int) - colour).max() <= 8
 
 
-def test_a_photograph_is_turned_upright_as_its_exif_says():
+@pytest.mark.parametrize("orientation", range(10))
+def test_a_photograph_is_turned_upright_as_its_exif_says(orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[ExifTags.Base.Orientation] = orientation
+    data = saved(Image.effect_noise((24, 16), 50), "PNG", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    assert decode(data).tobytes() == upright.tobytes()
+    assert decode(data).size == upright.size
+
+
+@pytest.mark.parametrize("odd", [(ExifTags.Base.ResolutionUnit, 1), (ExifTags.Base.XResolution, 2)])
+def test_a_photograph_is_turned_upright_whatever_else_its_exif_says(odd):
+    tag, kind = odd  # a number as a byte, a ratio as a text
+    entries = [(ExifTags.Base.Orientation, 3, 1, 6), (tag, kind, 1, 50)]
+    directory = b"".join(struct.pack("<HHLL", *entry) for entry in entries)
+    exif = b"Exif\0\0II*\0" + struct.pack("<LH", 8, len(entries)) + directory + bytes(4)
     assert decode(saved(RED, "JPEG", exif=exif)).size == (6, 8)
+
+
+def test_a_photograph_is_shown_as_it_lies_where_its_exif_is_none():
+    assert decode(saved(RED, "WEBP", exif=b"Exif\0\0no TIFF file")).size == (8, 6)
+
+
+def test_a_zip_is_opened_once_however_many_read_it_at_once(tmp_path, monkeypatch):
+    write_stored_zip(tmp_path / "a.zip", [("a", b"a")])
+    opened, start = [], threading.Barrier(8)
+
+    def slowly(path):
+        opened.append(path)
+        time.sleep(0.05)
+        return open_zip(path)
+
+    monkeypatch.setattr(images, "open_zip", slowly)
+    archives = Archives(tmp_path)
+
+    def read(_):
+        start.wait()
+        return archives.read("a.zip", "a")
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(read, range(8))) == [b"a"] * 8
+    assert len(opened) == 1
 
 
 @pytest.mark.parametrize(
