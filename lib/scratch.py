@@ -16,8 +16,9 @@ from pathlib import Path
 
 import filelock
 
-_ABANDONED = 3600.0  # seconds without a new file in it, after which a folder is nobody's
-_LOCK = ".lock"  # in a folder: who holds it works there
+# Seconds without a new file in it, after which a folder is nobody's: what may be hours of work waits to be gone on with.
+_REPLACED, _ABANDONED = 3600.0, 30 * 24 * 3600.0
+_LOCK, _FINISHED = ".lock", ".finished"  # in a folder: who holds it works there; it is there when nothing is left to do
 
 
 def fingerprint(*parts: object) -> str:
@@ -62,10 +63,12 @@ def place(file: Path, target: Path) -> None:
 
 
 def prune(finished: Path) -> None:
-    """Removes the folders beside that of a finished task, which has replaced them, but for those being worked in."""
+    """Removes the folders of finished tasks beside this one, which has replaced them, and those long abandoned."""
+    (finished / _FINISHED).touch()
     for task in finished.parent.iterdir():
         with contextlib.suppress(OSError):  # another process is at work there, or has just removed it too
-            if task != finished and time.time() - task.stat().st_mtime > _ABANDONED:
+            kept = _REPLACED if (task / _FINISHED).exists() else _ABANDONED
+            if task != finished and time.time() - task.stat().st_mtime > kept:
                 with filelock.FileLock(task / _LOCK, timeout=0):
                     shutil.rmtree(task, ignore_errors=True)
 

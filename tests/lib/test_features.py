@@ -269,13 +269,22 @@ def test_shards_are_projected_one_by_one(stored, tmp_path):
     assert torch.equal(Features(tmp_path / "out", index)[0:15], again)
 
 
-def test_what_a_finished_task_replaced_is_removed_but_nothing_that_another_works_on(tmp_path):
-    for name in ("finished", "replaced", "of another process"):
+def test_what_a_finished_task_replaced_is_removed_but_nothing_that_may_be_gone_on_with(tmp_path):
+    hour, days = 3600, 24 * 3600
+    for name, finished, age in (
+        ("replaced", True, 2 * hour),
+        ("just finished by another process", True, 0),
+        ("interrupted", False, 20 * days),
+        ("abandoned", False, 40 * days),
+    ):
         (tmp_path / name).mkdir()
-    for name in ("finished", "replaced"):
-        os.utime(tmp_path / name, (0, 0))
+        if finished:
+            prune(tmp_path / name)
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    (tmp_path / "finished").mkdir()
     prune(tmp_path / "finished")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["finished", "of another process"]
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"finished", "just finished by another process", "interrupted"}
 
 
 def test_what_has_long_been_worked_in_is_not_removed_nor_what_another_process_has_removed_just_now(
