@@ -17,6 +17,10 @@ def device() -> torch.device:
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", asked):
         raise UserError(f"CAPTION_DEVICE: got {asked!r}, should be cpu, cuda, cuda:1 (the second GPU) or mps")
     found = torch.device(asked)
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError("CAPTION_DEVICE: got 'mps', and torch finds no such GPUs here: take cpu, or unset it")
     if found.type == "cuda" and (found.index or 0) >= (count := torch.cuda.device_count()):
-        raise UserError(f"CAPTION_DEVICE: got {asked!r}, and torch finds {count} such GPUs here: take cpu, or unset it")
+        raise UserError(
+            f"CAPTION_DEVICE: got {asked!r}, and torch finds {count or 'no'} such GPUs here: take cpu, or unset it"
+        )
     return found

@@ -28,21 +28,29 @@ class PeerLost(UserError):
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Joins the processes that the environment tells of: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+    """Joins the processes that the environment tells of: RANK, WORLD_SIZE, LOCAL_RANK,
+    LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
-    Each takes the GPU of its number on the machine. Raises UserError where there is none for it.
+    Each takes the GPU of its number on the machine. Raises UserError, in all of a machine's, where it has too few.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    kind, number = device().type, int(os.environ.get("LOCAL_RANK", "0"))
-    if kind not in _BACKENDS:
-        raise UserError(f"several processes cannot share work on {kind}: set CAPTION_DEVICE=cpu, or start one process")
-    if kind == "cuda":
-        if number >= torch.cuda.device_count():
-            raise UserError(f"there is no GPU for process {number + 1}: this machine has {torch.cuda.device_count()}")
+    asked = device()
+    if asked.type not in _BACKENDS:
+        raise UserError(f"several processes cannot share work on {asked}: set CAPTION_DEVICE=cpu, or start one process")
+    if asked.type == "cuda":
+        number, processes = (int(os.environ[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+        if asked.index is not None:
+            raise UserError(
+                f"{processes} processes cannot share {asked}: set CAPTION_DEVICE=cuda, so that each has its own"
+            )
+        if processes > (count := torch.cuda.device_count()):
+            raise UserError(
+                f"{processes} processes want a GPU each, and torch finds {count}: start as many as there are"
+            )
         torch.cuda.set_device(number)
-    dist.init_process_group(_BACKENDS[kind], timeout=_TIMEOUT)
+    dist.init_process_group(_BACKENDS[asked.type], timeout=_TIMEOUT)
     try:
         yield
     finally:

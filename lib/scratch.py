@@ -16,7 +16,7 @@ from pathlib import Path
 
 import filelock
 
-# Seconds without a new file in it, after which a folder is nobody's: what may be hours of work waits to be gone on with.
+# Seconds without a new file in it, after which a folder is nobody's: the work of hours waits for a month.
 _REPLACED, _ABANDONED = 3600.0, 30 * 24 * 3600.0
 _LOCK, _FINISHED = ".lock", ".finished"  # in a folder: who holds it works there; it is there when nothing is left to do
 

@@ -90,15 +90,15 @@ def _join(stage: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the agent tells of Ctrl-C
     if dist.is_torchelastic_launched():
         threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
-    with together():
-        try:
+    try:
+        with together():
             stage()
-        except Exception as error:
-            # The agent ends all processes when one has ended. What all meet, the first tells; and who misses another
-            # process leaves it to that one.
-            if os.environ["RANK"] != "0" or isinstance(error, PeerLost):
-                time.sleep(_SECONDS_TO_BE_ENDED)
-            raise
+    except Exception as error:
+        # The agent ends all processes when one has ended. What all meet, the first tells; and who misses another
+        # process leaves it to that one.
+        if os.environ["RANK"] != "0" or isinstance(error, PeerLost):
+            time.sleep(_SECONDS_TO_BE_ENDED)
+        raise
 
 
 def _end_with(agent: int) -> None:

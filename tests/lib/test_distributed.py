@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib.distributed import PeerLost, from_first, gather, share, together, total
+from lib.distributed import from_first, gather, share, together, total
 from lib.errors import UserError
 from tests.lib.numbers import relative_error
 from tests.lib.ranks import BATCHES, WORLDS
@@ -118,10 +118,18 @@ def test_a_process_by_itself_sends_nothing():
     assert not torch.distributed.is_initialized()
 
 
-def test_a_device_that_cannot_be_shared_is_told_of(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setenv("CAPTION_DEVICE", "mps")
-    with pytest.raises(UserError, match="cannot share work on mps: set CAPTION_DEVICE=cpu"), together():
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ("mps", "cannot share work on mps: set CAPTION_DEVICE=cpu"),
+        ("cuda:1", "3 processes cannot share cuda:1: set CAPTION_DEVICE=cuda"),
+        ("cuda", "3 processes want a GPU each, and torch finds 2"),
+    ],
+)
+def test_a_device_that_cannot_be_shared_is_told_of(asked, told, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for name, value in (("WORLD_SIZE", "3"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "3"), ("CAPTION_DEVICE", asked)):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=told), together():
         pass
-    assert issubclass(PeerLost, UserError)

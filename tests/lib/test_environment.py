@@ -31,9 +31,10 @@ def test_a_device_that_is_none_is_told(monkeypatch, asked):
         device()
 
 
-@pytest.mark.parametrize(("asked", "count"), [("cuda", 0), ("cuda:2", 2)])
+@pytest.mark.parametrize(("asked", "count"), [("cuda", 0), ("cuda:2", 2), ("mps", 0)])
 def test_a_gpu_that_this_machine_has_not_is_told(monkeypatch, asked, count):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setenv("CAPTION_DEVICE", asked)
-    with pytest.raises(UserError, match=f"^CAPTION_DEVICE: got '{asked}', and torch finds {count} such GPUs here"):
+    with pytest.raises(UserError, match=f"^CAPTION_DEVICE: got '{asked}', and torch finds {count or 'no'} such GPU"):
         device()

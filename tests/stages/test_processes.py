@@ -21,10 +21,12 @@ EPOCHS = 30
 CHANGES = {"train.epochs": EPOCHS, "model.dropout": 0.3, "dataset.scenes.test": 230}  # three batches to caption
 
 
-def start(folder: Path, stage: str, processes: int | str, command: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+def start(
+    folder: Path, stage: str, processes: int | str, command: tuple[str, ...] = (), device: str = "cpu"
+) -> subprocess.Popen[str]:
     """Runs a stage as the leader of a process group."""
     environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "CAPTION_DEVICE": "cpu", "OMP_NUM_THREADS": "1",
+        **os.environ, "PYTHONPATH": str(ROOT), "CAPTION_DEVICE": device, "OMP_NUM_THREADS": "1",
         "CAPTION_PROCESSES": str(processes), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }  # fmt: skip
     return subprocess.Popen(
@@ -42,9 +44,9 @@ def rest(process: subprocess.Popen[str]) -> tuple[str, str]:
     return said, errors
 
 
-def stage(folder: Path, name: str, processes: int | str) -> tuple[int, str, str]:
+def stage(folder: Path, name: str, processes: int | str, device: str = "cpu") -> tuple[int, str, str]:
     """Runs a stage: its exit code, and what it said."""
-    process = start(folder, name, processes)
+    process = start(folder, name, processes, device=device)
     said, errors = rest(process)
     return process.returncode, said, errors
 
@@ -159,6 +161,13 @@ def test_an_error_is_told_once(copy):
     code, said, errors = stage(copy, "train", 3)
     assert (code, said, errors.count("\n")) == (1, "", 1)
     assert errors.startswith("error: params.yaml: train.epochs: got 'many'")
+
+
+@pytest.mark.slow
+def test_an_error_in_joining_is_told_once(copy):
+    code, said, errors = stage(copy, "train", 3, device="gpu")
+    assert (code, said, errors.count("\n")) == (1, "", 1)
+    assert errors.startswith("error: CAPTION_DEVICE: got 'gpu'")
 
 
 @pytest.mark.slow
