@@ -62,9 +62,11 @@ def sample(
     def draw(log_p: Tensor, t: int) -> Tensor:
         p, words = narrowing(log_p)
         below = p.cumsum(dim=1)  # (NS, K)
-        # In (0, total], and the first word to reach it has a probability above 0.
+        # In (0, total], and the first word to reach it has a probability above 0. None does where the weights are no
+        # numbers, as when training diverges, which is told when the epoch is over.
         at = (1 - chances[:, t : t + 1]) * below[:, -1:]
-        return words.gather(1, torch.searchsorted(below, at))[:, 0]
+        drawn = torch.searchsorted(below, at).clamp_max(below.shape[1] - 1)
+        return words.gather(1, drawn)[:, 0]
 
     captions = word_by_word(model, words, state, max_length, rules, draw)
     return [captions[i : i + samples] for i in range(0, len(captions), samples)]

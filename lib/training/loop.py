@@ -15,6 +15,7 @@ from tqdm import tqdm
 from lib.captioner.decoder import Decoder
 from lib.compute import device
 from lib.distributed import copy_from_first, is_first, rank, tell, total
+from lib.errors import UserError
 from lib.training.checkpoint import load_checkpoint, save_checkpoint
 from lib.training.optimisation import Optimiser, RunningMean, seed_dropout
 
@@ -78,7 +79,7 @@ def train(
     `recipe.best_by` says which is the best; with `from_zero` it may be epoch 0, the decoder as it came. Returns the
     learning curves. `progress` is the file of a checkpoint: a run that is interrupted, and started again with the
     same arguments, goes on from it and ends in the same weights; on another number of processes, in the same but for
-    the order of sums, and for dropout.
+    the order of sums, and for dropout. Raises UserError where training diverges.
     """
     copy_from_first(decoder)
     run = _Run(decoder, recipe, len(objective.batches(1)))
@@ -109,6 +110,7 @@ def train(
             if progress and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
                 run.save(progress)
                 saved = time.monotonic()
+        run.check()
         run.end({"epoch": run.epoch, objective.figure: run.figures.value, **objective.validate(run.kept.eval())}, began)
         if progress:
             run.save(progress)
@@ -155,6 +157,13 @@ class _Run:
         if self._averaged:
             self._averaged.update(self._decoder)
         self.figures.add(total(figure), weight)
+
+    def check(self) -> None:
+        """Raises UserError where training has diverged."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self._decoder.parameters()):
+            raise UserError(
+                f"training came to weights that are no numbers in epoch {self.epoch}: lower the learning rate"
+            )
 
     def end(self, row: Row, began: float) -> None:
         """Notes and tells how an epoch went that began at that time, and keeps the weights if none went better."""

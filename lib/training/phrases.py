@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ def learn_phrases(
 
     pixels (I, size, size, 3) uint8, preprocessed; wanted (I, W) is what is to be answered, from 0 to 1; `scores` gives
     the logits (N, W) of normalised pixels (N, 3, size, size). `mean` follows the network after each step. `progress` is
-    the file of a checkpoint, see `epochs_left`.
+    the file of a checkpoint, see `epochs_left`. Raises UserError where training diverges.
     """
     size = min(recipe.batch_size, len(pixels))
     used = len(pixels) // size * size  # the last few of each epoch's order are left out: batch norm wants equal batches
@@ -81,4 +82,6 @@ def learn_phrases(
             if mean:
                 mean.update(backbone.network)
             losses += loss.item()
+        if not isfinite(losses):
+            raise UserError(f"the CNN came to weights that are no numbers in epoch {epoch}: lower the learning rate")
         print(f"epoch {epoch}: loss of the words {losses / len(order):.3f}", flush=True)

@@ -46,8 +46,8 @@ class Split:
         return self.features[torch.from_numpy(images)].to(device())
 
     def parts(self) -> Iterable[Tensor]:
-        """All features, in order, some images at a time, (n, P, C)."""
-        return (part.to(device()) for part in self.features.split(_DECODING_BATCH))
+        """All features, in order, some images at a time, (n, P, C), from where they are."""
+        return self.features.split(_DECODING_BATCH)
 
 
 def greedy_scores(decoder: Decoder, vocabulary: Vocabulary, val: Split, max_length: int) -> dict[str, float]:

@@ -51,18 +51,19 @@ def tune_backbone(
 
     pixels (I, size, size, 3) uint8, preprocessed; captions[i] are the token lists of image i. `progress` is the file
     of a checkpoint: a run that is interrupted, and started again with the same arguments, repeats at most an epoch.
-    Raises UserError for fewer than two pictures, and where no phrase is in `recipe.min_count` captions.
+    Raises UserError for fewer than two pictures, where no phrase is in `recipe.min_count` captions, where the network
+    cannot take pictures of `recipe.size`, and where training diverges.
     """
     if len(pixels) < 2:
         raise UserError("backbone.tune needs at least two pictures in the train split")
     shares = phrase_shares(captions, recipe.min_count)  # (I, W)
     network = for_inference(backbone.network).to(device())
-    normalise = backbone.preprocess.normalise
-    head = _head(network(normalise(torch.from_numpy(pixels[:1]).to(device()))).shape[1], shares)
+    size = recipe.size or backbone.preprocess.size
+    head = _head(backbone.width(size, backbone.preprocess.size), shares)
     mean = RunningMean(network, _AVERAGING)
 
     def scores(whole: Tensor) -> Tensor:
-        x = random_views(whole, recipe.size or backbone.preprocess.size)
+        x = random_views(whole, size)
         with torch.autocast(device().type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             return head(network(x).float()).float()  # (N, W)
 

@@ -8,6 +8,7 @@ import copy
 import json
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,13 +21,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lib.errors import UserError
+from lib.errors import UserError, one_line
 from lib.reading import intact
 from lib.vision.preprocess import Preprocess
 from lib.vision.small_net import INPUT_SIZE, SmallNet
 
 SMALL_NET = "small_net"
 _SIZES = range(16, 8193)  # pixels a side: smaller pictures vanish in a CNN, larger ones fill the memory
+_OLD_DENSE = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "backbone.json"
 
 
@@ -50,6 +52,30 @@ class Backbone:
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             x = self.preprocess.normalise(pixels)
             return self.network(x)[:, None] if kind == "pooled" else self.grid(x)
+
+    @torch.inference_mode()
+    def width(self, *sizes: int) -> int:
+        """How many numbers the feature vector has, of pictures of any of `sizes` pixels a side.
+
+        Raises UserError where the network does not take pictures of such a size, or makes another number of each.
+        """
+        widths, there = {}, next(self.network.parameters()).device
+        for size in sizes:
+            try:
+                blank = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=there)
+                widths[size] = self.features(blank, "pooled").shape[2]
+            except Exception as error:  # each network has its own way to say so
+                raise UserError(
+                    f"{self.name} cannot take pictures of {size} pixels a side: {one_line(error)}; see backbone.size, "
+                    "and backbone.tune.size where it is tuned"
+                ) from error
+        if len(set(widths.values())) > 1:
+            told = ", ".join(f"{width} for {size} pixels a side" for size, width in widths.items())
+            raise UserError(
+                f"{self.name} makes another number of features of pictures of another size ({told}): make "
+                "backbone.tune.size and backbone.size the same"
+            )
+        return widths[sizes[0]]
 
     def grid(self, x: Tensor) -> Tensor:
         """Normalised pixels (N, 3, size, size) -> the last convolutional layer's output, (N, P, C).
@@ -109,17 +135,17 @@ class Backbone:
         """Reads what `save` wrote. Raises UserError where a file is missing, damaged, or of another version."""
         with intact(folder / CONFIG_FILE):
             config = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
-            network = without_classifier(build(config["name"]))
             settings = config["preprocess"]
             preprocess = Preprocess(**settings | {key: tuple(settings[key]) for key in ("mean", "std")})
             if preprocess.size not in _SIZES:
                 raise ValueError(
                     f"size is {preprocess.size}, and should be from {_SIZES[0]} to {_SIZES[-1]} pixels a side"
                 )
+            network = without_classifier(build(config["name"], preprocess.size))
             # What does not go together would else show at the first picture.
             preprocess.normalise(torch.from_numpy(preprocess.pixels(Image.new("RGB", (8, 8))).copy())[None])
         with intact(folder / WEIGHTS_FILE):
-            network.load_state_dict(load_file(folder / WEIGHTS_FILE))
+            _load(network, load_file(folder / WEIGHTS_FILE))
         return cls(config["name"], for_inference(network), preprocess)
 
 
@@ -127,19 +153,19 @@ def for_inference(network: nn.Module) -> nn.Module:
     return network.eval().to(memory_format=torch.channels_last)
 
 
-def build(name: str) -> nn.Module:
-    """The network of that name, with its classifier, at random weights. Raises UserError for an unknown name."""
+def build(name: str, size: int | None = None) -> nn.Module:
+    """The network of that name, with its classifier, at random weights. Raises UserError for an unknown name.
+
+    `size` is that of the pictures, in pixels a side; only vision transformers are made for one alone.
+    """
     if name == SMALL_NET:
         return SmallNet()
-    models = _torchvision_models()
-    if name not in models.list_models(module=models):
-        raise UserError(
-            f"backbone.name is {name}, which is neither {SMALL_NET} nor one of torchvision's classification models, "
-            "such as resnet50, mobilenet_v3_large or efficientnet_b0"
-        )
-    # inception and googlenet have side branches for training that evaluation never runs
-    options = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
-    return models.get_model(name, weights=None, **options)
+    options: dict[str, Any] = {}
+    if name in ("inception_v3", "googlenet"):  # ported from another library, whose weights want other normalised pixels
+        options = {"init_weights": False, "transform_input": True}
+    elif name.startswith("vit_") and size is not None:
+        options = {"image_size": size}
+    return _torchvision_models(name).get_model(name, weights=None, **options)
 
 
 def without_classifier(network: nn.Module) -> nn.Module:
@@ -158,23 +184,22 @@ def pretrained(name: str, weights: str, store: Path) -> Backbone:
     weights for that model, which are downloaded to `store` and verified by hash. A file says nothing of
     preprocessing: it gets that of the model's default weights. Raises UserError.
     """
-    network = build(name)
-    if _is_file_name(weights):
-        _load_file(network, Path(weights), name)
-        entry = None if name == SMALL_NET else _torchvision_weights(name, "DEFAULT")
-    else:
-        if name == SMALL_NET:
-            raise UserError(f"backbone.weights is {weights}, but {SMALL_NET} has none to download: use fit or a file")
-        entry = _torchvision_weights(name, weights)
-        _load_file(network, _fetched(entry.url, store), name)
-    preprocess = small_net_preprocess() if entry is None else _preset(entry)
+    given = _is_file_name(weights)
+    if name == SMALL_NET and not given:
+        raise UserError(f"backbone.weights is {weights}, but {SMALL_NET} has none to download: use fit or a file")
+    preprocess, url = small_net_preprocess(), ""
+    if name != SMALL_NET:
+        entry = _torchvision_weights(name, "DEFAULT" if given else weights)
+        preprocess, url = _preset(entry), entry.url
+    network = build(name, preprocess.size)
+    _load_file(network, Path(weights) if given else _fetched(url, store), name)
     return Backbone(name, for_inference(without_classifier(network)), preprocess)
 
 
 def untrained(name: str) -> Backbone:
     """A backbone at random weights, to be fitted."""
     preprocess = small_net_preprocess() if name == SMALL_NET else _preset(_torchvision_weights(name, "DEFAULT"))
-    return Backbone(name, without_classifier(build(name)), preprocess)
+    return Backbone(name, for_inference(without_classifier(build(name, preprocess.size))), preprocess)
 
 
 def small_net_preprocess() -> Preprocess:
@@ -206,7 +231,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
             f"backbone.weights is {path}, which holds more than tensors: save its state dict alone"
         ) from error
     except Exception as error:  # whatever a wild file makes the readers raise
-        raise UserError(f"backbone.weights is {path}, which cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"backbone.weights is {path}, which cannot be read: {one_line(error)}") from error
     if not (isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())):
         raise UserError(f"backbone.weights is {path}, which holds no state dict (a mapping of names to tensors)")
     return content
@@ -224,21 +249,40 @@ def _fetched(url: str, store: Path) -> Path:
 
 
 def _load_file(network: nn.Module, path: Path, name: str) -> None:
+    # torchvision's files of DenseNets are older than its names.
+    state = _read_state_dict(path)
+    tensors = {_OLD_DENSE.sub(r"\1\2", key): tensor for key, tensor in state.items()}
     try:
-        network.load_state_dict(_read_state_dict(path))
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
+        _load(network, tensors, getattr(state, "_metadata", None))
+    except (RuntimeError, ValueError) as error:
+        first = (str(error).splitlines()[1:] or [one_line(error)])[0].strip()
         raise UserError(f"backbone.weights is {path}, whose tensors are not those of {name}: {first}") from error
 
 
-def _torchvision_models() -> Any:
-    import torchvision.models  # two seconds that the small net does not need
+def _load(network: nn.Module, tensors: dict[str, Tensor], versions: Any = None) -> None:
+    """Gives the network its weights, of given `versions` of its modules, as torch notes them.
 
-    return torchvision.models
+    Where nobody noted them, the network's own is taken for today's, which MNASNet asks for, and others for the oldest.
+    """
+    state = OrderedDict(tensors)
+    state._metadata = versions or {"": {"version": network._version}}  # type: ignore[attr-defined]
+    network.load_state_dict(state)
+
+
+def _torchvision_models(name: str) -> Any:
+    """The module, which has a model of that name, or UserError is raised."""
+    from torchvision import models  # two seconds that the small net does not need
+
+    if name not in models.list_models(module=models):
+        raise UserError(
+            f"backbone.name is {name}, which is neither {SMALL_NET} nor one of torchvision's classification models, "
+            "such as resnet50, mobilenet_v3_large or efficientnet_b0"
+        )
+    return models
 
 
 def _torchvision_weights(name: str, weights: str) -> Any:
-    entries = _torchvision_models().get_model_weights(name)
+    entries = _torchvision_models(name).get_model_weights(name)
     if weights not in entries.__members__:
         known = ", ".join(["DEFAULT", *(entry.name for entry in entries)])
         raise UserError(f"backbone.weights is {weights}: for {name} use fit, a file, or one of {known}")

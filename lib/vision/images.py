@@ -96,8 +96,8 @@ def _upright(image: Image.Image) -> Image.Image:
     ImageOps.exif_transpose would write the EXIF anew, without the turn, and so fail where any other tag of it is odd.
     """
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # wild bytes may make its reader raise almost anything
+        turn = _TURNS.get(image.getexif()[ExifTags.Base.Orientation])
+    except Exception:  # there is none, or wild bytes: they may make its reader raise almost anything
         return image
     return image if turn is None else image.transpose(turn)
 

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from stages.params import Section
 
+_Size = Annotated[int, Field(ge=16, le=8192)]  # pixels a side; see lib/vision/backbones.py
 _Positive = Annotated[float, Field(gt=0)]
 
 
@@ -19,8 +20,8 @@ class Fit(Section):
 
 class Tune(Section):
     epochs: Annotated[int, Field(ge=0)]
-    batch_size: Annotated[int, Field(ge=1)]
-    size: Annotated[int, Field(ge=16)] | None
+    batch_size: Annotated[int, Field(ge=2)]  # of one there is no spread to standardise by
+    size: _Size | None
     learning_rate: _Positive
     min_count: Annotated[int, Field(ge=1)]
     precision: Literal["float32", "bfloat16"]
@@ -32,6 +33,6 @@ class Params(Section):
     weights: str
     mean: Annotated[list[float], Field(min_length=3, max_length=3)] | None
     std: Annotated[list[_Positive], Field(min_length=3, max_length=3)] | None
-    size: Annotated[int, Field(ge=16)] | None
+    size: _Size | None
     fit: Fit
     tune: Tune

@@ -1,6 +1,9 @@
 """Backbones: torchvision's models at their feature vector and their grid, files, and what is refused."""
 
+import copy
 import hashlib
+import re
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -8,7 +11,8 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from lib.errors import UserError
-from lib.vision.backbones import Backbone, build, override, pretrained, untrained
+from lib.vision import backbones
+from lib.vision.backbones import Backbone, build, override, pretrained, untrained, without_classifier
 from tests.servers import serving
 
 
@@ -32,6 +36,48 @@ def test_a_file_of_weights_gives_that_models_features(weights, name, tmp_path):
         vector = model.classifier[:-1](model.avgpool(grid).flatten(1))
     assert torch.allclose(backbone.features(pixels, "pooled"), vector[:, None], atol=1e-4)
     assert torch.allclose(backbone.features(pixels, "grid"), grid.flatten(2).transpose(1, 2), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet", "mnasnet0_5", "densenet121"])
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_weights_by_name_give_the_features_that_torchvision_gives(name, suffix, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    state = build(name).state_dict()
+    if name == "densenet121":  # its file is of a time when nothing was counted, and the layers were called otherwise
+        old = ((re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key), state[key]) for key in state)
+        state = OrderedDict((key, tensor) for key, tensor in old if "num_batches" not in key)
+    file = tmp_path / f"w.{suffix}"
+    torch.save(state, file) if suffix == "pth" else save_file(state, file)
+    backbone = pretrained(name, str(file), tmp_path)
+    backbone.save(tmp_path / "saved")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: copy.copy(state))
+    theirs = without_classifier(models.get_model(name, weights="DEFAULT").eval())
+    pixels = torch.randint(0, 256, (1, backbone.preprocess.size, backbone.preprocess.size, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        expected = theirs(backbone.preprocess.normalise(pixels))
+    for found in (backbone, Backbone.load(tmp_path / "saved")):
+        torch.testing.assert_close(found.features(pixels, "pooled")[:, 0], expected)
+
+
+def test_a_transformer_is_made_for_the_pictures_of_its_weights(tmp_path, monkeypatch):
+    entry = models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1
+    save_file(models.vit_b_16(image_size=384).state_dict(), tmp_path / "w.safetensors")
+    monkeypatch.setattr(backbones, "_fetched", lambda url, store: {entry.url: tmp_path / "w.safetensors"}[url])
+    backbone = pretrained("vit_b_16", entry.name, tmp_path)
+    assert backbone.width(384) == 768
+    backbone.save(tmp_path / "saved")
+    assert Backbone.load(tmp_path / "saved").width(384) == 768
+
+
+def test_sizes_that_a_network_cannot_take_are_told():
+    with pytest.raises(UserError, match=r"vit_b_16 cannot take pictures of 192 pixels a side: .*see backbone\.size"):
+        untrained("vit_b_16").width(224, 192)
+    with pytest.raises(UserError, match="alexnet cannot take pictures of 32 pixels a side"):
+        untrained("alexnet").width(32)
+    with pytest.raises(UserError, match=r"2048 for 64 pixels a side, 1152 for 48 pixels a side"):
+        untrained("small_net").width(64, 48)
+    assert untrained("resnet18").width(64, 48) == 512
 
 
 @pytest.mark.parametrize(
