@@ -79,6 +79,13 @@ def test_dropout_drops_as_often_as_it_says_and_keeps_the_mean(p):
     assert (rows - p).abs().max() < 0.15
 
 
+def test_dropout_never_drops_all():
+    torch.manual_seed(0)
+    y = Dropout(0.999)(torch.ones(100_000))
+    assert 0.99 < (y == 0).float().mean().item() < 1
+    assert y.mean().item() == pytest.approx(1, abs=0.2)
+
+
 def test_dropout_does_nothing_outside_training():
     x = torch.randn(7)
     assert Dropout(0.5).eval()(x) is x

@@ -10,6 +10,7 @@ import torch
 from lib.captioner.decoder import Decoder, DecoderConfig
 from lib.captioner.resemblance import Resemblance
 from lib.captioner.writing import Caption
+from lib.errors import UserError
 from lib.scoring.cider import cider_d
 from lib.text.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from lib.training.batches import caption_set
@@ -120,6 +121,22 @@ def test_what_may_not_be_written_stays_as_it_is():
     objective.loss((np.array([0]), 1))[0].backward()
     assert model.output.bias.grad[[PAD, START, UNKNOWN]].tolist() == [0, 0, 0]
     assert model.output.bias.grad.abs().sum() > 0
+
+
+def test_samples_are_drawn_without_dropout_and_with_a_backward_pass_for_torchs_cells_on_a_gpu():
+    model, data = decoder().train(), split()
+    objective = SelfCritical(model, VOCABULARY, data, data, Resemblance(CAPTIONS, VOCABULARY), RECIPE, LONGEST)
+    objective.loss((np.array([0]), 1))
+    assert not model.dropout.training
+    assert model.cell.training  # cuDNN has one in training mode alone
+
+
+def test_training_that_diverges_is_told():
+    model, data = decoder().float(), split()
+    data = replace(data, features=data.features.float())
+    beyond = replace(RECIPE, epochs=3, learning_rate=1e38, samples=20)
+    with pytest.raises(UserError, match="no numbers in epoch 1: lower the learning rate"):
+        finetune_decoder(model, VOCABULARY, data, data, beyond, LONGEST)
 
 
 @pytest.mark.parametrize("baseline", ["greedy", "mean"])

@@ -11,6 +11,7 @@ from torch import nn
 
 from lib.captioner.beam import beam_search
 from lib.captioner.decoder import Captions, Decoder, DecoderConfig
+from lib.errors import UserError
 from lib.text.vocabulary import END, PAD, START, Vocabulary
 from lib.training.batches import caption_set
 from lib.training.cross_entropy import Recipe, batch_loss, mean_loss, train_decoder
@@ -154,6 +155,13 @@ def test_it_stops_when_nothing_gets_better():
     curve = train_decoder(decoder(), VOCABULARY, split(), split(), recipe(30, patience=2, decay="none"), 20)
     best = best_epoch(curve, "val_cider_d")["epoch"]
     assert len(curve) == best + 2 < 30
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.9])
+def test_training_that_diverges_is_told(averaging):
+    beyond = replace(recipe(3, averaging=averaging), learning_rate=1e38)
+    with pytest.raises(UserError, match="no numbers in epoch 1: lower the learning rate"):
+        train_decoder(decoder(), VOCABULARY, split(), split(), beyond, 20)
 
 
 def test_bfloat16_learns_too():

@@ -116,3 +116,19 @@ def test_the_statistics_of_batch_normalisation_stay(tmp_path):
     assert statistics
     assert all(torch.equal(before[name], after[name]) for name in statistics)
     assert not all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_seed_may_be_of_any_size(tmp_path):
+    tuned(tmp_path, replace(RECIPE, epochs=1, seed=2**63 - 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"size": 48}, "2048 for 64 pixels a side|another number of features"),
+        ({"learning_rate": 1e30}, "no numbers in epoch"),
+    ],
+)
+def test_what_cannot_be_tuned_is_told(change, told, tmp_path):
+    with pytest.raises(UserError, match=told):
+        tuned(tmp_path, replace(RECIPE, **change))
