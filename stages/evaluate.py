@@ -43,8 +43,7 @@ def main() -> None:
     _write("statistics.json", describe(list(hypotheses.values()), seen))
 
     on_val = tokens_of(read_json("captions_val.json"))
-    # A data set may have no val: then there is nothing to score.
-    _write("scores_val.json", score(references_of(images_with_features("val")), on_val) if on_val else {})
+    _write("scores_val.json", score(references_of(images_with_features("val")), on_val))
 
 
 def _write(name: str, content: dict[str, Any]) -> None:

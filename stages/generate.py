@@ -33,14 +33,13 @@ _ONE_IN = 50  # pictures of the train split may be a picture's neighbour
 
 def main() -> None:
     params = read(Params)
-    folders = [MODEL, *sorted(path for path in Path(params.ensemble).iterdir() if path.is_dir())]
+    folders = models_of(params)
     loaded = [load_decoder(folder) for folder in folders]
     model, vocabulary = as_one(folders, loaded)
     consensus = consensus_of_train(params, loaded[0][0].config, vocabulary) if params.method == "beam" else None
     for split, name in (("test", "captions.json"), ("val", "captions_val.json")):
         images = images_with_features(split)
-        if not images.empty:
-            check_features(loaded[0][0].config, features_of(images).shape, FEATURES)
+        check_features(loaded[0][0].config, features_of(images).shape, FEATURES)
         captions = _captions(params, model, consensus, images)
         if not is_first():
             continue
@@ -55,7 +54,12 @@ def main() -> None:
         if split == "test":
             looked = [c.attention[: len(written)] for c, written in zip(captions, words, strict=True)]
             # (words of all captions, P)
-            np.save(METRICS / "attention.npy", torch.cat(looked).half().numpy() if looked else np.empty((0, 0)))
+            np.save(METRICS / "attention.npy", torch.cat(looked).half().numpy())
+
+
+def models_of(params: Params) -> list[Path]:
+    """The folders of the models that write together, the trained one first."""
+    return [MODEL, *sorted(path for path in Path(params.ensemble).iterdir() if path.is_dir())]
 
 
 def consensus_of_train(params: Params, config: DecoderConfig, vocabulary: Vocabulary) -> Consensus | None:
@@ -73,9 +77,7 @@ def consensus_of_train(params: Params, config: DecoderConfig, vocabulary: Vocabu
 
 
 def _captions(params: Params, model: Model[Any], consensus: Consensus | None, images: pd.DataFrame) -> list[Caption]:
-    """One for each of `images`, which may be none."""
-    if images.empty:
-        return []
+    """One for each of `images`."""
     rules, drawn = Rules(params.min_length, params.no_repeat), params.sample
     narrowing = Narrowing(drawn.temperature, drawn.top_k, drawn.top_p)
     generator = torch.Generator().manual_seed(drawn.seed)

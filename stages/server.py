@@ -19,17 +19,18 @@ from tqdm import tqdm
 from lib.captioner.captioner import BATCH, Captioner
 from lib.datasets import catalogue
 from lib.datasets.archive import open_zip, write_stored_zip
+from lib.datasets.remote import adopt
 from lib.download import fetch
 from lib.errors import UserError
 from lib.scratch import written_whole
 from lib.vision.images import Archives
 from lib.vision.pixels import decoded_pixels
 from lib.workers import worker_count
-from stages.generate import consensus_of_train
+from stages.generate import consensus_of_train, models_of
 from stages.params import read
 from stages.params.dataset import Params as DatasetParams
 from stages.params.generate import Params as GenerateParams
-from stages.running import DOWNLOADS, MODEL, run
+from stages.running import DOWNLOADS, dvc_cache, run
 
 _RESULTS = Path("server/results.zip")
 _SEARCH = {"beam_size", "max_length", "length_penalty", "min_length", "no_repeat"}  # of generate, and of Captioner
@@ -37,10 +38,16 @@ _SEARCH = {"beam_size", "max_length", "length_penalty", "min_length", "no_repeat
 
 def main() -> None:
     dataset = read(DatasetParams)
-    params, captioner = read(GenerateParams), Captioner.load(MODEL)
+    params = read(GenerateParams)
+    if params.method != "beam":
+        raise UserError(
+            f"params.yaml: generate.method is {params.method}, and the server's captions are of beam search"
+        )
+    captioner = Captioner.load(*models_of(params))
     consensus = consensus_of_train(params, captioner.decoder.config, captioner.vocabulary)
     search = params.model_dump(include=_SEARCH) | {"consensus": consensus}
     files = catalogue.files("server", dataset.mirror, Path(dataset.checksums) if dataset.checksums else None)
+    adopt(files, DOWNLOADS, dvc_cache())
     members = []
     for file, path in zip(files, fetch(files, DOWNLOADS), strict=True):
         part = file.name.removesuffix(".zip")

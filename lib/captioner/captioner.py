@@ -1,6 +1,5 @@
 """From pictures to sentences."""
 
-import filecmp
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +72,6 @@ class Captioner:
         with intact(projection_path(first)):
             projection = Projection.load(first) if projection_path(first).exists() else None
         loaded = [load_decoder(each) for each in folders]
-        for other in folders[1:]:
-            if not _same_files(backbone_folder(first), backbone_folder(other)):
-                raise UserError(f"{first} and {other} cannot decode as one: their CNNs differ")
         writer, vocabulary = as_one(folders, loaded)
         backbone.network.to(device())
         return cls(backbone, projection, loaded[0][0], vocabulary, writer)
@@ -153,9 +149,3 @@ def as_viewed(image: Image.Image | str | Path, least: int | None = None) -> Imag
     except (OSError, ImageError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise UserError(f"{image}: {reason or error}") from error
-
-
-def _same_files(one: Path, other: Path) -> bool:
-    names = sorted(path.name for path in one.iterdir())
-    same, _, _ = filecmp.cmpfiles(one, other, names, shallow=False)
-    return sorted(same) == names

@@ -1,5 +1,6 @@
 """Several models that decode as one."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor
 
 from lib.captioner.decoder import Decoder, State
+from lib.captioner.model import backbone_folder
 from lib.captioner.writing import Model
 from lib.compute import device
 from lib.errors import UserError
 from lib.text.vocabulary import Vocabulary
+from lib.vision.projection import projection_path
 
 
 @dataclass(frozen=True)
@@ -64,11 +67,26 @@ class Ensemble:
 def as_one(folders: Sequence[Path], loaded: Sequence[tuple[Decoder, Vocabulary]]) -> tuple[Model[Any], Vocabulary]:
     """The decoders that `load_decoder` gave for `folders`, to decode as one, and their vocabulary; of one, itself.
 
-    Raises UserError where they are not of one vocabulary, or do not read features of the same size.
+    Raises UserError where they are not of one vocabulary, or were not trained on the same features.
     """
     decoders, vocabularies = zip(*loaded, strict=True)
-    for folder, vocabulary in zip(folders, vocabularies, strict=True):
+    seen = [_what_sees(folder) for folder in folders]
+    for folder, vocabulary, files in zip(folders, vocabularies, seen, strict=True):
         if vocabulary.words != vocabularies[0].words:
             raise UserError(f"{folders[0]} and {folder} cannot decode as one: they know different words")
+        if files != seen[0]:
+            raise UserError(
+                f"{folders[0]} and {folder} cannot decode as one: their CNNs, or features.components, differ"
+            )
     on_device = [decoder.to(device()) for decoder in decoders]
     return Ensemble(on_device) if len(on_device) > 1 else on_device[0], vocabularies[0]
+
+
+def _what_sees(folder: Path) -> dict[str, str]:
+    """What makes a captioner's features, the CNN and the projection if there is one: digests of the files by name."""
+    found = {}
+    for path in (*backbone_folder(folder).glob("*"), projection_path(folder)):
+        if path.exists():
+            with path.open("rb") as file:
+                found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found

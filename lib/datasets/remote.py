@@ -24,9 +24,7 @@ def bring(
     `store` is where downloads go on, and stay; `cache`, DVC's, is looked into first. Both go by md5, so that a change
     of this code, or of the mirror, fetches nothing twice. Raises UserError.
     """
-    for file in files:
-        if cache:
-            _adopt(file, cache / "files/md5" / file.digest[:2] / file.digest[2:], store)
+    adopt(files, store, cache)
     in_part = [file for file in files if limit is not None and file.name in catalogue.IMAGE_ARCHIVES]
     whole = [file for file in files if file not in in_part]
     raw.mkdir(parents=True, exist_ok=True)
@@ -41,15 +39,20 @@ def bring(
             place(_members(file, list(members), store), raw / file.name)
 
 
-def _adopt(file: RemoteFile, cached: Path, store: Path) -> None:
-    """Takes a file that DVC has into the store, where it is whole: DVC hands out an altered one as good."""
-    if (store / file.digest).exists() or not cached.exists():
+def adopt(files: Sequence[RemoteFile], store: Path, cache: Path | None) -> None:
+    """Takes into the store what DVC's cache has of the files and is whole: DVC itself does not look again."""
+    if cache is None:
         return
-    with cached.open("rb") as content:
-        if hashlib.file_digest(content, "md5").hexdigest() == file.digest:
-            with alone(store):
-                if not (store / file.digest).exists():
-                    place(cached, store / file.digest)
+    for file in files:
+        cached = cache / "files/md5" / file.digest[:2] / file.digest[2:]
+        if (store / file.digest).exists() or not cached.exists():
+            continue
+        with cached.open("rb") as content:
+            if hashlib.file_digest(content, "md5").hexdigest() != file.digest:
+                continue
+        with alone(store):
+            if not (store / file.digest).exists():
+                place(cached, store / file.digest)
 
 
 def _check_zip(file: RemoteFile, path: Path) -> None:

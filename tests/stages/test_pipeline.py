@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from pycocotools.coco import COCO
+from safetensors.torch import save_file
 
 from lib.captioner.beam import beam_search
 from lib.captioner.consensus import Consensus
@@ -146,6 +147,10 @@ def test_models_of_an_ensemble_write_together(scenes, tmp_path, monkeypatch, cap
     run(here, monkeypatch, ["generate"], **at_length)
     assert "6 captions written by 2 models" in capsys.readouterr().out
     assert files(here / "metrics")["captions.json"] != alone["captions.json"]
+    save_file({"mean": torch.zeros(1)}, here / "data/ensemble/first/projection.safetensors")
+    with pytest.raises(UserError, match=r"cannot decode as one: their CNNs, or features\.components, differ"):
+        run(here, monkeypatch, ["generate"])
+    (here / "data/ensemble/first/projection.safetensors").unlink()
     words = json.loads((here / "data/ensemble/first/vocabulary.json").read_text())
     (here / "data/ensemble/first/vocabulary.json").write_text(json.dumps({"words": words["words"][::-1]}))
     with pytest.raises(UserError, match="data/ensemble/first cannot decode as one: they know different words"):
@@ -173,17 +178,6 @@ def test_with_a_consensus_the_neighbours_choose_in_the_beam(scenes, tmp_path, mo
     assert written != [row["caption"] for row in json.loads(alone["captions.json"])]
     with pytest.raises(UserError, match="trained on features of another CNN"):
         consensus_of_train(read(Params), replace(decoder.config, channels=5), vocabulary)
-
-
-def test_without_a_val_split_test_is_captioned_and_scored_all_the_same(scenes, tmp_path, monkeypatch):
-    shutil.copytree(scenes, tmp_path / "here")
-    images = pd.read_parquet(tmp_path / "here/data/captions/images.parquet")
-    images[images["split"] != "val"].to_parquet(tmp_path / "here/data/captions/images.parquet")
-    run(tmp_path / "here", monkeypatch, ["generate", "evaluate"])
-    assert json.loads(Path("metrics/captions_val.json").read_text()) == []
-    assert json.loads(Path("metrics/scores_val.json").read_text()) == {}
-    for name in ("captions.json", "scores.json", "per_image.parquet"):
-        assert Path("metrics", name).read_bytes() == (scenes / "metrics" / name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,14 @@ class LastFirst:
         return [beam[::-1] for beam in beams]
 
 
-@pytest.mark.parametrize("consensus", [None, LastFirst()])
-def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, capsys, consensus):
+@pytest.mark.parametrize(("consensus", "several"), [(None, False), (LastFirst(), False), (None, True)])
+def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, capsys, consensus, several):
     monkeypatch.setattr(server, "consensus_of_train", lambda *_: consensus)
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "data/model")
+    (tmp_path / "data/ensemble").mkdir()
+    if several:
+        write_model(tmp_path / "other", scale=4).rename(tmp_path / "data/ensemble/other")
     jpegs = {image_id: jpeg for image_id, (jpeg, _) in pictures().items()}
     jpegs[7] = b"broken"
     checksums = []
@@ -53,13 +56,15 @@ def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, caps
             assert [image_id for image_id, caption in written.items() if not caption] == [7]
     with zipfile.ZipFile("val2014.zip") as archive:
         picture = Image.open(archive.open("val2014/COCO_val2014_000000000003.jpg"))
-        (beam,) = Captioner.load("data/model").caption([picture], beam_size=3, length_penalty=0.7)
+        models = ["data/model", "data/ensemble/other"] if several else ["data/model"]
+        (beam,) = Captioner.load(*models).caption([picture], beam_size=3, length_penalty=0.7)
     assert written[3] == beam[-1 if consensus else 0].text
 
 
 def test_a_zip_of_something_else_is_told_of(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "data/model")
+    (tmp_path / "data/ensemble").mkdir()
     write_stored_zip(tmp_path / "val2014.zip", [("notes.txt", b"")])
     digest = hashlib.md5((tmp_path / "val2014.zip").read_bytes()).hexdigest()
     with serving() as files:
@@ -69,3 +74,26 @@ def test_a_zip_of_something_else_is_told_of(tmp_path, monkeypatch):
         write_params(tmp_path, **{"dataset.mirror": files.url, "dataset.checksums": "checksums"})
         with pytest.raises(UserError, match="holds no image of val2014"):
             server.main()
+
+
+def test_captions_drawn_at_random_are_none_for_a_server(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, **{"generate.method": "sample"})
+    with pytest.raises(UserError, match=r"generate\.method is sample"):
+        server.main()
+
+
+def test_what_dvc_has_is_not_fetched_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "data/model")
+    (tmp_path / "data/ensemble").mkdir()
+    write_stored_zip(tmp_path / "val2014.zip", [("notes.txt", b"")])
+    digest = hashlib.md5((tmp_path / "val2014.zip").read_bytes()).hexdigest()
+    cached = tmp_path / "cache/files/md5" / digest[:2] / digest[2:]
+    cached.parent.mkdir(parents=True)
+    (tmp_path / "val2014.zip").rename(cached)
+    monkeypatch.setattr(server, "dvc_cache", lambda: tmp_path / "cache")
+    (tmp_path / "checksums").write_text("".join(f"{digest}  {part}.zip\n" for part in PARTS))
+    write_params(tmp_path, **{"dataset.mirror": "http://127.0.0.1:1", "dataset.checksums": "checksums"})
+    with pytest.raises(UserError, match="holds no image of val2014"):  # so it was there
+        server.main()
