@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 
 from lib.errors import UserError
@@ -22,10 +23,15 @@ def worker_count() -> int:
 
 @contextlib.contextmanager
 def worker_processes(count: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes, which are gone when this process is, whether it ends, is interrupted or is killed."""
+    """Worker processes, which are gone when this process is, whether it ends, is interrupted or is killed.
+
+    Raises UserError where one of them is ended, as by a system that is short of memory.
+    """
     pool = ProcessPoolExecutor(count, get_context("spawn"), _follow_parent)
     try:
         yield pool
+    except BrokenProcessPool as error:
+        raise UserError("a worker process was ended: is the memory too small? Set a lower CAPTION_WORKERS") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

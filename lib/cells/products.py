@@ -24,10 +24,11 @@ _FOREIGN = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_availa
 _FOREIGN_AVX512 = _FOREIGN and torch.backends.cpu.get_cpu_capability() == "AVX512"
 _FOREIGN_AVX2 = _FOREIGN and torch.backends.cpu.get_cpu_capability() == "AVX2"
 _WORTHWHILE = 4  # products, from which on packing takes less time than it saves
-_FEW = 256  # rows: up to so many, MKL spends much of a product on laying out the weights
+_FEW = 256  # rows: up to so many, MKL spends much of a product on laying out the weights, with AVX2
 _DEEPEST = 2048  # inputs of a product: with 4096, a convolution is three times slower
 _LARGE = 2**20  # weights, from which on a transposed convolution takes less time than its calls cost
-_ALIGNED = 32  # rows, of which large products take a multiple: for every number of rows oneDNN compiles and keeps code
+_ALIGNED = 32  # rows, of which products take a multiple: for every number of rows oneDNN compiles and keeps code
+_UNALIGNED = 256  # rows: up to so many, what is filled up would cost more than it saves
 _MANY = 1024  # rows that a weight's gradient sums over: with fewer, MKL is faster there
 _ROWS = 128  # of which a weight's gradient takes a multiple, and the rest by themselves: any other number is slower
 _AT_ONCE = 512  # columns of a weight's gradient: with more, what is summed falls out of the cache
@@ -40,7 +41,7 @@ def project(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     if not _on_foreign_avx512(x):
         return x @ w.T if b is None else torch.addmm(b, x, w.T)
     rows, excess = len(x), len(x) % _ALIGNED
-    if rows <= _FEW or not excess:
+    if rows <= _UNALIGNED or not excess:
         return _project(x, w, b)
     if x.shape[1] <= len(w):  # it is the narrower one of x and the result that is copied
         return _project(pad(x, (0, 0, 0, _ALIGNED - excess)), w, b)[:rows]

@@ -15,7 +15,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -151,10 +150,6 @@ def _make_in(
                     bar.update(len(left.pop(number)))
                 for part in done:
                     part.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process that makes features was ended: is the memory too small? Set a lower CAPTION_WORKERS"
-            ) from error
         except BaseException:
             for process in active_children():  # else they would go on to the end of their part
                 process.terminate()

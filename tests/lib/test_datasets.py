@@ -18,9 +18,10 @@ from PIL import Image
 
 from lib.datasets import local
 from lib.datasets.annotations import hashed_split
-from lib.datasets.archive import find_members, read_member
+from lib.datasets.archive import PICTURES, find_members, read_member
 from lib.datasets.tables import read_tokens
 from lib.errors import UserError
+from lib.vision import images
 
 KARPATHY = {
     "images": [
@@ -93,6 +94,16 @@ def test_a_folder_is_packed_into_the_same_bytes_whenever_it_was_copied(folder, t
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.namelist() == ["0.jpg", "1.jpg", "3.jpg", "sub/2.jpg"]
+
+
+def test_all_kinds_of_pictures_that_are_read_are_packed(tmp_path):
+    names = sorted(f"{i}{suffix.upper() if i % 2 else suffix}" for i, suffix in enumerate(PICTURES))
+    for name in [*names, "notes.txt"]:
+        (tmp_path / name).write_bytes(b"")
+    local.pack(tmp_path, tmp_path / "a.zip")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.namelist() == names
+    assert {Image.registered_extensions()[suffix] for suffix in PICTURES} == set(images._FORMATS)
 
 
 def test_a_users_zip_is_copied_and_stays_as_it_is(folder, tmp_path):

@@ -1,11 +1,13 @@
 """What the environment chooses, and how a slip in it is told."""
 
+import os
+
 import pytest
 import torch
 
 from lib.compute import device
 from lib.errors import UserError
-from lib.workers import worker_count
+from lib.workers import worker_count, worker_processes
 
 
 def test_what_is_asked_for_is_taken(monkeypatch):
@@ -22,6 +24,14 @@ def test_a_number_of_workers_that_is_none_is_told(monkeypatch, asked):
     monkeypatch.setenv("CAPTION_WORKERS", asked)
     with pytest.raises(UserError, match=f"^CAPTION_WORKERS: got '{asked}', should be a number from 1 on$"):
         worker_count()
+
+
+def test_a_worker_that_is_ended_is_told():
+    with (
+        pytest.raises(UserError, match="a worker process was ended: is the memory too small"),
+        worker_processes(1) as pool,
+    ):
+        pool.submit(os._exit, 1).result()
 
 
 @pytest.mark.parametrize("asked", ["gpu", "cuda:x", "meta", "1"])
