@@ -293,7 +293,7 @@ def test_an_address_where_nobody_listens_is_told(project, tmp_path, monkeypatch)
 def test_an_address_of_rays_client_is_told(project, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())
-    with pytest.raises(UserError, match="RAY_ADDRESS is ray://head:10001, .*: give HOST:PORT of the head, or auto"):
+    with pytest.raises(UserError, match=r"RAY_ADDRESS is ray://head:10001, .*: give HOST:PORT of the head, or auto"):
         extracted(project, tmp_path)
 
 
