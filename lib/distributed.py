@@ -28,8 +28,8 @@ class PeerLost(UserError):
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Joins the processes that the environment tells of: RANK, WORLD_SIZE, LOCAL_RANK,
-    LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+    """Joins the processes that torchrun's environment tells of: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE,
+    MASTER_ADDR and MASTER_PORT.
 
     Each takes the GPU of its number on the machine. Raises UserError, in all of a machine's, where it has too few.
     """

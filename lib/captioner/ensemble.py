@@ -70,14 +70,12 @@ def as_one(folders: Sequence[Path], loaded: Sequence[tuple[Decoder, Vocabulary]]
     Raises UserError where they are not of one vocabulary, or were not trained on the same features.
     """
     decoders, vocabularies = zip(*loaded, strict=True)
-    seen = [_what_sees(folder) for folder in folders]
-    for folder, vocabulary, files in zip(folders, vocabularies, seen, strict=True):
+    first = folders[0]
+    for folder, vocabulary in zip(folders[1:], vocabularies[1:], strict=True):
         if vocabulary.words != vocabularies[0].words:
-            raise UserError(f"{folders[0]} and {folder} cannot decode as one: they know different words")
-        if files != seen[0]:
-            raise UserError(
-                f"{folders[0]} and {folder} cannot decode as one: their CNNs, or features.components, differ"
-            )
+            raise UserError(f"{first} and {folder} cannot decode as one: they know different words")
+        if _what_sees(folder) != _what_sees(first):
+            raise UserError(f"{first} and {folder} cannot decode as one: their CNNs, or features.components, differ")
     on_device = [decoder.to(device()) for decoder in decoders]
     return Ensemble(on_device) if len(on_device) > 1 else on_device[0], vocabularies[0]
 

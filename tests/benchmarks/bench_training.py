@@ -35,9 +35,8 @@ def products(attention: str, places: int, parts: Sequence[Captions], images: int
         captions, read = part.ids[:, :-1].shape
         made += [(captions * read, SIZE, 4 * SIZE)] + [(captions, SIZE, 4 * SIZE)] * read * (1 + attends)
         made += [(captions * read, SIZE, SIZE), (captions * read, 2 * SIZE, 4 * SIZE)] * attends
-        made += (
-            [(read * places, SIZE, 1), (read, places, SIZE)] * captions * attends
-        )  # a caption's scores, and contexts
+        # The scores of each caption, and its contexts.
+        made += [(read * places, SIZE, 1), (read, places, SIZE)] * captions * attends
     return made
 
 
