@@ -26,12 +26,17 @@ class LastFirst:
         return [beam[::-1] for beam in beams]
 
 
-@pytest.mark.parametrize(("consensus", "several"), [(None, False), (LastFirst(), False), (None, True)])
-def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, capsys, consensus, several):
-    monkeypatch.setattr(server, "consensus_of_train", lambda *_: consensus)
+@pytest.fixture(autouse=True)
+def _project(tmp_path, monkeypatch):
+    """A project with a trained model, and none to write with it."""
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "data/model")
     (tmp_path / "data/ensemble").mkdir()
+
+
+@pytest.mark.parametrize(("consensus", "several"), [(None, False), (LastFirst(), False), (None, True)])
+def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, capsys, consensus, several):
+    monkeypatch.setattr(server, "consensus_of_train", lambda *_: consensus)
     if several:
         write_model(tmp_path / "other", scale=4).rename(tmp_path / "data/ensemble/other")
     jpegs = {image_id: jpeg for image_id, (jpeg, _) in pictures().items()}
@@ -61,10 +66,7 @@ def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, caps
     assert written[3] == beam[-1 if consensus else 0].text
 
 
-def test_a_zip_of_something_else_is_told_of(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_model(tmp_path / "data/model")
-    (tmp_path / "data/ensemble").mkdir()
+def test_a_zip_of_something_else_is_told_of(tmp_path):
     write_stored_zip(tmp_path / "val2014.zip", [("notes.txt", b"")])
     digest = hashlib.md5((tmp_path / "val2014.zip").read_bytes()).hexdigest()
     with serving() as files:
@@ -76,17 +78,13 @@ def test_a_zip_of_something_else_is_told_of(tmp_path, monkeypatch):
             server.main()
 
 
-def test_captions_drawn_at_random_are_none_for_a_server(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_captions_drawn_at_random_are_none_for_a_server(tmp_path):
     write_params(tmp_path, **{"generate.method": "sample"})
     with pytest.raises(UserError, match=r"generate\.method is sample"):
         server.main()
 
 
 def test_what_dvc_has_is_not_fetched_again(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_model(tmp_path / "data/model")
-    (tmp_path / "data/ensemble").mkdir()
     write_stored_zip(tmp_path / "val2014.zip", [("notes.txt", b"")])
     digest = hashlib.md5((tmp_path / "val2014.zip").read_bytes()).hexdigest()
     cached = tmp_path / "cache/files/md5" / digest[:2] / digest[2:]
