@@ -1,7 +1,7 @@
 """What tests/lib/test_distributed.py has real processes do: `python -m tests.lib.ranks FOLDER`.
 
-Torch is imported once. Then, for each number of processes, as many are forked, which talk by gloo. Each writes what it
-found to FOLDER/NUMBER-RANK.json and .safetensors.
+Torch is imported once. Then, for each number of processes, as many are forked, which talk by gloo, or on a GPU by NCCL.
+Each writes what it found to FOLDER/NUMBER-RANK.json and .safetensors.
 """
 
 import json
@@ -53,7 +53,7 @@ Found = tuple[dict[str, Tensor], dict[str, Any]]
 
 def messages() -> Found:
     """Each function of lib.distributed."""
-    own, copied = torch.tensor([0.1, 0.2, 0.7]) * (rank() + 1), nn.Linear(3, 2)
+    own, copied = torch.tensor([0.1, 0.2, 0.7]) * (rank() + 1), nn.Linear(3, 2).to(device())
     nn.init.constant_(copied.weight, rank() + 1)
     copy_from_first(copied)
     told = {
@@ -67,16 +67,16 @@ def messages() -> Found:
 
 def gradients() -> Found:
     """The gradient and the figure of each batch, of all processes together."""
-    split = data()
+    split = data().to(device())
     double = replace(split, features=split.features.double())
     reward = Resemblance(list(split.references.values()), VOCABULARY)
     objectives: dict[str, Any] = {
-        attention: CrossEntropy(decoder(attention), VOCABULARY, split, split, CROSS_ENTROPY, LONGEST)
+        attention: CrossEntropy(decoder(attention).to(device()), VOCABULARY, split, split, CROSS_ENTROPY, LONGEST)
         for attention in ("none", "additive")
     }
     for baseline in ("greedy", "mean"):
         recipe = replace(SELF_CRITICAL, baseline=baseline)
-        objectives[baseline] = SelfCritical(decoder().double(), VOCABULARY, double, double, reward, recipe, LONGEST)
+        objectives[baseline] = SelfCritical(decoder().to(device()).double(), VOCABULARY, double, double, reward, recipe, LONGEST)
     tensors, told = {}, {}
     for name, objective in objectives.items():
         model, figures = objective.decoder, []
@@ -93,13 +93,13 @@ def gradients() -> Found:
 
 def captions() -> Found:
     """What val says of a decoder, and what it writes."""
-    model, split = decoder().eval(), data()
+    model, split = decoder().to(device()).eval(), data()
     told: dict[str, Any] = {}
     splits._DECODING_BATCH = 5
     for images in (1, 23):
-        told[f"val_loss {images}"] = mean_loss(model, data(images), batch_size=5)
+        told[f"val_loss {images}"] = mean_loss(model, data(images).to(device()), batch_size=5)
         told[f"scores {images}"] = greedy_scores(model, VOCABULARY, data(images), LONGEST)
-    parts = [split.features[first : first + 5] for first in share(range(0, 23, 5))]
+    parts = [split.features.to(device())[first : first + 5] for first in share(range(0, 23, 5))]
     own = [best for part in parts for best, *_ in beam_search(model, part, 3, LONGEST, 0.7)]
     written = gather_captions(own)
     told["beam"] = [[caption.ids, caption.log_p, len(caption.attention)] for caption in written]
@@ -162,9 +162,14 @@ def trainings(folder: Path) -> Found:
     return {run: torch.cat([state[name].flatten() for name in sorted(state)]) for run, state in runs.items()}, told
 
 
+def as_a_machine(number: int) -> dict[str, str]:
+    """The variables of a process on a machine of its own: NCCL lets no two on one machine share its GPU."""
+    return {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "NCCL_HOSTID": str(number), "NCCL_SOCKET_IFNAME": "lo"}
+
+
 def process(number: int, name: str, parts: list[Callable[[], Found]], folder: Path) -> None:
     """One process: does the parts in turn, and writes what they found."""
-    os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number)}
+    os.environ |= {"RANK": str(number), **as_a_machine(number)}
     torch.set_num_threads(1)
     tensors: dict[str, Tensor] = {}
     told: dict[str, Any] = {}

@@ -17,15 +17,16 @@ from tests.lib.ranks import BATCHES, WORLDS
 from tests.lib.small_training import data
 from tests.stages.imports import ROOT
 
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 EVERY = [(world, rank) for world in WORLDS for rank in range(world)]
 SEVERAL = [(world, rank) for world, rank in EVERY if world > 1]
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
+@pytest.fixture(scope="module", params=DEVICES)
+def found(request, tmp_path_factory):
     """What each rank of each world found: tensors by name, and the rest."""
     folder = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "CAPTION_DEVICE": "cpu"}
+    environment = {**os.environ, "CAPTION_DEVICE": request.param}
     subprocess.run([sys.executable, "-m", "tests.lib.ranks", folder], cwd=ROOT, env=environment, check=True)
     names = {(world, rank): folder / f"found-{world}-{rank}" for world, rank in EVERY}
     return {

@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,20 +14,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from tests.lib.ranks import as_a_machine
 from tests.stages.imports import ROOT
 from tests.stages.tiny import STAGES, files, run, write_params
 
 EPOCHS = 30
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 CHANGES = {"train.epochs": EPOCHS, "model.dropout": 0.3, "dataset.scenes.test": 230}  # three batches to caption
 
 
 def start(
-    folder: Path, stage: str, processes: int | str, command: tuple[str, ...] = (), device: str = "cpu"
+    folder: Path, stage: str, processes: int | str, command: tuple[str, ...] = (), device: str = "cpu", **more: str
 ) -> subprocess.Popen[str]:
-    """Runs a stage as the leader of a process group."""
+    """Runs a stage as the leader of a process group; `more` are environment variables."""
     environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "CAPTION_DEVICE": device, "OMP_NUM_THREADS": "1",
+        **os.environ, **more, "PYTHONPATH": str(ROOT), "CAPTION_DEVICE": device, "OMP_NUM_THREADS": "1",
         "CAPTION_PROCESSES": str(processes), "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }  # fmt: skip
     return subprocess.Popen(
@@ -123,6 +127,38 @@ def test_a_killed_process_is_started_again_and_goes_on_to_the_same_bytes(copy, u
         told = "a process was ended by SIGKILL: all start again, from the last checkpoint if there is one\n"
         assert errors == 2 * told
     assert files(copy) == undisturbed
+
+
+def start_machines(folder: Path, stage: str, device: str) -> list[subprocess.Popen[str]]:
+    """Runs a stage on two machines that share a folder, a process on each; the first is not always rank 0."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    torchrun = (
+        "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3",
+        "--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", meeting, "--local-addr", "127.0.0.1",
+    )  # fmt: skip
+    return [start(folder, stage, 1, torchrun, device, **as_a_machine(number)) for number in range(2)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_process_killed_on_one_of_two_machines_changes_nothing(copy, tmp_path, device):
+    results = []
+    for doomed in (None, 0, 1):
+        folder = tmp_path / f"doomed-{doomed}"
+        shutil.copytree(copy, folder)
+        machines = start_machines(folder, "train", device)
+        if doomed is not None:
+            while not list(folder.glob(".scratch/train/*/checkpoint.safetensors")):
+                time.sleep(0.01)
+            os.kill(workers(machines[doomed])[0], signal.SIGKILL)
+        said = [rest(machine) for machine in machines]
+        assert [machine.returncode for machine in machines] == [0, 0], said
+        lines = "".join(output for output, _ in said)
+        assert lines.count("epoch 1:") == 1  # what went on did not begin anew
+        assert lines.count(f"epoch {EPOCHS}:") == 1
+        results.append(files(folder))
+    assert results[0] == results[1] == results[2]
 
 
 @pytest.mark.slow
