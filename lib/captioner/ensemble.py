@@ -69,15 +69,17 @@ def as_one(folders: Sequence[Path], loaded: Sequence[tuple[Decoder, Vocabulary]]
 
     Raises UserError where they are not of one vocabulary, or were not trained on the same features.
     """
-    decoders, vocabularies = zip(*loaded, strict=True)
-    first = folders[0]
-    for folder, vocabulary in zip(folders[1:], vocabularies[1:], strict=True):
-        if vocabulary.words != vocabularies[0].words:
+    decoders = [decoder.to(device()) for decoder, _ in loaded]
+    (_, vocabulary), *others = loaded
+    if not others:
+        return decoders[0], vocabulary
+    first, sees = folders[0], _what_sees(folders[0])
+    for folder, (_, known) in zip(folders[1:], others, strict=True):
+        if known.words != vocabulary.words:
             raise UserError(f"{first} and {folder} cannot decode as one: they know different words")
-        if _what_sees(folder) != _what_sees(first):
+        if _what_sees(folder) != sees:
             raise UserError(f"{first} and {folder} cannot decode as one: their CNNs, or features.components, differ")
-    on_device = [decoder.to(device()) for decoder in decoders]
-    return Ensemble(on_device) if len(on_device) > 1 else on_device[0], vocabularies[0]
+    return Ensemble(decoders), vocabulary
 
 
 def _what_sees(folder: Path) -> dict[str, str]:

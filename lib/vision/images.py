@@ -72,7 +72,7 @@ def decode(data: bytes, least: int | None = None) -> Image.Image:
             raise ImageError("a JPEG of too many scans")
         if least is not None:
             opened.draft(None, (least, least))
-        return as_shown(opened)
+    return as_shown(opened)
 
 
 def as_shown(image: Image.Image) -> Image.Image:

@@ -76,7 +76,9 @@ def gradients() -> Found:
     }
     for baseline in ("greedy", "mean"):
         recipe = replace(SELF_CRITICAL, baseline=baseline)
-        objectives[baseline] = SelfCritical(decoder().to(device()).double(), VOCABULARY, double, double, reward, recipe, LONGEST)
+        objectives[baseline] = SelfCritical(
+            decoder().to(device()).double(), VOCABULARY, double, double, reward, recipe, LONGEST
+        )
     tensors, told = {}, {}
     for name, objective in objectives.items():
         model, figures = objective.decoder, []
