@@ -7,7 +7,7 @@
 # make demo       a page of your own to do so in, at http://127.0.0.1:8000
 # make server     captions of val2014 and test2014, zipped as COCO's evaluation server wants them
 # make diff A=... B=...    are the scores of two runs really different? revisions, experiments, folders, workspace
-# make verify    read outputs and DVC's cache again, all of it, and name what is damaged; MEND=1 removes that
+# make verify    read outputs and DVC's cache again, all of it, and name what is not as it was made; MEND=1 removes that
 # make check-lock    without the data: is dvc.lock that of today's code and params, and if not, which stages' is not?
 # make chaos     kill every stage ten times, with every signal, and see that nothing is lost
 # make fuzz      wild input for every parser, 1,000 of each, and how many were tried; N=20000 for more
@@ -15,7 +15,7 @@
 # make zip-to-scores    all of COCO's size, on a GPU if there is one, each stage beside the least it could take; IMAGES=2000
 # make audit     are there known vulnerabilities in what requirements.lock names?
 # make provenance    what made the model: params, inputs, commit, versions, machine; MODEL=folder for another one
-# Each sets up .venv first, if it must. make lock renews requirements.lock.
+# Each sets up .venv first, if it must. make lock fits requirements.lock to pyproject.toml; newer versions of all: rm it first.
 
 PYTHON ?= python3
 BIN := .venv/bin

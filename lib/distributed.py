@@ -19,7 +19,8 @@ from lib.compute import device
 from lib.errors import UserError
 
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
-_TIMEOUT = timedelta(hours=1)  # of a message: the others wait while the first reads COCO's features from a slow disk
+# Of a message: the others wait while the first waits for another run of the same training, which may take long.
+_TIMEOUT = timedelta(days=7)
 
 
 class PeerLost(UserError):

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from lib.datasets.archive import MOST_IMAGE, write_stored_zip
 from lib.download import PATIENCE, Line, Patience, disk_error, in_parallel
 from lib.errors import UserError
-from lib.scratch import alone, written_whole
+from lib.scratch import written_whole
 
 _TAIL = 128 * 2**10  # bytes at a zip's end: what points to the directory is in the last 66 kB
 _HEADER = struct.Struct("<4s22xHH")  # a member's local header: signature, ..., lengths of the name and of what follows
@@ -32,12 +32,13 @@ def fetch_members(url: str, members: Sequence[str], target: Path, scratch: Path,
 
     Each is checked against the CRC-32 and the size that the zip's own directory gives; those that are not in it are
     left out. `scratch` is a folder for this URL alone, where finished members wait for the others, so that a killed
-    process goes on where it was; it is removed at the end.
+    process goes on where it was; it is removed at the end. No other process may be at work in it.
 
     Raises UserError where the server does not send ranges, the zip is broken, or the disk is full.
     """
     try:
-        with alone(scratch), contextlib.closing(Line(patience)) as line:
+        scratch.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(Line(patience)) as line:
             remote = _RemoteBytes(url, line)
             directory = _directory(remote)
             wanted = {name: directory[name] for name in members if name in directory}

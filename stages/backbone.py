@@ -25,7 +25,10 @@ def main() -> None:
     backbone = untrained(params.name) if fit else pretrained(params.name, params.weights, DOWNLOADS)
     backbone.preprocess = override(backbone.preprocess, size=params.size, mean=params.mean, std=params.std)
     tuned = [params.tune.size] if params.tune.epochs and params.tune.size else []
-    backbone.width(backbone.preprocess.size, *tuned)  # to tell at once what would not do
+    # To tell at once what would not do.
+    backbone.width(backbone.preprocess.size, *tuned)
+    if fit:
+        backbone.check_grid()
     if fit or params.tune.epochs:
         images = read_table(CAPTIONS / "images.parquet")
         train = images[images["split"] == "train"]

@@ -23,7 +23,7 @@ def main() -> None:
     skipped = made.skipped
     for image_id, reason in skipped.head(_SHOWN).itertuples(index=False):
         print(f"skipped image {image_id}: {reason}")
-    if len(skipped) > params.max_skipped * len(images):
+    if len(skipped) / len(images) > params.max_skipped:
         raise UserError(
             f"{len(skipped)} of {len(images)} images cannot be read, more than features.max_skipped "
             f"({params.max_skipped}) allows; the first: image {skipped['image_id'][0]}, {skipped['reason'][0]}"

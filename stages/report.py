@@ -3,9 +3,9 @@
 import json
 
 import numpy as np
-import pandas as pd
 
 from lib.datasets.tables import read_table
+from lib.reading import intact
 from lib.report.comparison import read_comparisons
 from lib.report.figures import draw_contact_sheet, save_png
 from lib.report.gallery import write_gallery
@@ -20,7 +20,7 @@ from lib.workers import worker_count
 from stages.params import read
 from stages.params.dataset import Params as DatasetParams
 from stages.params.model import Params as ModelParams
-from stages.results import read_json
+from stages.results import read_csv, read_json
 from stages.running import BACKBONE, CAPTIONS, FEATURES, METRICS, RAW, run
 
 _SHOWN = 12  # pictures of gallery.png, evenly spaced by id
@@ -29,10 +29,10 @@ _SHOWN = 12  # pictures of gallery.png, evenly spaced by id
 def main() -> None:
     out = METRICS / "report"
     each = read_table(METRICS / "per_image.parquet")
-    curves, best = pd.read_csv(METRICS / "train/curves.csv"), read_json("train/summary.json")["best_epoch"]
-    tuned = pd.read_csv(METRICS / "finetune/curves.csv"), read_json("finetune/summary.json")["best_epoch"]
+    curves, best = read_csv("train/curves.csv"), read_json("train/summary.json")["best_epoch"]
+    tuned = read_csv("finetune/curves.csv"), read_json("finetune/summary.json")["best_epoch"]
     learning, bleu = learning_curves(curves, best) + self_critical_curves(*tuned), bleu_analysis(each, curves, best)
-    gradients = gradient_flow(pd.read_csv(METRICS / "gradients.csv"))
+    gradients = gradient_flow(read_csv("gradients.csv"))
     save_png(learning, out / "curves.png")
     save_png(bleu, out / "bleu.png")
     save_png(gradients, out / "gradients.png", columns=1)
@@ -46,6 +46,10 @@ def main() -> None:
     sheets, sizes = write_sheets(tested, archives, out, worker_count())
     archives.close()
     of_tested = [("image_id", "in", each["image_id"].tolist())]
+    with intact(METRICS / "attention.npy"):
+        attention = np.load(METRICS / "attention.npy", mmap_mode="r")
+    with intact(BACKBONE / "backbone.json"):
+        preprocess = Preprocess(**json.loads((BACKBONE / "backbone.json").read_text("utf-8"))["preprocess"])
     references = read_table(CAPTIONS / "captions.parquet", columns=["image_id", "caption"], filters=of_tested)
     write_gallery(
         out / "gallery.js",
@@ -53,8 +57,8 @@ def main() -> None:
         references.groupby("image_id")["caption"].agg(list),
         sheets,
         sizes,
-        np.load(METRICS / "attention.npy", mmap_mode="r"),
-        Preprocess(**json.loads((BACKBONE / "backbone.json").read_text())["preprocess"]),
+        attention,
+        preprocess,
     )
 
     skipped = read_table(skipped_path(FEATURES))

@@ -1,8 +1,10 @@
-"""What stages leave in metrics/ as JSON: scores, and captions in COCO's results format, which others read."""
+"""What stages leave in metrics/ for others to read: scores, captions in COCO's results format, learning curves."""
 
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import pandas as pd
 
 from lib.reading import intact
 from lib.text.tokenizer import tokenize
@@ -13,6 +15,12 @@ def read_json(name: str) -> Any:
     """A file of metrics/. Raises UserError where it is missing or damaged."""
     with intact(METRICS / name):
         return json.loads((METRICS / name).read_text("utf-8"))
+
+
+def read_csv(name: str) -> pd.DataFrame:
+    """A table of metrics/. Raises UserError where it is missing or damaged."""
+    with intact(METRICS / name):
+        return pd.read_csv(METRICS / name)
 
 
 def tokens_of(results: Iterable[Mapping[str, Any]]) -> dict[int, list[str]]:

@@ -1,4 +1,4 @@
-"""What train, generate and evaluate read: the images that have features, split by split, with their captions."""
+"""What train and the stages after it read: the images that have features, split by split, with their captions."""
 
 import pandas as pd
 

@@ -1,13 +1,23 @@
 """The pipeline, run once on a tiny data set for all tests that look at it through DVC."""
 
+import os
 import signal
 import subprocess
 
 import pytest
+from hypothesis import settings
 
 from tests.commands import command, commit
 from tests.stages.imports import ROOT
 from tests.stages.tiny import write_params
+
+# What the user has set is for the user's own runs.
+for name in [name for name in os.environ if name.startswith("CAPTION_") or name == "RAY_ADDRESS"]:
+    del os.environ[name]
+
+# A test's time is the machine's business: hypothesis would fail one that takes longer than it thinks fit.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # A shell starts what it runs in the background with Ctrl-C ignored, and so would every process that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -23,6 +33,8 @@ def _finished(tmp_path_factory):
         if name and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((ROOT / name).read_bytes())
+        elif name:
+            (folder / name).unlink(missing_ok=True)
     write_params(folder)
     commit(folder, "tiny")
     command(folder, "dvc", "repro")

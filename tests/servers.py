@@ -29,7 +29,6 @@ class Page:
     raw: bytes | None = None  # sent as it is, in place of an HTTP answer
     before: Callable[[], object] = lambda: None  # called before a GET is answered
     pace: float = 0.0  # seconds before each 4 KiB
-    silent: threading.Event = field(default_factory=threading.Event)  # set once a stall is reached
 
 
 @dataclass
@@ -118,7 +117,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(step)
             request.sent += len(step)
         if stall < len(body):
-            page.silent.set()
             self.server.closing.wait()
 
     def _log(self) -> Request:

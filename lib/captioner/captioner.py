@@ -89,12 +89,13 @@ class Captioner:
     ) -> list[list[Candidate]]:
         """Up to `beam_size` captions of each image, the best first; a beam of 1 is greedy search.
 
-        An image is a file's path, or a PIL image of any kind; either is taken as a viewer would show it. Captions
-        have from `min_length` to `max_length` words; `length_penalty` is that of `lib.captioner.beam`: 0 favours
-        short captions, 1 ranks by the mean score; no `no_repeat` words in a row come twice, unless it is 0. A
-        `consensus` ranks the beam anew.
+        An image is a file's path, or a PIL image of any kind, either taken as a viewer would show it; or what `see`
+        gave. Captions have from `min_length` to `max_length` words; `length_penalty` is that of `lib.captioner.beam`:
+        0 favours short captions, 1 ranks by the mean score; no `no_repeat` words in a row come twice, unless it is 0.
+        A `consensus` ranks the beam anew.
 
-        Raises UserError for an image that cannot be read, and for a CNN and a decoder that do not fit together.
+        Raises UserError for an image that cannot be read, a beam or captions of less than 1, and a CNN and a decoder
+        that do not fit together.
         """
         if beam_size < 1 or max_length < 1:
             raise UserError(

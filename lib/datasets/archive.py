@@ -74,13 +74,13 @@ def find_members(wanted: Iterable[str], names: list[str]) -> list[str]:
     """For each wanted name the member of a zip that holds `names`: the one of that very name, else the only one with
     its file name, in whatever folder, else the name as it is, which the zip will be found to lack. A Mac writes é as
     e and an accent, others as one character: that makes no difference."""
-    by_name: dict[str, str] = {}
+    by_file_name: dict[str, str | None] = {}
     for name in names:
         short = _file_name(_composed(name))
-        by_name[short] = "" if short in by_name else name
-    by_name |= {_composed(name): name for name in names} | {name: name for name in names}
+        by_file_name[short] = None if short in by_file_name else name
+    by_name = {_composed(name): name for name in names} | {name: name for name in names}
     return [
-        by_name.get(name) or by_name.get(_composed(name)) or by_name.get(_file_name(_composed(name))) or name
+        by_name.get(name) or by_name.get(_composed(name)) or by_file_name.get(_file_name(_composed(name))) or name
         for name in wanted
     ]
 

@@ -67,14 +67,17 @@ def _check_zip(file: RemoteFile, path: Path) -> None:
 
 def _members(file: RemoteFile, members: list[str], store: Path) -> Path:
     """The zip of those members of a zip of images that there are; the same bytes, wherever they are taken from."""
-    part = store / f"{file.digest}-{fingerprint(members)}"
+    whole, part = store / file.digest, store / f"{file.digest}-{fingerprint(members)}"
     if part.exists():
         return part
-    if (store / file.digest).exists():
-        with alone(store), open_zip(store / file.digest) as archive, written_whole(part) as path:
-            write_stored_zip(path, _found(archive, members))
-    else:
-        fetch_members(file.url, members, part, store / f"{part.name}.members")
+    with alone(store):
+        if part.exists():  # another process has made it meanwhile
+            return part
+        if whole.exists():
+            with open_zip(whole) as archive, written_whole(part) as path:
+                write_stored_zip(path, _found(archive, members))
+        else:
+            fetch_members(file.url, members, part, store / f"{part.name}.members")
     return part
 
 

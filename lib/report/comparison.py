@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lib.reading import intact
 from lib.report.figures import save_png
 from lib.report.plots import compared_curves
 
@@ -50,8 +51,10 @@ def read_comparisons(folder: Path) -> list[Comparison]:
 
 
 def _read(folder: Path) -> Comparison:
-    curves = dict(list(pd.read_csv(folder / _CURVES).groupby("run", sort=False)))
-    return Comparison(**json.loads((folder / _SCORES).read_text("utf-8")), curves=curves)
+    with intact(folder / _CURVES):
+        curves = dict(list(pd.read_csv(folder / _CURVES).groupby("run", sort=False)))
+    with intact(folder / _SCORES):
+        return Comparison(**json.loads((folder / _SCORES).read_text("utf-8")), curves=curves)
 
 
 def table(scores: Mapping[str, Mapping[str, float]]) -> str:

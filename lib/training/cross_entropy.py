@@ -66,7 +66,7 @@ class CrossEntropy:
         return self.train.captions.batches(self.recipe.batch_size, rng, by_image=self.recipe.by_image)
 
     def loss(self, batch: np.ndarray) -> tuple[Tensor, Tensor, int]:
-        """The mean cross-entropy of a word, smoothed as the recipe says, twice, and the number of words."""
+        """The mean cross-entropy of a word, smoothed as the recipe says, as loss and as figure; the number of words."""
         own, words = share(batch), self.train.captions.words(batch)
         if not len(own):
             return no_loss(), no_loss(), words

@@ -30,7 +30,7 @@ def fit_backbone(
 
     pixels (I, size, size, 3) uint8, preprocessed; captions[i] are the token lists of image i. `progress` is the file
     of a checkpoint: a run that is interrupted, and started again with the same arguments, repeats at most an epoch.
-    Raises UserError where no phrase is in `recipe.min_count` captions.
+    Raises UserError where no phrase is in `recipe.min_count` captions, and where training diverges.
     """
     held = (phrase_shares(captions, recipe.min_count) > 0).float()  # (I, W)
     network = for_inference(backbone.network).to(device())

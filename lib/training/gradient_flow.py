@@ -45,8 +45,8 @@ def gradient_flow(
         columns[f"{cell}_untrained"] = _faded(model, measured)
         optimiser = Optimiser(model.parameters(), _LEARNING_RATE, _UPDATES, weight_decay=0.0)
         for _ in range(_UPDATES):
-            batch = _windows(words, _BATCH, rng)  # (N, T + 1)
-            scores = model(batch[:, :-1])  # (N, T, V)
+            batch = _windows(words, _BATCH, rng)  # (N, T + 2)
+            scores = model(batch[:, :-1])  # (N, T + 1, V)
             optimiser.step(nn.functional.cross_entropy(scores.flatten(0, 1), batch[:, 1:].flatten()))
         columns[f"{cell}_trained"] = _faded(model, measured)
     return pd.DataFrame(columns)

@@ -81,10 +81,9 @@ class Backbone:
         """Normalised pixels (N, 3, size, size) -> the last convolutional layer's output, (N, P, C).
 
         That is the last map of several places, (N, C, height, width), that any module of the network gives out.
-        Raises UserError for a transformer, whose only such map is the one that it begins with.
+        Raises UserError for a network without, see `check_grid`.
         """
-        if self.name.startswith("vit_"):
-            raise UserError(f"features.kind is grid, but {self.name} ends in no convolutional layer: use pooled")
+        self.check_grid()
         maps: list[Tensor] = []
 
         def keep(module: nn.Module, args: object, out: object) -> None:
@@ -98,6 +97,14 @@ class Backbone:
             for hook in hooks:
                 hook.remove()
         return maps[0].flatten(2).transpose(1, 2)
+
+    def check_grid(self) -> None:
+        """Raises UserError for a transformer: its only map of several places is the one that it begins with."""
+        if self.name.startswith("vit_"):
+            raise UserError(
+                f"{self.name} ends in no convolutional layer, and so has no grid: use features.kind=pooled, and given "
+                "weights, for fit learns on the grid"
+            )
 
     def fused(self) -> "Backbone":
         """The same function with each batch normalisation folded into the convolution that it follows.

@@ -185,16 +185,18 @@ def _make(
         for first in range(0, len(rows), how.batch_size)
     ]
     threads = torch.get_num_threads()
-    with ThreadPoolExecutor(workers, initializer=start) as pool:
-        results = _in_order(pool, work, batches, ahead=2 * workers)
-        for number, group in itertools.groupby(results, key=lambda result: result[0]):
-            parts = []
-            for _, part in group:
-                parts.append(part)
-                done(len(part.image_ids))
-            _write_shard(folder, number, parts)
-    torch.set_num_threads(threads)  # MKL counts for the whole process
-    archives.close()
+    try:
+        with ThreadPoolExecutor(workers, initializer=start) as pool:
+            results = _in_order(pool, work, batches, ahead=2 * workers)
+            for number, group in itertools.groupby(results, key=lambda result: result[0]):
+                parts = []
+                for _, part in group:
+                    parts.append(part)
+                    done(len(part.image_ids))
+                _write_shard(folder, number, parts)
+    finally:
+        torch.set_num_threads(threads)  # MKL counts for the whole process
+        archives.close()
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,7 @@ class Preprocess:
         filter_ = Image.Resampling[self.interpolation.upper()]
         if self.resize is None:
             return np.asarray(image.resize((self.size, self.size), filter_))
-        scale = self.resize / min(image.size)
-        width, height = (max(self.resize, int(side * scale)) for side in image.size)
+        width, height = (int(self.resize * side / min(image.size)) for side in image.size)
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         if min(left, top) < 0:  # a crop beyond the edge (size over resize) is filled with black, as torchvision pads
             resized = image.resize((width, height), filter_)

@@ -67,5 +67,5 @@ def test_extraction_against_the_bare_cnn(name, rounds, pairs, tmp_path, capsys):
         print(
             f"\nextraction over bare {name}, {len(images)} photographs of COCO: images per second "
             f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); "
-            f"the bare CNN's share of the processor time of CNN and decoding: {statistics.median(bounds):.2f}"
+            f"the bare CNN's (unfused) share of the processor time of CNN and decoding: {statistics.median(bounds):.2f}"
         )

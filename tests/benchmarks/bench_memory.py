@@ -102,3 +102,4 @@ def test_memory_stays_flat_as_the_data_grows(work, tmp_path, capsys):
             f"\n{work.__name__}: anonymous memory for {many} shards over that for {few}: {large / small:.2f} "
             f"({small:.0f} and {large:.0f} MB)"
         )
+    assert large < 1.5 * small

@@ -1,4 +1,4 @@
-"""From a zip of COCO's size to scores, stage by stage, each beside the least that it could take on this machine.
+"""From a zip of COCO's size to scores, stage by stage, beside the least that some could take on this machine.
 
 `make zip-to-scores` runs it, on a GPU where there is one: ResNet-50 at random weights, pooled features, an LSTM of 512
 units for 10 epochs, in bfloat16 (on a CPU in float32); then one epoch of self-critical training. The number of images
@@ -60,7 +60,8 @@ def spelt(number: int) -> str:
 def floors(folder: Path, pictures: list[tuple[bytes, list[str]]]) -> dict[str, str]:
     """The least that some stages could take, and why."""
     images, train = len(pictures), len(pictures) * (1 - 2 * HELD_OUT)
-    rate = peak_rate(device=device(), dtype=getattr(torch, PRECISION))
+    # Captions are written in float32 whatever the precision of training, those of self-critical training too.
+    rate, writing = (peak_rate(device=device(), dtype=getattr(torch, kind)) for kind in (PRECISION, "float32"))
     backbone = untrained("resnet50")
     size = backbone.preprocess.size
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -80,13 +81,13 @@ def floors(folder: Path, pictures: list[tuple[bytes, list[str]]]) -> dict[str, s
     (folder / "copy").unlink()
     word = 2 * (2 * SIZE * 4 * SIZE + SIZE * VOCABULARY)  # operations
     epoch = train * EACH * (WORDS + 1) * 3 * word / rate
-    drawn = train * SAMPLES * (WORDS + 1) * 4 * word / rate  # once to draw it, three times to learn from it
+    drawn = train * SAMPLES * (WORDS + 1) * 4 * word / writing  # once to draw it, three times to learn from it
     print(f"{device()}: {rate / 1e12:.2f} TFLOP/s in {PRECISION}; {worker_count()} cores", file=sys.stderr)
     return {
         "download": f"{copying:.1f} to copy the zip",
         "features": f"{decoding:.1f} to decode, {counter.get_total_flops() * images / rate:.1f} of products",
         "train": f"{EPOCHS * epoch:.1f} of products",
-        "generate": f"{2 * images * HELD_OUT * BEAM * (WORDS + 1) * word / rate:.1f} of products",
+        "generate": f"{2 * images * HELD_OUT * BEAM * (WORDS + 1) * word / writing:.1f} of products",
         SCST: f"{drawn:.1f} of products",
     }
 

@@ -19,7 +19,7 @@ def fuzz(parser: str, **strategies: st.SearchStrategy) -> Callable[[Callable], C
     """As hypothesis's `given`, for a test of `parser`, and counts its inputs."""
 
     def decorate(test: Callable) -> Callable:
-        @settings(max_examples=_EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=_EXAMPLES, suppress_health_check=list(HealthCheck))
         @given(**strategies)
         @functools.wraps(test)
         def counted(**arguments: Any) -> None:

@@ -152,6 +152,8 @@ def go_on(folder: Path, dropout: float, world: int) -> dict[str, Tensor]:
 
 def trainings(folder: Path) -> Found:
     """Whole trainings, undisturbed and gone on with."""
+    seeds, seed = [], loop.seed_dropout
+    loop.seed_dropout = lambda number: seeds.append(number) or seed(number)  # type: ignore[assignment]
     taught, curve = teach()
     model, split = decoder(), data()
     progress = folder / f"critical-{world_size()}"
@@ -160,7 +162,7 @@ def trainings(folder: Path) -> Found:
     runs = {"taught": taught, "critical": last["decoder"], "dropout": teach(0.3)[0]}
     runs["dropout gone on"] = go_on(folder, 0.3, world_size())
     runs |= {f"from {world}": go_on(folder, 0.0, world) for world in WORLDS}
-    told = {"curve": curve, "critical curve": critical[1:]}
+    told = {"curve": curve, "critical curve": critical[1:], "seeds": seeds}
     return {run: torch.cat([state[name].flatten() for name in sorted(state)]) for run, state in runs.items()}, told
 
 

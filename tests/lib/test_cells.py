@@ -46,7 +46,7 @@ def numeric_gradient(f, x: Tensor, dout: Tensor, step: float = 1e-5) -> Tensor:
 @pytest.mark.parametrize(
     ("gates", "forward", "backward"), [(1, rnn_forward, rnn_backward), (4, lstm_forward, lstm_backward)]
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(n=sizes, t=sizes, d=sizes, h=sizes, seed=st.integers(0, 2**31))
 def test_sequences_agree_with_numeric_gradients(gates, forward, backward, n, t, d, h, seed):
     torch.manual_seed(seed)
@@ -92,7 +92,7 @@ def test_functions_agree_with_torch_nn():
 
 
 @pytest.mark.parametrize(("scratch", "reference"), MODULES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(n=sizes, t=sizes, d=sizes, h=sizes, layers=st.integers(1, 3), seed=st.integers(0, 2**31))
 def test_modules_stand_in_for_torch_nn(scratch, reference, n, t, d, h, layers, seed):
     torch.manual_seed(seed)
@@ -168,7 +168,7 @@ def pretend(monkeypatch, slow: str | None) -> None:
 
 @processors
 @pytest.mark.parametrize(("scratch", "reference"), MODULES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     n=st.one_of(st.integers(1, 40), st.just(600)), t=st.integers(1, 12), d=st.integers(1, 40), h=st.integers(1, 40),
     layers=st.integers(1, 2),

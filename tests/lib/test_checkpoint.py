@@ -43,9 +43,12 @@ def test_killed_again_and_again_it_ends_in_the_same_weights(tmp_path, how):
     for _ in range(9):
         before, process = written(), started(checkpoint, "result")
         # Not before it has gone on by a batch, or it might be killed at its start for ever.
-        while process.is_alive() and written() == before:
-            time.sleep(0.002)
-        time.sleep(moments.uniform(0, 0.3))
+        began = time.monotonic()
+        for _ in range(moments.randint(2, 5)):
+            while process.is_alive() and written() == before:
+                time.sleep(0.001)
+            began, step, before = time.monotonic(), time.monotonic() - began, written()
+        time.sleep(moments.uniform(0, step))
         process.kill()
         process.join()
         at_work += process.exitcode == -signal.SIGKILL

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor
 
 from lib.captioner import consensus as module
@@ -48,7 +48,6 @@ def resemblance(caption: Caption, image: int) -> float:
     return cider_d(references, [tokens if other == image else ["x"] for other in range(len(CAPTIONS))])[image]
 
 
-@settings(deadline=None)
 @given(st.lists(captions, min_size=1, max_size=5), st.integers(1, 6), st.floats(0, 5), st.floats(0, 2))
 def test_captions_stand_in_the_order_of_the_formula(beam, neighbours, weight, length_penalty):
     (ranked,) = consensus(neighbours, weight).rerank(features(1, seed=1), [beam], length_penalty)

@@ -215,11 +215,14 @@ def test_missing_and_empty_inputs_are_told(tmp_path):
         ("elsewhere/1.jpg", "train/1.jpg"),
         ("2.jpg", "2.jpg"),  # in two folders: it must be said in which
         ("val/2.jpg", "val/2.jpg"),
+        ("3.jpg", "3.jpg"),
+        ("elsewhere/3.jpg", "elsewhere/3.jpg"),  # in two folders, one of them the outermost
         ("gone.jpg", "gone.jpg"),
     ],
 )
 def test_a_member_is_found_by_its_name_or_by_its_file_name_where_that_is_clear(wanted, member):
-    assert find_members([wanted], ["train/", "train/1.jpg", "train/2.jpg", "val/2.jpg"]) == [member]
+    names = ["train/", "train/1.jpg", "train/2.jpg", "val/2.jpg", "3.jpg", "val/3.jpg"]
+    assert find_members([wanted], names) == [member]
 
 
 @pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])

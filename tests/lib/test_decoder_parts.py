@@ -16,7 +16,7 @@ from tests.lib.numbers import relative_error
 sizes = st.integers(1, 40)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     leading=st.lists(st.integers(1, 9), min_size=1, max_size=3), d=sizes, g=sizes, bias=st.booleans(),
     double=st.booleans(),
@@ -92,7 +92,7 @@ def test_dropout_does_nothing_outside_training():
     assert torch.equal(Dropout(0.0)(x), x)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     images=st.integers(1, 4), captions=st.integers(1, 6), steps=st.integers(1, 4), places=st.integers(1, 6),
     at_once=st.sampled_from([1, 40, 10_000]), seed=st.integers(0, 99),

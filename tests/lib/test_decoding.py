@@ -188,7 +188,7 @@ def tables(draw):
     return Table(log_p)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     tables(),
     st.integers(1, 12),

@@ -27,7 +27,8 @@ def found(request, tmp_path_factory):
     """What each rank of each world found: tensors by name, and the rest."""
     folder = tmp_path_factory.mktemp("ranks")
     environment = {**os.environ, "CAPTION_DEVICE": request.param}
-    subprocess.run([sys.executable, "-m", "tests.lib.ranks", folder], cwd=ROOT, env=environment, check=True)
+    command = [sys.executable, "-m", "tests.lib.ranks", folder]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=600)
     names = {(world, rank): folder / f"found-{world}-{rank}" for world, rank in EVERY}
     return {
         which: {**load_file(name.with_suffix(".safetensors")), **json.loads(name.with_suffix(".json").read_text())}
@@ -107,6 +108,9 @@ def test_a_checkpoint_serves_whatever_the_number_of_processes(found, world, rank
 def test_dropout_differs_from_rank_to_rank(found):
     assert relative_error(found[2, 0]["dropout"], found[1, 0]["dropout"]) > 1e-3
     assert torch.equal(found[2, 0]["dropout"], found[2, 1]["dropout"])
+    first, second = (found[2, rank]["seeds"] for rank in range(2))
+    assert len(first) == len(second) > 0
+    assert not set(first) & set(second)
 
 
 def test_a_process_by_itself_sends_nothing():

@@ -169,7 +169,7 @@ def test_a_missing_member_is_an_image_error(tmp_path):
         archives.read("a.zip", "gone.png")
 
 
-@pytest.mark.parametrize("size", [(300, 200), (200, 300), (256, 256), (90, 91)])
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (256, 256), (90, 91), (417, 139)])
 def test_preprocessing_is_torchvisions(size):
     import torch
     from torchvision.transforms._presets import ImageClassification

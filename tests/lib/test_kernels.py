@@ -56,7 +56,7 @@ def _leaves(
 
 @pytest.mark.parametrize("retain", [False, True], ids=["one backward pass", "a second"])
 @pytest.mark.parametrize(("scratch", "reference"), MODULES)
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     n=st.integers(1, 40), t=st.integers(1, 5), d=st.integers(1, 9), h=st.integers(1, 40), layers=st.integers(1, 2),
     scale=st.sampled_from([1e-3, 1.0]), seed=st.integers(0, 2**31),

@@ -205,7 +205,7 @@ def test_scores_and_truth_are_those_of_the_image(tmp_path):
     assert "true" not in gallery_of(tmp_path, ["a"], np.empty((1, 0)))[0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(40, 300), st.integers(40, 300), st.integers(16, 64), st.one_of(st.none(), st.integers(32, 80)))
 def test_the_part_that_is_seen_is_the_part_that_the_cnn_is_shown(width, height, size, resize):
     """In a picture whose red tells the column and whose green the row, its pixels tell where they come from."""

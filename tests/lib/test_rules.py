@@ -1,7 +1,7 @@
 """What may not be written, against a reference that goes through one caption at a time."""
 
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from lib.captioner.rules import NO_RULES, Rules
 from lib.text.vocabulary import END
@@ -34,7 +34,6 @@ def situations(draw):
     return Rules(draw(COUNT), draw(COUNT)), written, torch.tensor([draw(chances) for _ in range(captions)])
 
 
-@settings(deadline=None)
 @given(situations())
 def test_what_is_forbidden_and_nothing_else(situation):
     rules, written, log_p = situation

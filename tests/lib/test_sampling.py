@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from lib.captioner.greedy import greedy
 from lib.captioner.rules import NO_RULES, Rules
@@ -119,7 +119,6 @@ def test_narrowed_to_one_word_it_is_greedy(narrowing):
     assert [[caption.ids for caption in captions] for captions in drawn] == [[ids, ids] for ids in expected]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.one_of(st.just(float("-inf")), st.floats(-1e5, 0)), max_size=12),
     st.floats(0.01, 100),

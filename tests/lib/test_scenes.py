@@ -33,7 +33,7 @@ def is_true(caption: str, scene: Scene) -> bool:
     return holds(read_caption(tokenize(caption)), scene)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 2**32))
 def test_every_caption_is_true_of_its_scene_and_false_of_a_changed_one(seed):
     rng = np.random.default_rng(seed)

@@ -51,7 +51,7 @@ def assert_equal_to_the_yardstick(references, hypotheses):
         np.testing.assert_allclose(ours_each[name], each[name], rtol=1e-9, atol=1e-12, err_msg=name)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(images)
 @example({1: ([["a"]], [])})
 @example({1: ([["a", "dog"]], ["a"]), 2: ([["a"], ["the", "cat"], ["a", "a", "a"]], ["a", "a", "a", "a", "a"])})
@@ -60,7 +60,6 @@ def test_random_captions_score_as_with_coco_caption(data):
     assert_equal_to_the_yardstick({i: rs for i, (rs, _) in data.items()}, {i: h for i, (_, h) in data.items()})
 
 
-@settings(deadline=None)
 @given(st.lists(reference, min_size=1, max_size=5), st.lists(words, min_size=4, max_size=9))
 def test_what_bleu_counts_is_what_nltk_counts(references, hypothesis):
     counted = BleuReferences(references).statistics(hypothesis)
@@ -127,7 +126,6 @@ def test_rouge_l_follows_from_the_longest_common_subsequence(a, b):
     assert rouge_l([b], a) == pytest.approx(expected)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(reference, min_size=1, max_size=4), min_size=2, max_size=5), st.data())
 def test_captions_in_any_order_and_number_are_rewarded_as_if_alone(references, data):
     yard = CiderD(references)
@@ -141,7 +139,6 @@ def test_captions_in_any_order_and_number_are_rewarded_as_if_alone(references, d
     np.testing.assert_array_equal(yard.scores(rows, hypotheses), yard.scores(rows, hypotheses))
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(reference, min_size=1, max_size=4), min_size=1, max_size=5), st.lists(caption, max_size=4))
 def test_a_caption_is_compared_with_each_of_several_images_as_with_one(references, hypotheses):
     yard = CiderD(references)

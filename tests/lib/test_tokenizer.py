@@ -38,7 +38,7 @@ def test_tokens_are_those_of_the_stanford_tokenizer(caption, tokens):
     assert " ".join(tokenize(caption)) == tokens
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(captions)
 @example(".")
 @example(" . ")

@@ -38,7 +38,7 @@ def recipe(epochs: int, **parts) -> Recipe:
     return Recipe(epochs=epochs, batch_size=2, learning_rate=0.01, best_by="val_cider_d", seed=1, **parts)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     counts=st.lists(st.integers(1, 6), min_size=1, max_size=30),
     size=st.integers(1, 12),

@@ -85,7 +85,7 @@ def test_every_param_is_used_by_a_stage():
     assert not unused
 
 
-def test_every_param_has_a_comment_or_speaks_for_itself():
+def test_most_params_have_a_comment():
     lines = (ROOT / PARAMS_FILE).read_text().splitlines()
     assert sum("#" in line for line in lines) > len(lines) / 2
 

@@ -1,13 +1,19 @@
 """The data sets that go by name, end to end on miniatures of them served on 127.0.0.1."""
 
 import hashlib
+import io
 import json
+import sys
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from lib.datasets import catalogue, remote
 from lib.errors import UserError
 from stages.running import DOWNLOADS
 from tests import miniature
@@ -99,6 +105,29 @@ def test_a_small_run_takes_its_images_alone_out_of_the_zip_on_the_server(name, m
     run(tmp_path / "all", monkeypatch, STAGES[:1], **params)
     assert files(Path("data/raw")) == few
     assert len(mirror.requests) == asked
+
+
+def test_of_two_small_runs_with_one_store_one_waits_and_then_fetches_nothing(mirror, tmp_path, monkeypatch):
+    params = served("coco2014", mirror, tmp_path)
+    monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
+
+    def wait() -> None:
+        end = time.monotonic() + 20
+        while "waiting for another process" not in screen.getvalue() and time.monotonic() < end:
+            time.sleep(0.005)
+
+    mirror.pages["/train2014.zip"].before = wait
+    files = catalogue.files("coco2014", mirror.url, Path(params["dataset.checksums"]))
+    bring = partial(remote.bring, "coco2014", files, limit=2, store=tmp_path / "store", cache=None)
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(bring, tmp_path / name) for name in ("one", "other")]:
+            done.result()
+    assert "waiting for another process" in screen.getvalue()
+    assert {path.name for path in (tmp_path / "one").iterdir()} > {"train2014.zip", "val2014.zip"}
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
+    asked = [request.range for request in mirror.gets("/train2014.zip")]
+    assert len(asked) == len(set(asked))
 
 
 def test_a_zip_that_is_broken_on_the_mirror_is_told_of_even_where_its_md5_is_right(mirror, tmp_path, monkeypatch):

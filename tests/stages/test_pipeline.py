@@ -37,6 +37,7 @@ from tests.stages.tiny import STAGES, files, run
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("CAPTION_WORKERS", "3")
         yield run(tmp_path_factory.mktemp("scenes"), monkeypatch)
 
 
@@ -202,12 +203,24 @@ def test_a_damaged_table_is_named_by_the_stage_that_reads_it(scenes, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    ("stage", "name"), [("evaluate", "captions.json"), ("report", "scores.json"), ("java", "captions.json")]
+    ("stage", "name"),
+    [
+        ("evaluate", "metrics/captions.json"),
+        ("java", "metrics/captions.json"),
+        ("report", "metrics/scores.json"),
+        ("report", "metrics/train/curves.csv"),
+        ("report", "metrics/gradients.csv"),
+        ("report", "metrics/attention.npy"),
+        ("report", "metrics/compare/cell/scores.json"),
+        ("report", "metrics/compare/cell/curves.csv"),
+        ("report", "data/backbone/backbone.json"),
+    ],
 )
-def test_what_is_damaged_in_metrics_is_named_by_the_stage_that_reads_it(scenes, tmp_path, monkeypatch, stage, name):
+def test_a_damaged_file_is_named_by_the_stage_that_reads_it(scenes, tmp_path, monkeypatch, stage, name):
     shutil.copytree(scenes, tmp_path / "here")
-    (tmp_path / "here/metrics" / name).write_bytes(b"[")
-    with pytest.raises(UserError, match=f"^metrics/{name} is damaged, or of another version: "):
+    shutil.copytree(ROOT / "metrics/compare", tmp_path / "here/metrics/compare")
+    (tmp_path / "here" / name).write_bytes(b'<<<<<<< HEAD\n"')
+    with pytest.raises(UserError, match=f"^{name} is damaged, or of another version: "):
         run(tmp_path / "here", monkeypatch, [stage])
 
 
@@ -261,6 +274,13 @@ def test_local_photographs_go_through_and_unreadable_ones_are_listed(tmp_path, m
 def test_too_many_unreadable_images_stop_the_features_stage(tmp_path, monkeypatch, photographs):
     with pytest.raises(UserError, match=r"2 of 16 images cannot be read, more than features\.max_skipped \(0\.01\)"):
         run(tmp_path / "local", monkeypatch, STAGES[:4], **{**photographs, "features.max_skipped": 0.01})
+
+
+def test_a_transformer_that_is_to_be_fitted_is_refused_before_any_picture_is_read(scenes, tmp_path, monkeypatch):
+    shutil.copytree(scenes, tmp_path / "here")
+    monkeypatch.setattr("stages.backbone.read_pixels", lambda *args, **how: pytest.fail("pictures are read"))
+    with pytest.raises(UserError, match="vit_b_16 ends in no convolutional layer, .* fit learns on the grid"):
+        run(tmp_path / "here", monkeypatch, ["backbone"], **{"backbone.name": "vit_b_16"})
 
 
 def test_features_are_float16_shards_that_can_be_memory_mapped(scenes):

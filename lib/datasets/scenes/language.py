@@ -1,9 +1,10 @@
 """A small grammar of English that describes scenes, five different ways each.
 
-    caption    = opening? noun-phrase [verb] [place] [background]
-               | opening? noun-phrase [is] relation noun-phrase [background]
+    caption    = opening? noun-phrase [place | verb] [background]
+               | opening? noun-phrase relation noun-phrase [background]
+               | noun-phrase "is" relation noun-phrase [background]
                | opening? noun-phrase "and" noun-phrase [background]
-               | noun-phrase "with" noun-phrase relation "it" [background]
+               | opening? noun-phrase "with" noun-phrase relation "it" [background]
                | opening? noun-phrase "," noun-phrase "and" noun-phrase [background]
     noun-phrase = count [size] colour shape
 
