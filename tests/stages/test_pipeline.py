@@ -279,7 +279,7 @@ def test_too_many_unreadable_images_stop_the_features_stage(tmp_path, monkeypatc
 def test_a_transformer_that_is_to_be_fitted_is_refused_before_any_picture_is_read(scenes, tmp_path, monkeypatch):
     shutil.copytree(scenes, tmp_path / "here")
     monkeypatch.setattr("stages.backbone.read_pixels", lambda *args, **how: pytest.fail("pictures are read"))
-    with pytest.raises(UserError, match="vit_b_16 ends in no convolutional layer, .* fit learns on the grid"):
+    with pytest.raises(UserError, match=r"vit_b_16 ends in no convolutional layer, .* fit learns on the grid"):
         run(tmp_path / "here", monkeypatch, ["backbone"], **{"backbone.name": "vit_b_16"})
 
 
