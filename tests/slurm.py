@@ -6,14 +6,14 @@ import secrets
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.commands import attempt
+from tests.waiting import until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 # Debian has the daemons in sbin, which is not on every user's path.
@@ -78,24 +78,16 @@ def cluster(folder: Path) -> Iterator[Path]:
             with (folder / f"{words[0]}.said").open("w") as said:
                 environment = {**os.environ, "PATH": PATH}
                 started.append(subprocess.Popen(words, env=environment, stdout=said, stderr=said))
-        wait_for(lambda: "idle" in says("sinfo", "-h", "-o", "%T"), 60)
+        until(lambda: "idle" in says("sinfo", "-h", "-o", "%T"))
         yield config
     finally:
         if len(started) == len(daemons):
             says("scancel", "--signal=KILL", "--full", "--user", getpass.getuser())
             says("scancel", "--user", getpass.getuser())
-            wait_for(lambda: not says("squeue", "-h"), 60)
+            until(lambda: not says("squeue", "-h"))
         for daemon in reversed(started):
             daemon.terminate()
             daemon.wait()
-
-
-def wait_for(done: Callable[[], object], seconds: float = 1800.0) -> None:
-    """Waits until `done()` is true."""
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, "it takes too long"
-        time.sleep(0.1)
 
 
 def free_port() -> int:

@@ -18,6 +18,7 @@ import pytest
 from tests.commands import attempt, command, environment, stages_run
 from tests.stages.tiny import STAGES, write_params
 from tests.test_chaos import finish, mend, outputs, processes, start, unfinished
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -243,9 +244,8 @@ def test_one_worker_or_four_interrupted_or_not_the_same_bytes_come_out_and_no_wo
     shutil.rmtree(disturbed / ".scratch")
     command(disturbed, "dvc", "repro", "backbone")
     process = start(disturbed, "features")
-    while not (reports := list(disturbed.glob(".scratch/features/*/report-*.parquet"))):
-        assert process.poll() is None
-        time.sleep(0.01)
+    until(lambda: list(disturbed.glob(".scratch/features/*/report-*.parquet")))
+    reports = list(disturbed.glob(".scratch/features/*/report-*.parquet"))
     os.killpg(process.pid, signal.SIGKILL)
     finish(process)
     times = {report: report.stat().st_mtime_ns for report in reports}
@@ -270,12 +270,7 @@ def test_of_a_stage_that_is_killed_alone_no_worker_is_left(clone, tmp_path, monk
     monkeypatch.setenv("CAPTION_WORKERS", "2")
     folder = larger(clone, tmp_path / "project")
     stage = subprocess.Popen([sys.executable, "-m", "stages.download"], cwd=folder, stderr=subprocess.DEVNULL)
-    while sum("spawn_main" in command for command in processes(folder)) < 2:
-        assert stage.poll() is None
-        time.sleep(0.01)
+    until(lambda: sum("spawn_main" in command for command in processes(folder)) >= 2)
     stage.kill()
     stage.wait()
-    patience = time.monotonic() + 60
-    while left := processes(folder):
-        assert time.monotonic() < patience, left
-        time.sleep(0.1)
+    until(lambda: processes(folder) == [])

@@ -14,12 +14,15 @@ import pytest
 import yaml
 
 from tests.commands import attempt, command, environment
-from tests.slurm import KILL_WAIT, cluster, needs_slurm, wait_for
+from tests.slurm import KILL_WAIT, cluster, needs_slurm
 from tests.stages.imports import ROOT
 from tests.stages.tiny import write_params
 from tests.test_chaos import outputs, processes, unfinished
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
+
+LONG = 1800.0  # seconds: enough for a pipeline on a busy machine
 
 RECIPES = ROOT / "docs/recipes"
 EPOCHS = 150  # long enough to be preempted in the midst
@@ -84,19 +87,19 @@ def test_slurm_starts_a_preempted_job_again(copy, undisturbed, tmp_path):
     log, log_of_next, urgent = tmp_path / "log", tmp_path / "log-of-next", tmp_path / "urgent"
     number = submit(copy, log, RECIPES / "captions.sbatch")
     following = submit(copy, log_of_next, RECIPES / "captions.sbatch")
-    wait_for(lambda: log.exists() and "epoch 3:" in log.read_text())
+    until(lambda: log.exists() and "epoch 3:" in log.read_text(), LONG)
     assert job(copy, following)["Reason"] == "Dependency"
 
     # As a GraceTime begins: what srun had started would end, and the job with it, for good.
     command(copy, "scancel", "--signal=TERM", number)
     begun = time.monotonic()
     submit(tmp_path, tmp_path / "log-of-urgent", "--partition=urgent", f"--wrap=touch {urgent}; sleep 3")
-    wait_for(urgent.exists)
+    until(urgent.exists, LONG)
     assert time.monotonic() - begun < KILL_WAIT  # all heard SIGTERM
-    wait_for(lambda: processes(copy) == [], 3)
+    until(lambda: processes(copy) == [], 3)
     assert 3 <= log.read_text().count("\nepoch ") < EPOCHS
 
-    wait_for(lambda: job(copy, following)["JobState"] == "COMPLETED")
+    until(lambda: job(copy, following)["JobState"] == "COMPLETED", LONG)
     done = job(copy, number)
     assert (done["JobState"], done["Restarts"], done["ExitCode"]) == ("COMPLETED", "1", "0:0"), log.read_text()
     assert_went_on(log.read_text())
@@ -130,11 +133,11 @@ def test_kubernetes_signals_the_first_process_and_starts_another_pod(copy, undis
             started.wait()
 
     with running() as process:
-        wait_for(lambda: "epoch 3:" in log.read_text())
+        until(lambda: "epoch 3:" in log.read_text(), LONG)
         (first,) = psutil.Process(process.pid).children()
         first.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM  # and not after the 30 seconds until SIGKILL
-    wait_for(lambda: processes(copy) == [])
+    until(lambda: processes(copy) == [])
     assert 3 <= log.read_text().count("\nepoch ") < EPOCHS
     with running() as process:
         assert process.wait() == 0, log.read_text()

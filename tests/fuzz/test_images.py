@@ -1,6 +1,5 @@
 """Pictures: whatever their bytes, they are shown, or refused with a reason."""
 
-import io
 import warnings
 
 import numpy as np
@@ -10,18 +9,13 @@ from PIL import Image
 from lib.vision.images import ImageError, decode
 from lib.vision.preprocess import Preprocess
 from tests.fuzz.wild import damaged, fuzz
+from tests.pictures import saved
 
 GREY = Image.effect_noise((40, 30), 80)
 NOISE = Image.merge("RGB", [GREY, GREY.rotate(180), GREY])
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
 CROP = Preprocess(size=16, resize=20, mean=(0, 0, 0), std=(1, 1, 1))
-
-
-def saved(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 PICTURES = [

@@ -1,6 +1,5 @@
 """From pictures to captions: `lib.Captioner`."""
 
-import io
 import json
 import os
 import shutil
@@ -21,14 +20,9 @@ from lib.text.vocabulary import END, START
 from lib.vision.backbones import untrained
 from lib.vision.images import decode
 from tests.lib.models import taught
-from tests.lib.tiny import WORDS, write_model
+from tests.lib.tiny import WORDS
+from tests.pictures import saved
 from tests.stages.imports import ROOT
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return {attention: write_model(folder / attention, attention) for attention in ("additive", "none")}
 
 
 @pytest.fixture(scope="module", params=["additive", "none"])
@@ -49,12 +43,6 @@ def pictures(count: int) -> list[Image.Image]:
         Image.fromarray(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)).resize((90, 60), Image.Resampling.NEAREST)
         for _ in range(count)
     ]
-
-
-def saved(image: Image.Image, kind: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 def test_a_score_is_what_the_decoder_gives_the_caption_when_it_is_taught(captioner):

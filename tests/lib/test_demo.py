@@ -16,7 +16,7 @@ from PIL import Image
 from lib.captioner.captioner import Captioner
 from lib.cli.attention import attention_grid
 from tests.browser import chromium, needs_chromium
-from tests.lib.tiny import write_model
+from tests.pictures import saved
 from tests.stages.imports import ROOT
 
 pytest.importorskip("flask", reason="needs the extra `demo`")
@@ -24,15 +24,7 @@ pytest.importorskip("waitress", reason="needs the extra `demo`")
 
 
 def photo(width: int, height: int, kind: str = "JPEG", **options) -> bytes:
-    buffer = io.BytesIO()
-    Image.effect_noise((width, height), 90).convert("RGB").save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo")
-    return {attention: write_model(folder / attention, attention) for attention in ("additive", "none")}
+    return saved(Image.effect_noise((width, height), 90).convert("RGB"), kind, **options)
 
 
 @pytest.fixture(scope="module")

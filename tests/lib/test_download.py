@@ -18,6 +18,7 @@ import pytest
 from lib.download import Patience, RemoteFile, fetch
 from lib.errors import UserError
 from tests.servers import serving
+from tests.waiting import until
 
 SIZE = 200_000
 CONTENT = random.Random(0).randbytes(SIZE)
@@ -54,14 +55,6 @@ def sent(server) -> int:
 
 def size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def until(condition) -> None:
-    """Waits for what another thread or process is about to do."""
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.005)
 
 
 def fails(file, store, patience=HASTY) -> str:

@@ -27,6 +27,7 @@ from lib.vision.extraction import Extraction, extract
 from lib.vision.features import Features, shard_path, shard_paths
 from lib.vision.projection import Projection, project_shards
 from tests.stages.imports import ROOT
+from tests.waiting import until
 
 IMAGES = 23
 
@@ -147,8 +148,7 @@ def test_of_two_that_make_the_same_shards_one_waits_and_then_has_nothing_left_to
     written, write_shard = [], extraction._write_shard
 
     def write(folder: Path, number: int, parts: Sequence) -> None:
-        while "waiting for another process that works in" not in screen.getvalue():
-            time.sleep(0.01)
+        until(lambda: "waiting for another process that works in" in screen.getvalue())
         written.append(number)
         write_shard(folder, number, parts)
 
@@ -170,9 +170,8 @@ def test_a_process_that_is_killed_loses_no_whole_shard_and_ends_in_the_same_byte
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
     process = start("killed")
-    while not (early := sorted((raw / "killed").glob("*/report-*.parquet"))):
-        assert process.poll() is None
-        time.sleep(0.01)
+    until(lambda: list((raw / "killed").glob("*/report-*.parquet")))
+    early = sorted((raw / "killed").glob("*/report-*.parquet"))
     process.kill()
     process.wait()
     times = [path.stat().st_mtime_ns for path in early]

@@ -16,14 +16,9 @@ from lib.errors import UserError
 from lib.vision import images
 from lib.vision.images import Archives, ImageError, decode
 from lib.vision.preprocess import Preprocess
+from tests.pictures import saved
 
 RED = Image.new("RGB", (8, 6), (200, 30, 40))
-
-
-def saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import io
 import random
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from lib.download import Patience
 from lib.errors import UserError
 from lib.remote_zip import fetch_members
 from tests.servers import serving
+from tests.waiting import until
 
 HASTY = Patience(connect=5, read=5, tries=3, backoff=0.001)
 PICTURES = {f"train/{n:03}.jpg": random.Random(n).randbytes(10_000 + n) for n in range(40)}  # 400 KB
@@ -133,10 +133,7 @@ def test_a_killed_process_goes_on_where_it_was(server, tmp_path):
     url, scratch = f"{server.url}/images.zip", tmp_path / "scratch"
     with subprocess.Popen([sys.executable, "-c", code, url, str(tmp_path), *PICTURES]) as process:
         try:
-            deadline = time.monotonic() + 20
-            while len(server.gets()) < 12 or len(finished(scratch)) < 6:
-                assert time.monotonic() < deadline, "it never came that far"
-                time.sleep(0.005)
+            until(lambda: len(server.gets()) >= 12 and len(finished(scratch)) >= 6)
         finally:
             process.kill()
     server.requests.clear()

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import sys
-import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,6 +18,7 @@ from stages.running import DOWNLOADS
 from tests import miniature
 from tests.servers import serving
 from tests.stages.tiny import STAGES, files, run
+from tests.waiting import until
 
 WRITERS = {
     "coco2014": lambda folder: miniature.write_coco(folder, 2014),
@@ -110,19 +110,13 @@ def test_a_small_run_takes_its_images_alone_out_of_the_zip_on_the_server(name, m
 def test_of_two_small_runs_with_one_store_one_waits_and_then_fetches_nothing(mirror, tmp_path, monkeypatch):
     params = served("coco2014", mirror, tmp_path)
     monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
-
-    def wait() -> None:
-        end = time.monotonic() + 20
-        while "waiting for another process" not in screen.getvalue() and time.monotonic() < end:
-            time.sleep(0.005)
-
-    mirror.pages["/train2014.zip"].before = wait
+    waiting = partial(until, lambda: "waiting for another process" in screen.getvalue())
+    mirror.pages["/train2014.zip"].before = waiting
     files = catalogue.files("coco2014", mirror.url, Path(params["dataset.checksums"]))
     bring = partial(remote.bring, "coco2014", files, limit=2, store=tmp_path / "store", cache=None)
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(bring, tmp_path / name) for name in ("one", "other")]:
             done.result()
-    assert "waiting for another process" in screen.getvalue()
     assert {path.name for path in (tmp_path / "one").iterdir()} > {"train2014.zip", "val2014.zip"}
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()

@@ -19,6 +19,7 @@ import torch
 from tests.lib.ranks import as_a_machine
 from tests.stages.imports import ROOT
 from tests.stages.tiny import STAGES, files, run, write_params
+from tests.waiting import until
 
 EPOCHS = 30
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
@@ -55,7 +56,7 @@ def stage(folder: Path, name: str, processes: int | str, device: str = "cpu") ->
     return process.returncode, said, errors
 
 
-def until(process: subprocess.Popen[str], epoch: int) -> int:
+def await_epoch(process: subprocess.Popen[str], epoch: int) -> int:
     """Waits for the end of an epoch; returns the first that was told of."""
     assert process.stdout
     first = None
@@ -70,16 +71,6 @@ def until(process: subprocess.Popen[str], epoch: int) -> int:
 def workers(process: subprocess.Popen[str]) -> list[int]:
     """The ids of the processes that share the work."""
     return [int(number) for number in subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True).split()]
-
-
-def are_gone(numbers: list[int], seconds: float = 30.0) -> bool:
-    """If these processes end by themselves."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if not any(Path(f"/proc/{number}").exists() for number in numbers):
-            return True
-        time.sleep(0.1)
-    return False
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +107,7 @@ def test_a_killed_process_is_started_again_and_goes_on_to_the_same_bytes(copy, u
     process = start(copy, "train", *((2, ()) if restarter == "this stage" else (1, torchrun)))
     moments = random.Random(restarter)
     for epoch in (3, 12):
-        until(process, epoch)
+        await_epoch(process, epoch)
         time.sleep(moments.uniform(0, 0.05))
         os.kill(moments.choice(workers(process)), signal.SIGKILL)
     said, errors = rest(process)
@@ -149,8 +140,7 @@ def test_a_process_killed_on_one_of_two_machines_changes_nothing(copy, tmp_path,
         shutil.copytree(copy, folder)
         machines = start_machines(folder, "train", device)
         if doomed is not None:
-            while not list(folder.glob(".scratch/train/*/checkpoint.safetensors")):
-                time.sleep(0.01)
+            until(lambda at=folder: list(at.glob(".scratch/train/*/checkpoint.safetensors")))
             os.kill(workers(machines[doomed])[0], signal.SIGKILL)
         said = [rest(machine) for machine in machines]
         assert [machine.returncode for machine in machines] == [0, 0], said
@@ -166,7 +156,7 @@ def test_one_process_goes_on_where_two_were_killed_and_back(copy):
     last = 0
     for processes, epoch in ((2, 4), (1, 9), (3, 14), (1, EPOCHS)):
         process = start(copy, "train", processes)
-        assert until(process, epoch) in (last, last + 1)  # what was told of may not have been saved yet
+        assert await_epoch(process, epoch) in (last, last + 1)  # what was told of may not have been saved yet
         if epoch < EPOCHS:
             os.killpg(process.pid, signal.SIGKILL)  # as DVC would be; the other processes are not in its group
         said, _ = rest(process)
@@ -181,14 +171,14 @@ def test_one_process_goes_on_where_two_were_killed_and_back(copy):
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_signal_ends_all_processes(copy, sent, code):
     process = start(copy, "train", 2)
-    until(process, 2)
+    await_epoch(process, 2)
     numbers = workers(process)
     assert len(numbers) == 2
     os.killpg(process.pid, sent)
     _, errors = rest(process)
     assert process.returncode == code
     assert errors == ("interrupted\n" if sent == signal.SIGINT else "")
-    assert are_gone(numbers)
+    until(lambda: not any(Path(f"/proc/{number}").exists() for number in numbers))
 
 
 @pytest.mark.slow
