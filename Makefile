@@ -12,10 +12,10 @@
 # make chaos     kill every stage ten times, with every signal, and see that nothing is lost
 # make fuzz      wild input for every parser, 1,000 of each, and how many were tried; N=20000 for more
 # make full-size    time and memory of every stage at 1,000, 10,000 and 123,287 pictures
-# make zip-to-scores    all of COCO's size, on a GPU if there is one, each stage beside the least it could take; IMAGES=2000
+# make zip-to-scores    all of COCO's size, on a GPU if there is one, some stages beside the least they could take; IMAGES=2000
 # make audit     are there known vulnerabilities in what requirements.lock names?
 # make provenance    what made the model: params, inputs, commit, versions, machine; MODEL=folder for another one
-# Each sets up .venv first, if it must. make lock fits requirements.lock to pyproject.toml; newer versions of all: rm it first.
+# Each sets up .venv first, if it must. make lock fits requirements.lock to pyproject.toml; UPGRADE=1: with the newest of all.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -123,4 +123,5 @@ zip-to-scores: $(READY)
 	python -m tests.benchmarks.zip_to_scores $(IMAGES)
 
 lock: $(READY)
-	uv pip compile --quiet --universal --python-version 3.11 --extra demo --group dev pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --extra demo --group dev pyproject.toml -o requirements.lock \
+		$(if $(UPGRADE),--upgrade)

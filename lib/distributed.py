@@ -19,8 +19,8 @@ from lib.compute import device
 from lib.errors import UserError
 
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
-# Of a message: the others wait while the first waits for another run of the same training, which may take long.
-_TIMEOUT = timedelta(days=7)
+_TIMEOUT = timedelta(hours=1)  # of a message: the others wait while the first reads COCO's features from a slow disk
+_PATIENCE = timedelta(days=7)  # with the first process, which may be waiting for another run of the same training
 
 
 class PeerLost(UserError):
@@ -118,6 +118,14 @@ def from_first(content: bytes) -> bytes:
         return content
     own = np.frombuffer(content if is_first() else b"", np.uint8)
     return gather(torch.from_numpy(own.copy())).numpy().tobytes()
+
+
+def wait_for_first() -> None:
+    """Waits until the first process comes here too, for longer than a message may take."""
+    if world_size() > 1:
+        with _peers_there():
+            group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+            dist.barrier(group)  # type: ignore[arg-type]  # all are members
 
 
 def copy_from_first(module: nn.Module) -> None:

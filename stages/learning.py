@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from lib.compute import device
-from lib.distributed import is_first
+from lib.distributed import is_first, wait_for_first
 from lib.scratch import alone, fingerprint, identity, library
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import caption_set
@@ -39,6 +39,7 @@ def run_folder(stage: str, *settings: object) -> Iterator[Path]:
     machine = [device().type, torch.__version__]
     folder = SCRATCH / stage / fingerprint(*settings, *tables, index_path(FEATURES), shards, machine, *library())
     with alone(folder) if is_first() else nullcontext():  # of several processes the first writes, and the others follow
+        wait_for_first()
         yield folder
 
 

@@ -11,9 +11,9 @@ from tests.commands import command, commit
 from tests.stages.imports import ROOT
 from tests.stages.tiny import write_params
 
-# What the user has set is for the user's own runs.
-for name in [name for name in os.environ if name.startswith("CAPTION_") or name == "RAY_ADDRESS"]:
-    del os.environ[name]
+# Where the user's own runs work, and with whom.
+for name in ("CAPTION_SCRATCH", "CAPTION_PROCESSES", "RAY_ADDRESS"):
+    os.environ.pop(name, None)
 
 # A test's time is the machine's business: hypothesis would fail one that takes longer than it thinks fit.
 settings.register_profile("patient", deadline=None)

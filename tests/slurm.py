@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import attempt
+from tests.commands import attempt, free_port
 from tests.waiting import until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
@@ -88,9 +88,3 @@ def cluster(folder: Path) -> Iterator[Path]:
         for daemon in reversed(started):
             daemon.terminate()
             daemon.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as asked:
-        asked.bind(("127.0.0.1", 0))
-        return asked.getsockname()[1]

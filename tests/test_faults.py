@@ -113,8 +113,10 @@ def test_of_two_runs_at_once_the_second_is_refused_and_the_first_unharmed(clone,
     before = outputs(clone)
     first = start(clone, "train")
     os.killpg(first.pid, signal.SIGSTOP)  # or it might be done by then
-    said = refused(attempt(clone, "dvc", "repro", "--force", "--single-item", second))
-    os.killpg(first.pid, signal.SIGCONT)
+    try:
+        said = refused(attempt(clone, "dvc", "repro", "--force", "--single-item", second))
+    finally:
+        os.killpg(first.pid, signal.SIGCONT)
     assert f"is busy, it is being blocked by:\n  (PID {first.pid}): " in said
     code, said = finish(first)
     assert code == 0, said
@@ -244,7 +246,7 @@ def test_one_worker_or_four_interrupted_or_not_the_same_bytes_come_out_and_no_wo
     shutil.rmtree(disturbed / ".scratch")
     command(disturbed, "dvc", "repro", "backbone")
     process = start(disturbed, "features")
-    until(lambda: list(disturbed.glob(".scratch/features/*/report-*.parquet")))
+    until(lambda: list(disturbed.glob(".scratch/features/*/report-*.parquet")), process)
     reports = list(disturbed.glob(".scratch/features/*/report-*.parquet"))
     os.killpg(process.pid, signal.SIGKILL)
     finish(process)
@@ -270,7 +272,7 @@ def test_of_a_stage_that_is_killed_alone_no_worker_is_left(clone, tmp_path, monk
     monkeypatch.setenv("CAPTION_WORKERS", "2")
     folder = larger(clone, tmp_path / "project")
     stage = subprocess.Popen([sys.executable, "-m", "stages.download"], cwd=folder, stderr=subprocess.DEVNULL)
-    until(lambda: sum("spawn_main" in command for command in processes(folder)) >= 2)
+    until(lambda: sum("spawn_main" in command for command in processes(folder)) >= 2, stage)
     stage.kill()
     stage.wait()
     until(lambda: processes(folder) == [])

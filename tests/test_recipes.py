@@ -87,19 +87,19 @@ def test_slurm_starts_a_preempted_job_again(copy, undisturbed, tmp_path):
     log, log_of_next, urgent = tmp_path / "log", tmp_path / "log-of-next", tmp_path / "urgent"
     number = submit(copy, log, RECIPES / "captions.sbatch")
     following = submit(copy, log_of_next, RECIPES / "captions.sbatch")
-    until(lambda: log.exists() and "epoch 3:" in log.read_text(), LONG)
+    until(lambda: log.exists() and "epoch 3:" in log.read_text(), seconds=LONG)
     assert job(copy, following)["Reason"] == "Dependency"
 
     # As a GraceTime begins: what srun had started would end, and the job with it, for good.
     command(copy, "scancel", "--signal=TERM", number)
     begun = time.monotonic()
     submit(tmp_path, tmp_path / "log-of-urgent", "--partition=urgent", f"--wrap=touch {urgent}; sleep 3")
-    until(urgent.exists, LONG)
+    until(urgent.exists, seconds=LONG)
     assert time.monotonic() - begun < KILL_WAIT  # all heard SIGTERM
-    until(lambda: processes(copy) == [], 3)
+    until(lambda: processes(copy) == [], seconds=3)
     assert 3 <= log.read_text().count("\nepoch ") < EPOCHS
 
-    until(lambda: job(copy, following)["JobState"] == "COMPLETED", LONG)
+    until(lambda: job(copy, following)["JobState"] == "COMPLETED", seconds=LONG)
     done = job(copy, number)
     assert (done["JobState"], done["Restarts"], done["ExitCode"]) == ("COMPLETED", "1", "0:0"), log.read_text()
     assert_went_on(log.read_text())
@@ -133,7 +133,7 @@ def test_kubernetes_signals_the_first_process_and_starts_another_pod(copy, undis
             started.wait()
 
     with running() as process:
-        until(lambda: "epoch 3:" in log.read_text(), LONG)
+        until(lambda: "epoch 3:" in log.read_text(), seconds=LONG)
         (first,) = psutil.Process(process.pid).children()
         first.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM  # and not after the 30 seconds until SIGKILL

@@ -82,7 +82,8 @@ def floors(folder: Path, pictures: list[tuple[bytes, list[str]]]) -> dict[str, s
     word = 2 * (2 * SIZE * 4 * SIZE + SIZE * VOCABULARY)  # operations
     epoch = train * EACH * (WORDS + 1) * 3 * word / rate
     drawn = train * SAMPLES * (WORDS + 1) * 4 * word / writing  # once to draw it, three times to learn from it
-    print(f"{device()}: {rate / 1e12:.2f} TFLOP/s in {PRECISION}; {worker_count()} cores", file=sys.stderr)
+    rates = f"{rate / 1e12:.2f} TFLOP/s in {PRECISION}, {writing / 1e12:.2f} in float32"
+    print(f"{device()}: {rates}; {worker_count()} cores", file=sys.stderr)
     return {
         "download": f"{copying:.1f} to copy the zip",
         "features": f"{decoding:.1f} to decode, {counter.get_total_flops() * images / rate:.1f} of products",

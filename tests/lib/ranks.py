@@ -1,16 +1,17 @@
 """What tests/lib/test_distributed.py has real processes do: `python -m tests.lib.ranks FOLDER`.
 
 Torch is imported once. Then, for each number of processes, as many are forked, which talk by gloo, or on a GPU by NCCL.
-Each writes what it found to FOLDER/NUMBER-RANK.json and .safetensors.
+Each writes what it found to FOLDER/found-NUMBER-RANK.json and .safetensors.
 """
 
 import json
 import os
 import shutil
-import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.multiprocessing import start_processes
 
+from lib import distributed
 from lib.captioner.beam import beam_search
 from lib.captioner.gathering import gather_captions
 from lib.captioner.resemblance import Resemblance
@@ -34,6 +36,7 @@ from lib.distributed import (
     sum_gradients,
     together,
     total,
+    wait_for_first,
     world_size,
 )
 from lib.training import loop, split as splits
@@ -43,9 +46,12 @@ from lib.training.loop import Row
 from lib.training.optimisation import Optimiser
 from lib.training.self_critical import SelfCritical, finetune_decoder
 from lib.training.split import greedy_scores
+from tests.commands import free_port
 from tests.lib.small_training import CROSS_ENTROPY, LONGEST, SELF_CRITICAL, VOCABULARY, data, decoder
 
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 WORLDS = (1, 2, 3)
+IMPATIENT = 4  # seconds
 BATCHES = [np.arange(11), np.arange(11, 13), np.array([20])]  # none of them can be shared alike
 
 Found = tuple[dict[str, Tensor], dict[str, Any]]
@@ -185,15 +191,29 @@ def process(number: int, name: str, parts: list[Callable[[], Found]], folder: Pa
     (folder / f"{name}-{number}.json").write_text(json.dumps(told))
 
 
+def late() -> Found:
+    """The first keeps the others waiting for longer than a message may take."""
+    if is_first():
+        time.sleep(2 * IMPATIENT)
+    wait_for_first()
+    return {}, {"arrived": total(torch.ones(1)).item()}
+
+
 def main(folder: Path) -> None:
     before: list[Callable[[], Found]] = [lambda: interrupt(folder)]
     parts = [messages, gradients, captions, lambda: trainings(folder)]
     for then, work in (("before", before), ("found", parts)):
         for world in WORLDS:
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                port = free.getsockname()[1]
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
-            start_processes(process, (f"{then}-{world}", work, folder), world, start_method="fork")
+            start(world, f"{then}-{world}", work, folder)
+    distributed._TIMEOUT = timedelta(seconds=IMPATIENT)
+    os.environ["CAPTION_DEVICE"] = "cpu"  # on a GPU the first message may well take that long
+    start(2, "late", [late], folder)
+
+
+def start(world: int, name: str, parts: list[Callable[[], Found]], folder: Path) -> None:
+    """Forks so many processes, and waits for their end."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
+    start_processes(process, (name, parts, folder), world, start_method="fork")
 
 
 if __name__ == "__main__":

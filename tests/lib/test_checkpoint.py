@@ -42,7 +42,7 @@ def test_killed_again_and_again_it_ends_in_the_same_weights(tmp_path, how):
     moments, at_work = random.Random(0), 0
     for _ in range(9):
         before, process = written(), started(checkpoint, "result")
-        # Not before it has gone on by a batch, or it might be killed at its start for ever.
+        # Not before it has gone on by a few batches, or it might be killed at its start for ever.
         began = time.monotonic()
         for _ in range(moments.randint(2, 5)):
             while process.is_alive() and written() == before:

@@ -22,8 +22,8 @@ from tests.stages.imports import ROOT
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return write_model(tmp_path_factory.mktemp("cli") / "model")
+def model(models):
+    return models["additive"]
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from lib.errors import UserError
 from lib.vision import cluster, extraction
 from lib.vision.backbones import Backbone, for_inference, untrained
 from lib.vision.extraction import Extraction, extract
-from tests.commands import attempt
+from tests.commands import attempt, free_port
 from tests.stages.imports import ROOT
 
 IMAGES, UNREADABLE, SHARDS = 64, 5, 8
@@ -102,8 +101,7 @@ def kill_node(session: int) -> None:
 @pytest.fixture(scope="module")
 def head():
     """The address of a cluster of one node."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     folder = tempfile.mkdtemp(prefix="ray-")  # the paths of Ray's sockets must be short
     options = ["--head", f"--port={address.rpartition(':')[2]}", f"--temp-dir={folder}"]
     with pytest.MonkeyPatch.context() as patch:
@@ -282,8 +280,7 @@ def test_without_the_extra_its_name_is_told(project, tmp_path, monkeypatch):
 
 
 def test_an_address_where_nobody_listens_is_told(project, tmp_path, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())
     with pytest.raises(UserError, match=f"no Ray cluster answers at RAY_ADDRESS={address}: "):

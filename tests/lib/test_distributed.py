@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from lib.distributed import from_first, gather, share, together, total
 from lib.errors import UserError
 from tests.lib.numbers import relative_error
-from tests.lib.ranks import BATCHES, WORLDS
+from tests.lib.ranks import BATCHES, DEVICES, WORLDS
 from tests.lib.small_training import data
 from tests.stages.imports import ROOT
 
-DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 EVERY = [(world, rank) for world in WORLDS for rank in range(world)]
+LATE = [("late", rank) for rank in range(2)]
 SEVERAL = [(world, rank) for world, rank in EVERY if world > 1]
 
 
@@ -30,6 +30,7 @@ def found(request, tmp_path_factory):
     command = [sys.executable, "-m", "tests.lib.ranks", folder]
     subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=600)
     names = {(world, rank): folder / f"found-{world}-{rank}" for world, rank in EVERY}
+    names |= {(name, rank): folder / f"{name}-{rank}" for name, rank in LATE}
     return {
         which: {**load_file(name.with_suffix(".safetensors")), **json.loads(name.with_suffix(".json").read_text())}
         for which, name in names.items()
@@ -111,6 +112,11 @@ def test_dropout_differs_from_rank_to_rank(found):
     first, second = (found[2, rank]["seeds"] for rank in range(2))
     assert len(first) == len(second) > 0
     assert not set(first) & set(second)
+
+
+@pytest.mark.parametrize("process", LATE)
+def test_the_others_wait_for_the_first_longer_than_a_message_may_take(found, process):
+    assert found[process]["arrived"] == 2
 
 
 def test_a_process_by_itself_sends_nothing():

@@ -26,6 +26,7 @@ from lib.vision.backbones import for_inference, override, untrained
 from lib.vision.extraction import Extraction, extract
 from lib.vision.features import Features, shard_path, shard_paths
 from lib.vision.projection import Projection, project_shards
+from tests.pictures import saved
 from tests.stages.imports import ROOT
 from tests.waiting import until
 
@@ -49,9 +50,8 @@ def photographs(tmp_path, monkeypatch):
     monkeypatch.setattr(extraction, "SHARD_SIZE", 5)
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for i in range(IMAGES):
-            buffer = io.BytesIO()
-            Image.effect_noise((70, 60), 20 + 5 * i).convert("RGB").save(buffer, "JPEG")
-            archive.writestr(f"{i}.jpg", b"" if i in (1, 10, 11, 12, 13, 14) else buffer.getvalue())
+            photo = saved(Image.effect_noise((70, 60), 20 + 5 * i).convert("RGB"), "JPEG")
+            archive.writestr(f"{i}.jpg", b"" if i in (1, 10, 11, 12, 13, 14) else photo)
     members = [f"{i}.jpg" for i in range(IMAGES)]
     return pd.DataFrame({"image_id": range(100, 100 + IMAGES), "archive": "photos.zip", "member": members}), tmp_path
 
@@ -170,7 +170,7 @@ def test_a_process_that_is_killed_loses_no_whole_shard_and_ends_in_the_same_byte
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
     process = start("killed")
-    until(lambda: list((raw / "killed").glob("*/report-*.parquet")))
+    until(lambda: list((raw / "killed").glob("*/report-*.parquet")), process)
     early = sorted((raw / "killed").glob("*/report-*.parquet"))
     process.kill()
     process.wait()

@@ -1,6 +1,5 @@
 """The report's parts: plots, sheets of thumbnails, the gallery's data, and the page around them."""
 
-import io
 import json
 import re
 import zipfile
@@ -20,6 +19,7 @@ from lib.report.sheets import MARGIN, PER_ROW, SIDE, write_sheets
 from lib.vision.images import Archives
 from lib.vision.preprocess import Preprocess
 from tests.lib.pages import CURVES, FADING, FIRST_ID, WHOLE, per_image, write_report
+from tests.pictures import saved
 from tests.stages.imports import ROOT
 
 STYLE = (ROOT / "lib/report/page.css").read_text()
@@ -33,9 +33,7 @@ def write_zip(path, pictures) -> list[str]:
     """The members' names."""
     with zipfile.ZipFile(path, "w") as archive:
         for number, picture in enumerate(pictures):
-            buffer = io.BytesIO()
-            picture.save(buffer, "PNG")
-            archive.writestr(f"{number}.png", buffer.getvalue())
+            archive.writestr(f"{number}.png", saved(picture))
         return archive.namelist()
 
 

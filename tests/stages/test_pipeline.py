@@ -1,6 +1,5 @@
 """Every stage end to end on tiny data sets, in process: what DVC would run, without DVC."""
 
-import io
 import json
 import os
 import shutil
@@ -30,6 +29,7 @@ from stages.generate import consensus_of_train
 from stages.params import read
 from stages.params.generate import Params
 from stages.splits import features_of, images_with_features, references_of
+from tests.pictures import saved
 from tests.stages.imports import ROOT
 from tests.stages.tiny import STAGES, files, run
 
@@ -234,10 +234,9 @@ def photographs(tmp_path):
     images = []
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         for i in range(16):
-            buffer = io.BytesIO()
-            Image.effect_noise((40, 50), 20 + i).convert("RGB").save(buffer, "JPEG")
+            photo = saved(Image.effect_noise((40, 50), 20 + i).convert("RGB"), "JPEG")
             if i != 3:
-                archive.writestr(f"some/folder/{i}.jpg", b"broken" if i == 4 else buffer.getvalue())
+                archive.writestr(f"some/folder/{i}.jpg", b"broken" if i == 4 else photo)
             split = ["train", "train", "restval", "train", "train", "train", "val", "test"][i % 8]
             sentences = [{"raw": f"Noise number {i}."}, {"raw": "A grey picture of noise!"}]
             images.append({"filename": f"{i}.jpg", "imgid": i, "split": split, "sentences": sentences})

@@ -5,7 +5,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,15 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-from tests.lib.ranks import as_a_machine
+from tests.commands import free_port
+from tests.lib.ranks import DEVICES, as_a_machine
 from tests.stages.imports import ROOT
 from tests.stages.tiny import STAGES, files, run, write_params
 from tests.waiting import until
 
 EPOCHS = 30
-DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 CHANGES = {"train.epochs": EPOCHS, "model.dropout": 0.3, "dataset.scenes.test": 230}  # three batches to caption
 
 
@@ -122,8 +120,7 @@ def test_a_killed_process_is_started_again_and_goes_on_to_the_same_bytes(copy, u
 
 def start_machines(folder: Path, stage: str, device: str) -> list[subprocess.Popen[str]]:
     """Runs a stage on two machines that share a folder, a process on each; the first is not always rank 0."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    meeting = f"127.0.0.1:{free_port()}"
     torchrun = (
         "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3",
         "--rdzv-backend", "c10d", "--rdzv-id", "test", "--rdzv-endpoint", meeting, "--local-addr", "127.0.0.1",
@@ -140,7 +137,7 @@ def test_a_process_killed_on_one_of_two_machines_changes_nothing(copy, tmp_path,
         shutil.copytree(copy, folder)
         machines = start_machines(folder, "train", device)
         if doomed is not None:
-            until(lambda at=folder: list(at.glob(".scratch/train/*/checkpoint.safetensors")))
+            until(lambda at=folder: list(at.glob(".scratch/train/*/checkpoint.safetensors")), *machines)
             os.kill(workers(machines[doomed])[0], signal.SIGKILL)
         said = [rest(machine) for machine in machines]
         assert [machine.returncode for machine in machines] == [0, 0], said

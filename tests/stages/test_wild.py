@@ -1,6 +1,5 @@
 """Data sets as wild as a file format allows, through the whole DAG; and what is empty, told early."""
 
-import io
 import json
 import zipfile
 from itertools import count
@@ -16,6 +15,7 @@ from lib.datasets.tables import write_table
 from lib.errors import UserError
 from lib.scoring import METRICS
 from stages.splits import images_with_features
+from tests.pictures import saved
 from tests.stages.tiny import STAGES, run
 
 LONG = " ".join(f"word{i}" for i in range(2000))[:10_000]
@@ -45,10 +45,7 @@ def picture(i: int) -> bytes:
         lambda: (Image.new("RGBA", (1, 1)), "PNG"),
         lambda: (Image.new("L", (2000, 1), 77), "WEBP"),
     ]
-    image, kind = kinds[i % len(kinds)]()
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
+    return saved(*kinds[i % len(kinds)]())
 
 
 def splits() -> list[tuple[str, str, list[str]]]:

@@ -2,7 +2,7 @@
 
     caption    = opening? noun-phrase [place | verb] [background]
                | opening? noun-phrase relation noun-phrase [background]
-               | noun-phrase "is" relation noun-phrase [background]
+               | noun-phrase ("is" | "sits" | "stands") relation noun-phrase [background]
                | opening? noun-phrase "and" noun-phrase [background]
                | opening? noun-phrase "with" noun-phrase relation "it" [background]
                | opening? noun-phrase "," noun-phrase "and" noun-phrase [background]
