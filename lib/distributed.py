@@ -8,7 +8,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from lib.errors import UserError
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 _TIMEOUT = timedelta(hours=1)  # of a message: the others wait while the first reads COCO's features from a slow disk
 _PATIENCE = timedelta(days=7)  # with the first process, which may be waiting for another run of the same training
+_patient: dist.ProcessGroup | None = None  # of all processes, and so patient
 
 
 class PeerLost(UserError):
@@ -51,11 +52,14 @@ def together() -> Iterator[None]:
                 f"{processes} processes want a GPU each, and torch finds {count}: start as many as there are"
             )
         torch.cuda.set_device(number)
+    global _patient
     dist.init_process_group(_BACKENDS[asked.type], timeout=_TIMEOUT)
+    _patient = cast("dist.ProcessGroup", dist.new_group(backend="gloo", timeout=_PATIENCE))
     try:
         yield
     finally:
         dist.destroy_process_group()
+        _patient = None
 
 
 def rank() -> int:
@@ -124,8 +128,7 @@ def wait_for_first() -> None:
     """Waits until the first process comes here too, for longer than a message may take."""
     if world_size() > 1:
         with _peers_there():
-            group = dist.new_group(backend="gloo", timeout=_PATIENCE)
-            dist.barrier(group)  # type: ignore[arg-type]  # all are members
+            dist.barrier(_patient)
 
 
 def copy_from_first(module: nn.Module) -> None:
