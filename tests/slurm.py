@@ -78,13 +78,13 @@ def cluster(folder: Path) -> Iterator[Path]:
             with (folder / f"{words[0]}.said").open("w") as said:
                 environment = {**os.environ, "PATH": PATH}
                 started.append(subprocess.Popen(words, env=environment, stdout=said, stderr=said))
-        until(lambda: "idle" in says("sinfo", "-h", "-o", "%T"))
+        until(lambda: "idle" in says("sinfo", "-h", "-o", "%T"), seconds=60)
         yield config
     finally:
         if len(started) == len(daemons):
             says("scancel", "--signal=KILL", "--full", "--user", getpass.getuser())
             says("scancel", "--user", getpass.getuser())
-            until(lambda: not says("squeue", "-h"))
+            until(lambda: not says("squeue", "-h"), seconds=60)
         for daemon in reversed(started):
             daemon.terminate()
             daemon.wait()

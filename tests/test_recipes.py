@@ -137,7 +137,7 @@ def test_kubernetes_signals_the_first_process_and_starts_another_pod(copy, undis
         (first,) = psutil.Process(process.pid).children()
         first.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM  # and not after the 30 seconds until SIGKILL
-    until(lambda: processes(copy) == [])
+    until(lambda: processes(copy) == [], seconds=LONG)
     assert 3 <= log.read_text().count("\nepoch ") < EPOCHS
     with running() as process:
         assert process.wait() == 0, log.read_text()

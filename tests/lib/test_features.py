@@ -148,7 +148,7 @@ def test_of_two_that_make_the_same_shards_one_waits_and_then_has_nothing_left_to
     written, write_shard = [], extraction._write_shard
 
     def write(folder: Path, number: int, parts: Sequence) -> None:
-        until(lambda: "waiting for another process that works in" in screen.getvalue())
+        until(lambda: "waiting for another process that works in" in screen.getvalue(), seconds=300)
         written.append(number)
         write_shard(folder, number, parts)
 
@@ -170,8 +170,7 @@ def test_a_process_that_is_killed_loses_no_whole_shard_and_ends_in_the_same_byte
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
     process = start("killed")
-    until(lambda: list((raw / "killed").glob("*/report-*.parquet")), process)
-    early = sorted((raw / "killed").glob("*/report-*.parquet"))
+    early = until(lambda: sorted((raw / "killed").glob("*/report-*.parquet")), process, seconds=300)
     process.kill()
     process.wait()
     times = [path.stat().st_mtime_ns for path in early]

@@ -137,7 +137,7 @@ def test_a_process_killed_on_one_of_two_machines_changes_nothing(copy, tmp_path,
         shutil.copytree(copy, folder)
         machines = start_machines(folder, "train", device)
         if doomed is not None:
-            until(lambda at=folder: list(at.glob(".scratch/train/*/checkpoint.safetensors")), *machines)
+            until(lambda at=folder: list(at.glob(".scratch/train/*/checkpoint.safetensors")), *machines, seconds=300)
             os.kill(workers(machines[doomed])[0], signal.SIGKILL)
         said = [rest(machine) for machine in machines]
         assert [machine.returncode for machine in machines] == [0, 0], said
@@ -175,7 +175,7 @@ def test_a_signal_ends_all_processes(copy, sent, code):
     _, errors = rest(process)
     assert process.returncode == code
     assert errors == ("interrupted\n" if sent == signal.SIGINT else "")
-    until(lambda: not any(Path(f"/proc/{number}").exists() for number in numbers))
+    until(lambda: not any(Path(f"/proc/{number}").exists() for number in numbers), seconds=30)
 
 
 @pytest.mark.slow
