@@ -58,34 +58,34 @@ FEW := -S backbone.tune.epochs=8 -S backbone.tune.size=192 -S generate.beam_size
 flickr8k local: $(READY)
 	dvc exp run -S dataset.name=$@ $(PHOTOGRAPHS) $(FEW) $(SET)
 
-# WHAT is cell, implementation or features (stages/compare.py). In SET, single quotes let $(PHOTOGRAPHS) through:
+# WHAT is cell, implementation or features (stages/tools/compare.py). In SET, single quotes let $(PHOTOGRAPHS) through:
 #     make compare WHAT=features SET='-S dataset.name=flickr8k $(PHOTOGRAPHS)'
 WHAT := cell
 
 compare: $(READY)
-	python -m stages.compare '$(WHAT)' $(SET)
+	python -m stages.tools.compare '$(WHAT)' $(SET)
 
 # A path goes by the environment, in which make puts what its command line sets: it may hold blanks, quotes and all.
 caption: $(READY)
 	caption "$(if $(IMAGE),$$IMAGE,$(error which picture? make caption IMAGE=photo.jpg))" $(SET)
 
 demo: $(READY)
-	python -m lib.cli.demo $(SET)
+	python -m lib.app.demo $(SET)
 
 server: $(READY)
-	python -m stages.server
+	python -m stages.tools.coco_submission
 
 A := HEAD
 B := workspace
 
 diff: $(READY)
-	@python -m stages.diff '$(A)' '$(B)'
+	@python -m stages.tools.significance '$(A)' '$(B)'
 
 verify: $(READY)
-	@python -m stages.verify $(if $(MEND),mend)
+	@python -m stages.tools.verify_cache $(if $(MEND),mend)
 
 check-lock: $(READY)
-	@python -m stages.check_lock
+	@python -m stages.tools.check_lock
 
 chaos: $(READY)
 	KILLS=10 pytest -s tests/test_chaos.py
@@ -98,7 +98,7 @@ audit: $(READY)
 	uv tool run pip-audit --strict --no-deps --disable-pip -r requirements.lock
 
 provenance: $(READY)
-	@python -m stages.provenance $(if $(MODEL),"$$MODEL")
+	@python -m stages.tools.provenance $(if $(MODEL),"$$MODEL")
 
 check: $(READY)
 	ruff check

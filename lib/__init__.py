@@ -11,7 +11,7 @@ What comes of it all, in Python:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lib.captioner.captioner import Captioner
+    from lib.app.captioner import Captioner
 
 __all__ = ["Captioner"]
 
@@ -20,6 +20,6 @@ def __getattr__(name: str) -> Any:
     """Imports `Captioner` when it is asked for: it needs torch, for which the rest of lib should not have to wait."""
     if name != "Captioner":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lib.captioner.captioner import Captioner
+    from lib.app.captioner import Captioner
 
     return Captioner

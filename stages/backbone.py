@@ -5,17 +5,18 @@ from pathlib import Path
 
 import torch
 
-from lib.compute import device
-from lib.datasets.tables import read_table
-from lib.scratch import alone, fingerprint, identity, library, prune
-from lib.training import fitting, tuning
-from lib.training.optimisation import make_deterministic
+from lib.core.files import identity
+from lib.core.tables import read_table
+from lib.core.workdir import alone, fingerprint, prune
+from lib.core.workers import worker_count
+from lib.optim.optimiser import make_deterministic
+from lib.pretraining import fitting, tuning
+from lib.runtime.device import device
 from lib.vision.backbones import Backbone, override, pretrained, untrained
 from lib.vision.pixels import read_pixels
-from lib.workers import worker_count
+from stages.common.entrypoint import BACKBONE, CAPTIONS, DOWNLOADS, RAW, SCRATCH, run
 from stages.params import read
 from stages.params.backbone import Params
-from stages.running import BACKBONE, CAPTIONS, DOWNLOADS, RAW, SCRATCH, run
 
 
 def main() -> None:

@@ -3,15 +3,16 @@
 import sys
 from dataclasses import replace
 
-from lib.datasets import local, named
-from lib.datasets.scenes import reading as scenes
-from lib.datasets.tables import Dataset, write_table
+from lib.core.tables import write_table
+from lib.datasets import loaders as named, local
+from lib.datasets.dataset import Dataset
+from lib.scenes import dataset as scenes
 from lib.text.tokenizer import tokenize
 from lib.text.vocabulary import Vocabulary
+from stages.common.entrypoint import CAPTIONS, RAW, run
 from stages.params import read
 from stages.params.dataset import Params as DatasetParams
 from stages.params.vocabulary import Params as VocabularyParams
-from stages.running import CAPTIONS, RAW, run
 
 
 def read_dataset(params: DatasetParams) -> Dataset:

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from lib.datasets import catalogue, local, remote
-from lib.datasets.scenes.writing import write_scenes
-from lib.workers import worker_count
+from lib.core.workers import worker_count
+from lib.datasets import local, registry as catalogue, remote
+from lib.scenes.dataset import write_scenes
+from stages.common.entrypoint import DOWNLOADS, RAW, dvc_cache, run
 from stages.params import read
 from stages.params.dataset import Params
-from stages.running import DOWNLOADS, RAW, dvc_cache, run
 
 
 def main() -> None:

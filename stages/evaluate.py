@@ -5,17 +5,17 @@ from typing import Any
 
 import pandas as pd
 
-from lib.datasets.scenes.reading import read_truth
-from lib.datasets.scenes.truth import read as read_statement, share_true_of_others, which_hold
-from lib.datasets.tables import write_table
+from lib.core.tables import write_table
+from lib.evaluation.diversity import describe
+from lib.evaluation.intervals import intervals, mean_interval, pairs_interval
+from lib.scenes.dataset import read_truth
+from lib.scenes.truth import read as read_statement, share_true_of_others, which_hold
 from lib.scoring import corpus_scores, image_scores, measure, score
-from lib.scoring.bootstrap import intervals, mean_interval, pairs_interval
-from lib.scoring.description import describe
+from stages.common.entrypoint import METRICS, RAW, run
+from stages.common.metrics_io import read_json, tokens_of
+from stages.common.splits import images_with_features, references_of
 from stages.params import read
 from stages.params.dataset import Params
-from stages.results import read_json, tokens_of
-from stages.running import METRICS, RAW, run
-from stages.splits import images_with_features, references_of
 
 
 def main() -> None:

@@ -1,16 +1,17 @@
 """features: runs the CNN over every image, straight from the zip."""
 
-from lib.datasets.tables import SPLITS, read_table, write_table
-from lib.errors import UserError
-from lib.scratch import prune, publish
+from lib.core.errors import UserError
+from lib.core.files import publish
+from lib.core.tables import SPLITS, read_table, write_table
+from lib.core.workdir import prune
+from lib.core.workers import worker_count
+from lib.extraction.extract import Extraction, extract
+from lib.features.pca import Projection, project_shards
+from lib.features.store import Features, index_path, shard_paths, skipped_path
 from lib.vision.backbones import Backbone
-from lib.vision.extraction import Extraction, extract
-from lib.vision.features import Features, index_path, shard_paths, skipped_path
-from lib.vision.projection import Projection, project_shards
-from lib.workers import worker_count
+from stages.common.entrypoint import BACKBONE, CAPTIONS, FEATURES, RAW, SCRATCH, run
 from stages.params import read
 from stages.params.features import Params
-from stages.running import BACKBONE, CAPTIONS, FEATURES, RAW, SCRATCH, run
 
 _SHOWN = 10  # skipped images; all are in the table
 

@@ -2,14 +2,16 @@
 
 from dataclasses import asdict
 
-from lib.captioner.card import write_card
-from lib.captioner.model import check_features, load_decoder, save_captioner
-from lib.distributed import is_first
-from lib.scratch import prune
+from lib.core.workdir import prune
+from lib.finetuning.self_critical import Recipe, finetune_decoder
+from lib.model.card import write_card
+from lib.model.saved import check_features, load_decoder, save_captioner
+from lib.optim.optimiser import make_deterministic
+from lib.runtime.distributed import is_first
+from lib.runtime.launch import run_on_several
 from lib.training.loop import best_epoch
-from lib.training.optimisation import make_deterministic
-from lib.training.self_critical import Recipe, finetune_decoder
-from stages.learning import run_folder, training_data, write_curves
+from stages.common.entrypoint import BACKBONE, CAPTIONS, DECODER, FEATURES, MODEL
+from stages.common.learning import run_folder, training_data, write_curves
 from stages.params import read
 from stages.params.backbone import Params as BackboneParams
 from stages.params.dataset import Params as DatasetParams
@@ -17,9 +19,7 @@ from stages.params.features import Params as FeaturesParams
 from stages.params.model import Params as ModelParams
 from stages.params.train import Params as TrainParams
 from stages.params.vocabulary import Params as VocabularyParams
-from stages.processes import run_on_several
-from stages.provenance import md5s, note_run
-from stages.running import BACKBONE, CAPTIONS, DECODER, FEATURES, MODEL
+from stages.tools.provenance import md5s, note_run
 
 
 def main() -> None:

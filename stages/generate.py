@@ -9,23 +9,23 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from lib.captioner.beam import beam_search
-from lib.captioner.consensus import Consensus
-from lib.captioner.decoder import DecoderConfig
-from lib.captioner.ensemble import as_one
-from lib.captioner.gathering import gather_captions
-from lib.captioner.model import check_features, load_decoder
-from lib.captioner.rules import Rules
-from lib.captioner.sampling import Narrowing, pass_over, sample
-from lib.captioner.writing import Caption, Model
-from lib.compute import device
-from lib.distributed import is_first, share, tell
+from lib.finetuning.sampling import Narrowing, pass_over, sample
+from lib.model.decoder import DecoderConfig
+from lib.model.decoding import Caption, Model
+from lib.model.gathering import gather_captions
+from lib.model.saved import check_features, load_decoder
+from lib.runtime.device import device
+from lib.runtime.distributed import is_first, share, tell
+from lib.runtime.launch import run_on_several
+from lib.search.beam import beam_search
+from lib.search.consensus import Consensus
+from lib.search.constraints import Rules
+from lib.search.ensemble import as_one
 from lib.text.vocabulary import Vocabulary
+from stages.common.entrypoint import FEATURES, METRICS, MODEL
+from stages.common.splits import features_of, images_with_features, references_of
 from stages.params import read
 from stages.params.generate import Params
-from stages.processes import run_on_several
-from stages.running import FEATURES, METRICS, MODEL
-from stages.splits import features_of, images_with_features, references_of
 
 _BATCH = 100  # images; the captions do not depend on it
 _ONE_IN = 50  # pictures of the train split may be a picture's neighbour

@@ -1,13 +1,13 @@
 """gradients: how far back a word's loss reaches through an RNN and through an LSTM, on the train split's captions."""
 
-from lib.datasets.tables import read_table
+from lib.core.tables import read_table
+from lib.gradients.gradient_flow import gradient_flow
+from lib.optim.optimiser import make_deterministic
 from lib.text.vocabulary import Vocabulary
-from lib.training.gradient_flow import gradient_flow
-from lib.training.optimisation import make_deterministic
+from stages.common.entrypoint import CAPTIONS, METRICS, run
 from stages.params import read
 from stages.params.model import Params as ModelParams
 from stages.params.train import Params as TrainParams
-from stages.running import CAPTIONS, METRICS, run
 
 _IMAGES = 5000  # whose captions are enough to read
 

@@ -4,24 +4,24 @@ import json
 
 import numpy as np
 
-from lib.datasets.tables import read_table
-from lib.reading import intact
+from lib.core.errors import intact
+from lib.core.tables import read_table
+from lib.core.workers import worker_count
+from lib.features.store import skipped_path
 from lib.report.comparison import read_comparisons
 from lib.report.figures import draw_contact_sheet, save_png
 from lib.report.gallery import write_gallery
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, gradient_flow, learning_curves, self_critical_curves
-from lib.report.sheets import thumbnail, write_sheets
-from lib.vision.features import skipped_path
+from lib.report.sprites import thumbnail, write_sheets
 from lib.vision.images import Archives
 from lib.vision.pixels import image_rows
 from lib.vision.preprocess import Preprocess
-from lib.workers import worker_count
+from stages.common.entrypoint import BACKBONE, CAPTIONS, FEATURES, METRICS, RAW, run
+from stages.common.metrics_io import read_csv, read_json
 from stages.params import read
 from stages.params.dataset import Params as DatasetParams
 from stages.params.model import Params as ModelParams
-from stages.results import read_csv, read_json
-from stages.running import BACKBONE, CAPTIONS, FEATURES, METRICS, RAW, run
 
 _SHOWN = 12  # pictures of gallery.png, evenly spaced by id
 

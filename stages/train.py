@@ -2,20 +2,20 @@
 
 from dataclasses import asdict
 
-from lib.captioner.decoder import Decoder, DecoderConfig
-from lib.captioner.model import save_decoder
-from lib.distributed import is_first
-from lib.scratch import prune
+from lib.core.workdir import prune
+from lib.model.decoder import Decoder, DecoderConfig
+from lib.model.saved import save_decoder
+from lib.optim.optimiser import make_deterministic
+from lib.runtime.distributed import is_first
+from lib.runtime.launch import run_on_several
 from lib.text.vocabulary import Vocabulary
 from lib.training.cross_entropy import Recipe, train_decoder
-from lib.training.optimisation import make_deterministic
-from stages.learning import run_folder, training_data, write_curves
+from stages.common.entrypoint import CAPTIONS, DECODER
+from stages.common.learning import run_folder, training_data, write_curves
 from stages.params import read
 from stages.params.model import Params as ModelParams
 from stages.params.train import Params as TrainParams
 from stages.params.vocabulary import Params as VocabularyParams
-from stages.processes import run_on_several
-from stages.running import CAPTIONS, DECODER
 
 
 def main() -> None:

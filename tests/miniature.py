@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from itertools import cycle, islice
 from pathlib import Path
 
-from lib.datasets.archive import write_stored_zip
-from lib.datasets.scenes.world import KINDS
-from lib.datasets.scenes.writing import make_scene
-from lib.datasets.tables import SPLITS
+from lib.core.tables import SPLITS
+from lib.core.zips import write_stored_zip
+from lib.scenes.dataset import make_scene
+from lib.scenes.world import KINDS
 
 PICTURES = 40
 # What becomes of picture 1, 2, 3 and so on. Restval is what Karpathy trains on of val2014; some is in no list.

@@ -87,7 +87,7 @@ def changed(folder: Path) -> str:
 
 def test_what_is_killed_and_run_again_ends_as_if_undisturbed(clone, tmp_path):
     write_params(clone, **PARAMS)
-    extraction = clone / "lib/vision/extraction.py"
+    extraction = clone / "lib/extraction/extract.py"
     extraction.write_text(extraction.read_text().replace("SHARD_SIZE = 2048", "SHARD_SIZE = 8"))
     command(clone, "dvc", "repro")
     commit(clone, "longer")

@@ -202,7 +202,7 @@ def set_times(folder: Path, seconds: float) -> None:
 
 @pytest.mark.parametrize("years", [-20, 20])
 def test_on_times_of_change_in_the_past_or_the_future_nothing_depends(clone, years):
-    before, code = outputs(clone), clone / "lib/scoring/description.py"
+    before, code = outputs(clone), clone / "lib/evaluation/diversity.py"
     set_times(clone, time.time() + years * YEAR)
     assert stages_run(command(clone, "dvc", "repro")) == []
     # Newer than the outputs or older: what counts is that it differs.

@@ -36,14 +36,14 @@ def test_a_path_reaches_the_command_as_it_is(project, path):
         "--top",
         "2",
     ]
-    assert command(project, "make", "provenance", f"MODEL={path}").splitlines() == ["-m", "stages.provenance", path]
+    assert command(project, "make", "provenance", f"MODEL={path}").splitlines() == ["-m", "stages.tools.provenance", path]
 
 
 def test_without_a_picture_one_is_asked_for_and_without_a_model_none_is_named(project):
     done = attempt(project, "make", "caption")
     assert done.returncode != 0
     assert "which picture? make caption IMAGE=photo.jpg" in done.stderr
-    assert command(project, "make", "provenance").splitlines() == ["-m", "stages.provenance"]
+    assert command(project, "make", "provenance").splitlines() == ["-m", "stages.tools.provenance"]
 
 
 def test_the_lock_is_renewed_by_what_is_set_up_first(project):

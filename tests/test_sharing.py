@@ -61,7 +61,7 @@ def test_results_and_experiments_go_from_clone_to_clone_and_nothing_is_run_again
     command(reader, "dvc", "pull", "data/model")
     picture = tmp_path / "picture.png"
     Image.new("RGB", (48, 48), "red").save(picture)
-    assert command(reader, "python", "-m", "lib.cli.caption", str(picture)).startswith(f"{picture}: ")
+    assert command(reader, "python", "-m", "lib.app.caption", str(picture)).startswith(f"{picture}: ")
     command(reader, "dvc", "pull")
     assert stages_run(command(reader, "dvc", "repro")) == []
     assert outputs(reader) == outputs(author)
@@ -92,7 +92,7 @@ def test_without_the_data_dvc_tells_if_the_lock_file_is_up_to_date(clone, tmp_pa
     checker = tmp_path / "checker"
 
     def check() -> str:
-        done = attempt(checker, "python", "-m", "stages.check_lock")
+        done = attempt(checker, "python", "-m", "stages.tools.check_lock")
         assert (done.returncode == 0) == (done.stdout == "dvc.lock is up to date\n")
         return done.stdout + done.stderr
 
@@ -103,7 +103,7 @@ def test_without_the_data_dvc_tells_if_the_lock_file_is_up_to_date(clone, tmp_pa
         ("dvc.yaml", ("stages.train\n", "stages.train x\n"), "train"),
         ("stages/download.py", ("import", "\nimport"), "download"),
         ("stages/report.py", ("import", "\nimport"), "report"),
-        ("lib/training/gradient_flow.py", ("import", "\nimport"), "gradients"),
+        ("lib/gradients/gradient_flow.py", ("import", "\nimport"), "gradients"),
         ("metrics/scores.json", ("{", "{ "), "evaluate"),
     ]:
         text = (checker / name).read_text()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stages import verify
-from stages.running import run
+from stages.common.entrypoint import run
+from stages.tools import verify_cache as verify
 from tests.commands import command, outputs, stages_run
 from tests.stages.imports import ROOT
 
@@ -35,7 +35,7 @@ stages:
 # A stage that goes on from what it finds in the scratch folder, as those of this project do.
 DRAW = """
 from pathlib import Path
-from lib.scratch import publish
+from lib.core.files import publish
 scratch = Path(".scratch/draw")
 scratch.mkdir(parents=True, exist_ok=True)
 for name in ("a.bin", "b.bin"):

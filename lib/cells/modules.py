@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lib.cells import recurrence
+from lib.cells import time_loop as recurrence
 from lib.cells.autocast import apply_in_autocast
 from lib.cells.products import project, weight_gradient
 
@@ -81,7 +81,7 @@ def _steps_of(a: Tensor) -> Any:
     # torch.compile makes kernels of torch's operations by itself.
     if not a.is_cuda or a.dtype == torch.float64 or torch.compiler.is_compiling() or not _triton_runs(a.device):
         return recurrence
-    from lib.cells import kernels
+    from lib.cells import triton_kernels as kernels
 
     return kernels
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from lib.errors import UserError
+from lib.core.errors import UserError
 
 # Karpathy's restval images are the part of COCO's own validation set that everyone trains on.
 _KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}

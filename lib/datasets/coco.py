@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from lib.core.tables import SPLITS
+from lib.core.zips import read_annotations
 from lib.datasets import annotations
-from lib.datasets.archive import read_annotations
-from lib.datasets.tables import SPLITS, Dataset
+from lib.datasets.dataset import Dataset
 
 
 def read(raw: Path, year: int) -> Dataset:

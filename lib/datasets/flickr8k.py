@@ -6,9 +6,9 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from lib.datasets.archive import find_members, open_zip, read_annotations
-from lib.datasets.tables import Dataset
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.core.zips import find_members, open_zip, read_annotations
+from lib.datasets.dataset import Dataset
 
 IMAGES, TEXTS = "Flickr8k_Dataset.zip", "Flickr8k_text.zip"
 _CAPTIONS = "Flickr8k.token.txt"

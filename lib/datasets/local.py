@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from lib.core.errors import UserError
+from lib.core.zips import PICTURES, find_members, open_zip, write_stored_zip
 from lib.datasets import annotations
-from lib.datasets.archive import PICTURES, find_members, open_zip, write_stored_zip
-from lib.datasets.tables import Dataset
-from lib.errors import UserError
+from lib.datasets.dataset import Dataset
 
 IMAGES, ANNOTATIONS = "images.zip", "annotations.json"
 

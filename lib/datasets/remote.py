@@ -5,12 +5,13 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lib.datasets import catalogue, named
-from lib.datasets.archive import MOST_IMAGE, open_zip, read_member, write_stored_zip
-from lib.download import RemoteFile, fetch
-from lib.errors import UserError
-from lib.remote_zip import fetch_members
-from lib.scratch import alone, fingerprint, place, written_whole
+from lib.core.errors import UserError
+from lib.core.files import place, written_whole
+from lib.core.workdir import alone, fingerprint
+from lib.core.zips import MOST_IMAGE, open_zip, read_member, write_stored_zip
+from lib.datasets import loaders as named, registry as catalogue
+from lib.fetch.http import RemoteFile, fetch
+from lib.fetch.remote_zip import fetch_members
 
 
 def bring(

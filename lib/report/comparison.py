@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.reading import intact
+from lib.core.errors import intact
 from lib.report.figures import save_png
 from lib.report.plots import compared_curves
 

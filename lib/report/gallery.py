@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from lib.report.labels import label
-from lib.report.sheets import MARGIN, PER_ROW, SIDE, Size
+from lib.report.sprites import MARGIN, PER_ROW, SIDE, Size
 from lib.vision.preprocess import Preprocess
 
 RANKED_BY = ["cider_d", "bleu_4", "bleu_3", "bleu_2", "bleu_1", "rouge_l"]

@@ -105,7 +105,7 @@ def compared_curves(curves: Mapping[str, pd.DataFrame]) -> list[Panel]:
 def gradient_flow(fading: pd.DataFrame) -> list[Panel]:
     """How the gradient fades with the steps back, before and after training, for an RNN and an LSTM.
 
-    `fading` is what `lib.training.gradient_flow.gradient_flow` gives.
+    `fading` is what `lib.gradients.gradient_flow.gradient_flow` gives.
     """
 
     def draw(axes: Axes) -> None:

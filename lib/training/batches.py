@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.captioner.decoder import Captions
+from lib.model.decoder import Captions
 from lib.text.vocabulary import PAD, Vocabulary
 
 # Captions of a batch are read side by side, each as long as the longest. In two parts, by their length, there is less

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.captioner.decoder import Decoder
-from lib.compute import device
-from lib.distributed import gather, is_first, share
+from lib.model.decoder import Decoder
+from lib.runtime.device import device
+from lib.runtime.distributed import gather, is_first, share
 from lib.text.vocabulary import Vocabulary
 from lib.training import loop
 from lib.training.loop import Row, no_loss, train

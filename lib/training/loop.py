@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lib.captioner.decoder import Decoder
-from lib.compute import device
-from lib.distributed import copy_from_first, is_first, rank, tell, total
-from lib.errors import UserError
-from lib.training.checkpoint import load_checkpoint, save_checkpoint
-from lib.training.optimisation import Optimiser, RunningMean, seed_dropout
+from lib.core.errors import UserError
+from lib.model.decoder import Decoder
+from lib.optim.checkpoint import load_checkpoint, save_checkpoint
+from lib.optim.optimiser import Optimiser, RunningMean, seed_dropout
+from lib.runtime.device import device
+from lib.runtime.distributed import copy_from_first, is_first, rank, tell, total
 
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0
 _UNTOLD = ("epoch", "val_bleu_1", "val_bleu_2", "val_bleu_3", "val_rouge_l")  # in the curves, but not on the screen

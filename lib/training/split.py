@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.captioner.decoder import Decoder
-from lib.captioner.gathering import gather_captions
-from lib.captioner.greedy import greedy
-from lib.compute import device
-from lib.distributed import share
+from lib.features.store import Features
+from lib.model.decoder import Decoder
+from lib.model.gathering import gather_captions
+from lib.model.greedy import greedy
+from lib.runtime.device import device
+from lib.runtime.distributed import share
 from lib.scoring import Scorer, corpus_scores
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import CaptionSet
-from lib.vision.features import Features
 
 _DECODING_BATCH = 256  # images
 

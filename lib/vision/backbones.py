@@ -21,8 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from lib.errors import UserError, one_line
-from lib.reading import intact
+from lib.core.errors import UserError, intact, one_line
 from lib.vision.preprocess import Preprocess
 from lib.vision.small_net import INPUT_SIZE, SmallNet
 
@@ -246,7 +245,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def _fetched(url: str, store: Path) -> Path:
     """torchvision's weights carry the first eight digits of their SHA-256 in their name."""
-    from lib.download import RemoteFile, fetch  # not needed for files, nor for weights made here
+    from lib.fetch.http import RemoteFile, fetch  # not needed for files, nor for weights made here
 
     found = re.search(r"-([0-9a-f]{8,})\.pth$", url)
     if found is None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from lib.datasets.archive import MOST_IMAGE, open_zip, read_member
-from lib.errors import one_line
+from lib.core.errors import one_line
+from lib.core.zips import MOST_IMAGE, open_zip, read_member
 
 _MOST_PIXELS = 150_000_000  # 450 MB as RGB: no camera's picture is refused, and no bomb fills the memory
 Image.MAX_IMAGE_PIXELS = None  # PIL's own limit warns, before it refuses: `decode` has the limit above

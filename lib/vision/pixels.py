@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from lib.errors import UserError
+from lib.core.errors import UserError
 from lib.vision.images import Archives, ImageError, decode
 from lib.vision.preprocess import Preprocess
 

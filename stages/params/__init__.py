@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from lib.errors import UserError, one_line
+from lib.core.errors import UserError, one_line
 
 PARAMS_FILE = Path("params.yaml")
 

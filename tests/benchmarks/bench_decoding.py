@@ -6,11 +6,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lib.captioner.beam import beam_search
-from lib.captioner.decoder import Decoder, DecoderConfig
-from lib.captioner.greedy import greedy
-from lib.captioner.rules import NO_RULES, Rules
-from lib.captioner.sampling import Narrowing, sample
+from lib.finetuning.sampling import Narrowing, sample
+from lib.model.decoder import Decoder, DecoderConfig
+from lib.model.greedy import greedy
+from lib.search.beam import beam_search
+from lib.search.constraints import NO_RULES, Rules
 
 CAPTIONS, BATCH, BEAM, LONGEST = 1_000, 100, 5, 20
 RULES = Rules(min_length=5, no_repeat=3)

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
+from lib.core.workers import worker_count
+from lib.extraction.extract import Extraction, extract
 from lib.vision.backbones import for_inference, untrained
-from lib.vision.extraction import Extraction, extract
 from lib.vision.images import Archives
 from lib.vision.pixels import decoded_pixels, image_rows, read_pixels
-from lib.workers import worker_count
 from tests.realdata import REALDATA, needs_realdata
 
 BATCH = 32

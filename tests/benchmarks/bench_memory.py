@@ -48,7 +48,7 @@ def _growth(work: Callable[..., None], arguments: tuple) -> float:
 
 def extracting(folder: Path, shards: int, prepare: bool) -> None:
     """Grid features of `shards` shards of 256 pictures."""
-    from lib.vision import extraction
+    from lib.extraction import extract as extraction
     from lib.vision.backbones import for_inference, untrained
 
     if prepare:
@@ -69,12 +69,12 @@ def extracting(folder: Path, shards: int, prepare: bool) -> None:
 
 def training(folder: Path, shards: int, prepare: bool) -> None:
     """An epoch on grid features of `shards` shards of 100 MB, of 256 images with one caption each."""
-    from lib.captioner.decoder import Decoder, DecoderConfig
+    from lib.features.store import Features, shard_path
+    from lib.model.decoder import Decoder, DecoderConfig
     from lib.text.vocabulary import Vocabulary
     from lib.training.batches import caption_set
     from lib.training.cross_entropy import Recipe, train_decoder
     from lib.training.split import Split
-    from lib.vision.features import Features, shard_path
 
     per_shard, places, channels = 256, 49, 4096
     if prepare:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from lib.evaluation.intervals import intervals
 from lib.scoring import corpus_scores, image_scores, measure
-from lib.scoring.bootstrap import intervals
 from lib.scoring.cider import CiderD
 from lib.text.tokenizer import tokenize
 from tests.benchmarks.timing import paired

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.captioner.decoder import Decoder, DecoderConfig
-from lib.captioner.model import save_captioner
+from lib.model.decoder import Decoder, DecoderConfig
+from lib.model.saved import save_captioner
 from lib.text.vocabulary import Vocabulary
 from lib.vision.backbones import untrained
 from tests.stages.imports import ROOT
@@ -40,7 +40,7 @@ def test_from_start_to_caption(name, tmp_path, capsys):
     untrained(name).save(tmp_path / "cnn")
     save_captioner(tmp_path / "model", tmp_path / "cnn", tmp_path, Decoder(config), vocabulary)
     Image.effect_noise((640, 480), 90).convert("RGB").save(tmp_path / "photo.jpg")
-    caption = ("-m", "lib.cli.caption", "--model", f"{tmp_path / 'model'}", f"{tmp_path / 'photo.jpg'}")
+    caption = ("-m", "lib.app.caption", "--model", f"{tmp_path / 'model'}", f"{tmp_path / 'photo.jpg'}")
     bare = ("-c", "import torchvision")
     seconds(*caption), seconds(*bare)  # from here on the files are in memory, and compiled
     times = [(seconds(*caption), seconds(*bare)) for _ in range(PAIRS)]

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from lib.captioner.decoder import Captions, Decoder, DecoderConfig
-from lib.captioner.resemblance import Resemblance
+from lib.finetuning.reward import Resemblance
+from lib.finetuning.self_critical import Recipe, SelfCritical
+from lib.model.decoder import Captions, Decoder, DecoderConfig
+from lib.optim.optimiser import Optimiser
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import caption_set
 from lib.training.cross_entropy import batch_loss
-from lib.training.optimisation import Optimiser
-from lib.training.self_critical import Recipe, SelfCritical
 from lib.training.split import Split
 from tests.benchmarks.timing import fastest_product, paired
 

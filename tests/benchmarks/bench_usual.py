@@ -20,21 +20,20 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from lib.captioner.beam import beam_search
-from lib.captioner.decoder import Decoder, DecoderConfig
-from lib.datasets.scenes.reading import IMAGES, read
-from lib.datasets.scenes.world import KINDS
-from lib.datasets.scenes.writing import write_scenes
+from lib.core.workers import worker_count
+from lib.extraction.extract import Extraction, extract
+from lib.features.store import Features
+from lib.model.decoder import Decoder, DecoderConfig
+from lib.optim.optimiser import Optimiser
+from lib.scenes.dataset import IMAGES, read, write_scenes
+from lib.scenes.world import KINDS
+from lib.search.beam import beam_search
 from lib.text.tokenizer import tokenize
 from lib.text.vocabulary import PAD, Vocabulary
 from lib.training.batches import caption_set
 from lib.training.cross_entropy import batch_loss
-from lib.training.optimisation import Optimiser
 from lib.training.split import Split
 from lib.vision.backbones import Backbone, for_inference, untrained
-from lib.vision.extraction import Extraction, extract
-from lib.vision.features import Features
-from lib.workers import worker_count
 from tests.benchmarks.bench_decoding import BEAM, LONGEST, seconds
 from tests.benchmarks.bench_training import BATCH, SIZE, VOCABULARY
 from tests.benchmarks.timing import paired

@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from lib.datasets.archive import write_stored_zip
+from lib.core.workers import worker_count, worker_processes
+from lib.core.zips import write_stored_zip
 from lib.vision.backbones import build
-from lib.workers import worker_count, worker_processes
 from tests.miniature import draw
 from tests.stages.imports import ROOT
 from tests.stages.tiny import STAGES, write_params

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib.compute import device
+from lib.core.workers import worker_count
+from lib.runtime.device import device
 from lib.vision.backbones import untrained
 from lib.vision.images import decode
-from lib.workers import worker_count
 from tests.benchmarks.full_size import DRAWN, HELD_OUT, LOCAL, drawings, prepare, run
 from tests.benchmarks.timing import peak_rate
 from tests.stages.tiny import STAGES, write_params

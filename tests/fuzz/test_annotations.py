@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from lib.datasets import catalogue, flickr8k, local
+from lib.core.tables import SPLITS, write_table
+from lib.core.zips import open_zip, read_member
+from lib.datasets import flickr8k, local, registry as catalogue
 from lib.datasets.annotations import read_karpathy_lists
-from lib.datasets.archive import open_zip, read_member
-from lib.datasets.tables import SPLITS, write_table
 from tests.fuzz.wild import TEXTS, altered, damaged, fuzz, told
 
 NAMES = [f"{split}/{i}.jpg" for split in SPLITS for i in range(2)]

@@ -10,8 +10,8 @@ import torch
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib.captioner.captioner import Captioner
-from lib.vision.features import Features, shard_path
+from lib.app.captioner import Captioner
+from lib.features.store import Features, shard_path
 from tests.fuzz.wild import altered, damaged, fuzz, told
 from tests.lib.tiny import write_model
 

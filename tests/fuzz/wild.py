@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from lib.errors import UserError
+from lib.core.errors import UserError
 
 TRIED: Counter[str] = Counter()  # inputs, by parser
 _EXAMPLES = int(os.environ.get("FUZZ", "30"))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.captioner.decoder import Captions, Decoder, DecoderConfig
+from lib.model.decoder import Captions, Decoder, DecoderConfig
 from lib.text.vocabulary import PAD, START, UNKNOWN
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from lib.report.gallery import RANKED_BY, write_gallery
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, gradient_flow, learning_curves
-from lib.report.sheets import write_sheets
+from lib.report.sprites import write_sheets
 from lib.vision.images import Archives
 from lib.vision.preprocess import Preprocess
 

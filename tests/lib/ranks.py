@@ -21,12 +21,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.multiprocessing import start_processes
 
-from lib import distributed
-from lib.captioner.beam import beam_search
-from lib.captioner.gathering import gather_captions
-from lib.captioner.resemblance import Resemblance
-from lib.compute import device
-from lib.distributed import (
+from lib.finetuning.reward import Resemblance
+from lib.finetuning.self_critical import SelfCritical, finetune_decoder
+from lib.model.gathering import gather_captions
+from lib.optim.checkpoint import load_checkpoint
+from lib.optim.optimiser import Optimiser
+from lib.runtime import distributed
+from lib.runtime.device import device
+from lib.runtime.distributed import (
     copy_from_first,
     from_first,
     gather,
@@ -39,12 +41,10 @@ from lib.distributed import (
     wait_for_first,
     world_size,
 )
+from lib.search.beam import beam_search
 from lib.training import loop, split as splits
-from lib.training.checkpoint import load_checkpoint
 from lib.training.cross_entropy import CrossEntropy, mean_loss, train_decoder
 from lib.training.loop import Row
-from lib.training.optimisation import Optimiser
-from lib.training.self_critical import SelfCritical, finetune_decoder
 from lib.training.split import greedy_scores
 from tests.commands import free_port
 from tests.lib.small_training import CROSS_ENTROPY, LONGEST, SELF_CRITICAL, VOCABULARY, data, decoder
@@ -58,7 +58,7 @@ Found = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def messages() -> Found:
-    """Each function of lib.distributed."""
+    """Each function of lib.runtime.distributed."""
     own, copied = torch.tensor([0.1, 0.2, 0.7]) * (rank() + 1), nn.Linear(3, 2).to(device())
     nn.init.constant_(copied.weight, rank() + 1)
     copy_from_first(copied)

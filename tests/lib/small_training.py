@@ -7,11 +7,12 @@ import torch
 import torch._dynamo  # else the first optimiser does, a second long, in each of the processes that are forked
 from safetensors.torch import save_file
 
-from lib.captioner.decoder import Decoder, DecoderConfig
+from lib.finetuning import self_critical
+from lib.model.decoder import Decoder, DecoderConfig
+from lib.optim.optimiser import make_deterministic
 from lib.text.vocabulary import Vocabulary
-from lib.training import cross_entropy, loop, self_critical
+from lib.training import cross_entropy, loop
 from lib.training.batches import caption_set
-from lib.training.optimisation import make_deterministic
 from lib.training.split import Split
 
 WORDS = [chr(97 + i) for i in range(20)]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision import models
 
-from lib.errors import UserError
+from lib.core.errors import UserError
 from lib.vision import backbones
 from lib.vision.backbones import Backbone, build, override, pretrained, untrained, without_classifier
 from tests.servers import serving

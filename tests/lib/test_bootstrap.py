@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from lib.evaluation.intervals import difference_intervals, intervals, mean_interval, pairs_interval
 from lib.scoring import METRICS, corpus_scores, measure
-from lib.scoring.bootstrap import difference_intervals, intervals, mean_interval, pairs_interval
 
 WORDS = ["a", "red", "dog", "runs", "on", "the", "green", "grass", "with", "one", "big", "cat"]
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.captioner.captioner import BATCH, Captioner
-from lib.captioner.consensus import Consensus
-from lib.captioner.model import load_decoder
-from lib.errors import UserError
+from lib.app.captioner import BATCH, Captioner
+from lib.core.errors import UserError
+from lib.model.saved import load_decoder
 from lib.scoring.cider import CiderD
+from lib.search.consensus import Consensus
 from lib.text.vocabulary import END, START
 from lib.vision.backbones import untrained
 from lib.vision.images import decode

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
+from lib.core.errors import UserError
 from lib.datasets import coco, flickr8k
-from lib.datasets.catalogue import IMAGE_ARCHIVES, files
-from lib.errors import UserError
+from lib.datasets.registry import IMAGE_ARCHIVES, files
 from tests import miniature
 
 NAMES = ["coco2014", "coco2017", "flickr8k"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lib.training.checkpoint import load_checkpoint, save_checkpoint
+from lib.optim.checkpoint import load_checkpoint, save_checkpoint
 from tests.lib import small_training
 
 CPU = torch.device("cpu")

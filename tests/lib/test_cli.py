@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.captioner.captioner import BATCH, Candidate, Captioner
-from lib.cli import caption
-from lib.cli.attention import draw_attention
+from lib.app import caption
+from lib.app.attention import draw_attention
+from lib.app.captioner import BATCH, Candidate, Captioner
 from lib.vision.preprocess import Preprocess
 from tests.lib.tiny import WORDS, write_model
 from tests.stages.imports import ROOT
@@ -225,7 +225,7 @@ def python(code: str, *arguments) -> subprocess.CompletedProcess:
 
 
 def test_help_does_not_wait_for_torch():
-    code = "import sys; from lib.cli import caption\ntry: caption.main()\nfinally: print(sys.modules.keys())"
+    code = "import sys; from lib.app import caption\ntry: caption.main()\nfinally: print(sys.modules.keys())"
     done = python(code, "--help")
     assert done.returncode == 0
     assert "--attention" in done.stdout
@@ -233,7 +233,7 @@ def test_help_does_not_wait_for_torch():
 
 
 def test_a_caption_loads_nothing_that_it_does_not_use(model, photos):
-    code = "import sys; from lib.cli import caption; caption.main(); print(*sys.modules, sep='\\n')"
+    code = "import sys; from lib.app import caption; caption.main(); print(*sys.modules, sep='\\n')"
     done = python(code, "--model", model, photos / "a.jpg")
     loaded = set(done.stdout.splitlines())
     assert "torch" in loaded
@@ -248,7 +248,7 @@ def test_a_name_that_the_terminal_cannot_show_is_told_in_escapes(model, photos, 
         (photos / "a.jpg").rename(photos / name)
     except OSError:
         pytest.skip("a disk that knows UTF-8 names alone")
-    done = python("from lib.cli import caption; caption.main()", "--model", model, photos)
+    done = python("from lib.app import caption; caption.main()", "--model", model, photos)
     assert (done.returncode, done.stderr) == (0, "")
     first, second = sorted(done.stdout.splitlines())
     assert "b.PNG: " in first
@@ -257,6 +257,6 @@ def test_a_name_that_the_terminal_cannot_show_is_told_in_escapes(model, photos, 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a shell's pipe")
 def test_a_reader_that_has_seen_enough_is_no_error(model, photos, tmp_path):
-    command = f"{sys.executable} -m lib.cli.caption --model {model} {photos} 2>{tmp_path / 'err'} | true"
+    command = f"{sys.executable} -m lib.app.caption --model {model} {photos} 2>{tmp_path / 'err'} | true"
     subprocess.run(command, shell=True, cwd=ROOT, check=True)
     assert (tmp_path / "err").read_text() == ""

@@ -21,10 +21,10 @@ import torch
 import yaml
 from PIL import Image
 
-from lib.errors import UserError
-from lib.vision import cluster, extraction
+from lib.core.errors import UserError
+from lib.extraction import extract as extraction, ray_cluster as cluster
+from lib.extraction.extract import Extraction, extract
 from lib.vision.backbones import Backbone, for_inference, untrained
-from lib.vision.extraction import Extraction, extract
 from tests.commands import attempt, free_port
 from tests.stages.imports import ROOT
 

@@ -7,10 +7,10 @@ import zipfile
 
 import pytest
 
+from lib.core.errors import UserError
+from lib.core.tables import SPLITS
 from lib.datasets import coco
 from lib.datasets.annotations import read_coco, read_json
-from lib.datasets.tables import SPLITS
-from lib.errors import UserError
 from tests import miniature
 from tests.realdata import REALDATA, needs_realdata
 

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
 
-from lib.captioner import consensus as module
-from lib.captioner.consensus import Consensus
-from lib.captioner.writing import Caption
+from lib.model.decoding import Caption
 from lib.scoring.cider import cider_d
+from lib.search import consensus as module
+from lib.search.consensus import Consensus
 from lib.text.vocabulary import END, SPECIALS, Vocabulary
 
 VOCABULARY = Vocabulary(["a", "dog", "cat", "runs", "sleeps"])

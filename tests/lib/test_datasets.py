@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from lib.core.errors import UserError
+from lib.core.tables import read_tokens
+from lib.core.zips import PICTURES, find_members, read_member
 from lib.datasets import local
 from lib.datasets.annotations import hashed_split
-from lib.datasets.archive import PICTURES, find_members, read_member
-from lib.datasets.tables import read_tokens
-from lib.errors import UserError
 from lib.vision import images
 
 KARPATHY = {

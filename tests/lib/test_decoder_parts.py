@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from lib.captioner import attention
-from lib.captioner.attention import AdditiveAttention
-from lib.captioner.decoder import Decoder, DecoderConfig
-from lib.captioner.dropout import Dropout
-from lib.captioner.linear import Linear
+from lib.model import attention
+from lib.model.attention import AdditiveAttention
+from lib.model.decoder import Decoder, DecoderConfig
+from lib.model.dropout import Dropout
+from lib.model.linear import Linear
 from tests.lib.models import taught
 from tests.lib.numbers import relative_error
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from lib.captioner.beam import beam_search
-from lib.captioner.ensemble import Ensemble
-from lib.captioner.greedy import greedy
-from lib.captioner.rules import NO_RULES, Rules
-from lib.captioner.sampling import Narrowing, sample
-from lib.captioner.writing import Caption
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.finetuning.sampling import Narrowing, sample
+from lib.model.decoding import Caption
+from lib.model.greedy import greedy
+from lib.search.beam import beam_search
+from lib.search.constraints import NO_RULES, Rules
+from lib.search.ensemble import Ensemble
 from lib.text.vocabulary import END, PAD, SPECIALS, START, UNKNOWN
 from tests.lib.models import Table, decoder, features, taught
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.captioner.captioner import Captioner
-from lib.cli.attention import attention_grid
+from lib.app.attention import attention_grid
+from lib.app.captioner import Captioner
 from tests.browser import chromium, needs_chromium
 from tests.pictures import saved
 from tests.stages.imports import ROOT
@@ -29,7 +29,7 @@ def photo(width: int, height: int, kind: str = "JPEG", **options) -> bytes:
 
 @pytest.fixture(scope="module")
 def client(models):
-    from lib.cli.page import create_app
+    from lib.app.page import create_app
 
     return create_app(Captioner.load(models["additive"])).test_client()
 
@@ -82,7 +82,7 @@ def test_the_page_may_load_nothing_from_elsewhere(client):
 def test_a_port_that_is_taken_is_told_in_one_line(models):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        command = [sys.executable, "-m", "lib.cli.demo", "--port", port, "--model", str(models["none"])]
+        command = [sys.executable, "-m", "lib.app.demo", "--port", port, "--model", str(models["none"])]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert re.fullmatch(f"error: cannot listen on port {port}: .*; choose another with --port\n", done.stderr)
@@ -108,7 +108,7 @@ def browser():
 @pytest.fixture(scope="module")
 def addresses(models):
     """Where the page is, by the model's attention, while the demo runs for each in a process of its own."""
-    command = [sys.executable, "-m", "lib.cli.demo", "--port", "0", "--model"]
+    command = [sys.executable, "-m", "lib.app.demo", "--port", "0", "--model"]
     servers = {
         attention: subprocess.Popen([*command, str(model)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         for attention, model in models.items()

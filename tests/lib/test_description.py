@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from lib.scoring.description import describe, repeats
+from lib.evaluation.diversity import describe, repeats
 
 
 def described(*captions: str, seen: tuple[str, ...] = ()) -> dict[str, float]:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib.distributed import from_first, gather, share, together, total
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.runtime.distributed import from_first, gather, share, together, total
 from tests.lib.numbers import relative_error
 from tests.lib.ranks import BATCHES, DEVICES, WORLDS
 from tests.lib.small_training import data

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from lib.download import Patience, RemoteFile, fetch
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.fetch.http import Patience, RemoteFile, fetch
 from tests.servers import serving
 from tests.waiting import until
 
@@ -265,7 +265,7 @@ def test_a_process_that_is_ended_leaves_parts_from_which_the_next_goes_on(server
     ]
     parts = [tmp_path / f"{file.digest}.part" for file in files]
     code = (
-        "import sys, pathlib; from lib.download import RemoteFile, fetch; "
+        "import sys, pathlib; from lib.fetch.http import RemoteFile, fetch; "
         "fetch([RemoteFile(*pair.split()) for pair in sys.argv[2:]], pathlib.Path(sys.argv[1]))"
     )
     pairs = [f"{file.url} {file.digest}" for file in files]

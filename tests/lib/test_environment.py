@@ -5,9 +5,9 @@ import os
 import pytest
 import torch
 
-from lib.compute import device
-from lib.errors import UserError
-from lib.workers import worker_count, worker_processes
+from lib.core.errors import UserError
+from lib.core.workers import worker_count, worker_processes
+from lib.runtime.device import device
 
 
 def test_what_is_asked_for_is_taken(monkeypatch):

@@ -19,13 +19,14 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.errors import UserError
-from lib.scratch import alone, place, prune, publish
-from lib.vision import extraction
+from lib.core.errors import UserError
+from lib.core.files import place, publish
+from lib.core.workdir import alone, prune
+from lib.extraction import extract as extraction
+from lib.extraction.extract import Extraction, extract
+from lib.features.pca import Projection, project_shards
+from lib.features.store import Features, shard_path, shard_paths
 from lib.vision.backbones import for_inference, override, untrained
-from lib.vision.extraction import Extraction, extract
-from lib.vision.features import Features, shard_path, shard_paths
-from lib.vision.projection import Projection, project_shards
 from tests.pictures import saved
 from tests.stages.imports import ROOT
 from tests.waiting import until
@@ -103,7 +104,7 @@ EXTRACTING = """
 import sys
 from pathlib import Path
 import pandas as pd
-from lib.vision import extraction
+from lib.extraction import extract as extraction
 from lib.vision.backbones import Backbone
 extraction.SHARD_SIZE = 4
 folder = Path(sys.argv[1])

@@ -5,8 +5,8 @@ import zipfile
 
 import pytest
 
+from lib.core.errors import UserError
 from lib.datasets import flickr8k
-from lib.errors import UserError
 from tests import miniature
 
 

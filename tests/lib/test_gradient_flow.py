@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from lib.gradients import gradient_flow as module
+from lib.gradients.gradient_flow import STEPS_BACK, gradient_flow
 from lib.text.vocabulary import Vocabulary
-from lib.training import gradient_flow as module
-from lib.training.gradient_flow import STEPS_BACK, gradient_flow
 
 WORDS = [f"w{i}" for i in range(12)]
 VOCABULARY = Vocabulary(WORDS)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from lib.datasets.archive import open_zip, write_stored_zip
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.core.zips import open_zip, write_stored_zip
 from lib.vision import images
 from lib.vision.images import Archives, ImageError, decode
 from lib.vision.preprocess import Preprocess

@@ -8,8 +8,8 @@ from urllib.error import URLError
 import pycocoevalcap
 import pytest
 
-from lib.errors import UserError
-from lib.scoring.java import meteor, spice
+from lib.core.errors import UserError
+from lib.evaluation.meteor_spice import meteor, spice
 
 PARSER = Path(pycocoevalcap.__path__[0]) / "spice/lib/stanford-corenlp-3.6.0-models.jar"
 REFERENCES = {7: [["a", "dog", "runs", "on", "the", "grass"]], 3: [["a", "cat"], ["a", "big", "cat", "sleeps"]]}
@@ -27,7 +27,7 @@ def test_meteor_scores_each_caption_against_its_own_image():
 
 
 @needs_java
-@pytest.mark.skipif(not PARSER.exists(), reason="needs SPICE's parser, which `python -m stages.java` fetches")
+@pytest.mark.skipif(not PARSER.exists(), reason="needs SPICE's parser, which `python -m stages.tools.meteor_spice` fetches")
 def test_spice_scores_what_the_captions_say():
     assert spice(REFERENCES, {3: REFERENCES[3][1], 7: REFERENCES[7][0]}) == pytest.approx(1)
     assert spice(REFERENCES, {3: ["a", "tree"], 7: ["the", "red", "car"]}) == 0

@@ -18,7 +18,7 @@ ROUNDING = 1e-5  # of float32
 
 @pytest.fixture
 def device():
-    from lib.cells import kernels
+    from lib.cells import triton_kernels as kernels
 
     on_gpu = torch.cuda.is_available()
     if on_gpu and not modules._triton_runs(torch.device("cuda")):
@@ -124,7 +124,7 @@ def test_they_compile_for_gpus_without_one(architecture, precision, kind, monkey
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from lib.cells import kernels
+    from lib.cells import triton_kernels as kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     numbers = {"arrived": "*i32", **dict.fromkeys(["begun", "steps", "rows", "hidden"], "i32")}

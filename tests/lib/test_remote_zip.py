@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from lib.datasets.archive import write_stored_zip
-from lib.download import Patience
-from lib.errors import UserError
-from lib.remote_zip import fetch_members
+from lib.core.errors import UserError
+from lib.core.zips import write_stored_zip
+from lib.fetch.http import Patience
+from lib.fetch.remote_zip import fetch_members
 from tests.servers import serving
 from tests.waiting import until
 
@@ -127,7 +127,7 @@ def test_a_bad_line_is_outlasted(server, tmp_path, faults, silence):
 def test_a_killed_process_goes_on_where_it_was(server, tmp_path):
     server.serve("/images.zip", zipped(), stalls=[NO_LIMIT] * 8 + [1000] * 4)  # two for the directory, six members
     code = (
-        "import sys, pathlib; from lib.remote_zip import fetch_members; url, folder, *members = sys.argv[1:]; "
+        "import sys, pathlib; from lib.fetch.remote_zip import fetch_members; url, folder, *members = sys.argv[1:]; "
         "folder = pathlib.Path(folder); fetch_members(url, members, folder / 'raw/images.zip', folder / 'scratch')"
     )
     url, scratch = f"{server.url}/images.zip", tmp_path / "scratch"

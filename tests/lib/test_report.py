@@ -15,7 +15,7 @@ from lib.report import page as page_module
 from lib.report.figures import COLOURS, Panel, as_svg, draw_contact_sheet, save_png
 from lib.report.gallery import RANKED_BY, write_gallery
 from lib.report.plots import bleu_analysis, compared_curves, gradient_flow, learning_curves
-from lib.report.sheets import MARGIN, PER_ROW, SIDE, write_sheets
+from lib.report.sprites import MARGIN, PER_ROW, SIDE, write_sheets
 from lib.vision.images import Archives
 from lib.vision.preprocess import Preprocess
 from tests.lib.pages import CURVES, FADING, FIRST_ID, WHOLE, per_image, write_report

@@ -3,7 +3,7 @@
 import torch
 from hypothesis import given, strategies as st
 
-from lib.captioner.rules import NO_RULES, Rules
+from lib.search.constraints import NO_RULES, Rules
 from lib.text.vocabulary import END
 
 VOCABULARY = 8

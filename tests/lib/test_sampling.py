@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from lib.captioner.greedy import greedy
-from lib.captioner.rules import NO_RULES, Rules
-from lib.captioner.sampling import Narrowing, pass_over, sample
+from lib.finetuning.sampling import Narrowing, pass_over, sample
+from lib.model.greedy import greedy
+from lib.search.constraints import NO_RULES, Rules
 from lib.text.vocabulary import END, START
 from tests.lib.models import Table, decoder, features
 

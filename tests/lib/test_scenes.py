@@ -10,12 +10,11 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from lib.datasets.scenes.language import describe
-from lib.datasets.scenes.reading import read, read_truth
-from lib.datasets.scenes.render import render
-from lib.datasets.scenes.truth import holds, read as read_caption, share_true_of_others, which_hold
-from lib.datasets.scenes.world import BACKGROUNDS, COLOURS, KINDS, SHAPES, Scene, Thing, sample_scene
-from lib.datasets.scenes.writing import write_scenes
+from lib.scenes.dataset import read, read_truth, write_scenes
+from lib.scenes.drawing import render
+from lib.scenes.grammar import describe
+from lib.scenes.truth import holds, read as read_caption, share_true_of_others, which_hold
+from lib.scenes.world import BACKGROUNDS, COLOURS, KINDS, SHAPES, Scene, Thing, sample_scene
 from lib.text.tokenizer import tokenize
 
 MIX = dict.fromkeys(KINDS, 1.0)

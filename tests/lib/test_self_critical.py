@@ -7,20 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from lib.captioner.decoder import Decoder, DecoderConfig
-from lib.captioner.resemblance import Resemblance
-from lib.captioner.writing import Caption
-from lib.errors import UserError
-from lib.scoring.cider import cider_d
-from lib.text.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
-from lib.training.batches import caption_set
-from lib.training.self_critical import (
+from lib.core.errors import UserError
+from lib.finetuning.reward import Resemblance
+from lib.finetuning.self_critical import (
     Recipe,
     SelfCritical,
     finetune_decoder,
     leave_one_out,
     log_probabilities,
 )
+from lib.model.decoder import Decoder, DecoderConfig
+from lib.model.decoding import Caption
+from lib.scoring.cider import cider_d
+from lib.text.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
+from lib.training.batches import caption_set
 from lib.training.split import Split
 
 VOCABULARY = Vocabulary(["a", "dog", "cat"])

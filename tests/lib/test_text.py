@@ -1,6 +1,6 @@
 import pytest
 
-from lib.errors import UserError
+from lib.core.errors import UserError
 from lib.text.tokenizer import tokenize
 from lib.text.vocabulary import END, START, UNKNOWN, Vocabulary
 

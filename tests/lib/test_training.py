@@ -9,14 +9,14 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from lib.captioner.beam import beam_search
-from lib.captioner.decoder import Captions, Decoder, DecoderConfig
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.model.decoder import Captions, Decoder, DecoderConfig
+from lib.optim.optimiser import Optimiser, schedule
+from lib.search.beam import beam_search
 from lib.text.vocabulary import END, PAD, START, Vocabulary
 from lib.training.batches import caption_set
 from lib.training.cross_entropy import Recipe, batch_loss, mean_loss, train_decoder
 from lib.training.loop import best_epoch
-from lib.training.optimisation import Optimiser, schedule
 from lib.training.split import Split
 
 CAPTIONS = [[["a", "red", "dog"], ["a", "dog"]], [["a", "cat"], ["the", "cat", "sleeps"]], [["birds"]]]

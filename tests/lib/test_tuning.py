@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from lib.errors import UserError
-from lib.training import epochs, fitting
-from lib.training.fitting import fit_backbone
-from lib.training.optimisation import make_deterministic
-from lib.training.phrases import phrase_shares
-from lib.training.tuning import Recipe, random_views, tune_backbone
+from lib.core.errors import UserError
+from lib.optim.optimiser import make_deterministic
+from lib.pretraining import epochs, fitting
+from lib.pretraining.fitting import fit_backbone
+from lib.pretraining.phrases import phrase_shares
+from lib.pretraining.tuning import Recipe, random_views, tune_backbone
 from lib.vision.backbones import Backbone, override, untrained
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 200, 30)}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from lib.captioner.decoder import Decoder, DecoderConfig
-from lib.captioner.model import save_captioner
+from lib.model.decoder import Decoder, DecoderConfig
+from lib.model.saved import save_captioner
 from lib.text.vocabulary import Vocabulary
 from lib.vision.backbones import untrained
 

@@ -4,9 +4,9 @@ import subprocess
 
 import pytest
 
-from lib.errors import UserError
-from stages import compare
-from stages.running import run
+from lib.core.errors import UserError
+from stages.common.entrypoint import run
+from stages.tools import compare
 
 
 def test_an_unknown_comparison_is_told_in_one_line(monkeypatch):

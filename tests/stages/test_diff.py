@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib.datasets.tables import write_table
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.core.tables import write_table
 from lib.scoring import score
 from lib.text.tokenizer import tokenize
-from stages import diff
+from stages.tools import significance as diff
 
 REFERENCES = {i: [f"a {colour} dog on the grass", "a dog"] for i, colour in enumerate(["red", "blue", "big"] * 10)}
 POOR = dict.fromkeys(REFERENCES, "a cat on a mat")
@@ -68,7 +68,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture
 def told(project, monkeypatch, capsys):
-    """What `python -m stages.diff A B` prints, in the project."""
+    """What `python -m stages.tools.significance A B` prints, in the project."""
 
     def tell(a: str, b: str) -> str:
         monkeypatch.chdir(project)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages import learning
+from stages.common import learning
 
 READ = [
     "data/captions/images.parquet", "data/captions/captions.parquet", "data/captions/vocabulary.json",

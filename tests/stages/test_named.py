@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from lib.datasets import catalogue, remote
-from lib.download import fetch
-from lib.errors import UserError
-from stages.running import DOWNLOADS
+from lib.core.errors import UserError
+from lib.datasets import registry as catalogue, remote
+from lib.fetch.http import fetch
+from stages.common.entrypoint import DOWNLOADS
 from tests import miniature
 from tests.servers import serving
 from tests.stages.tiny import STAGES, files, run

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from lib.errors import UserError
+from lib.core.errors import UserError
 from stages.params import PARAMS_FILE, read
 from stages.params.backbone import Params as Backbone
 from stages.params.dataset import Params as Dataset

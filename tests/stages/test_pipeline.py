@@ -18,17 +18,17 @@ from PIL import Image
 from pycocotools.coco import COCO
 from safetensors.torch import save_file
 
-from lib.captioner.beam import beam_search
-from lib.captioner.consensus import Consensus
-from lib.captioner.model import load_decoder
-from lib.errors import UserError
+from lib.core.errors import UserError
+from lib.core.workdir import alone
+from lib.model.saved import load_decoder
 from lib.scoring import METRICS
-from lib.scratch import alone
+from lib.search.beam import beam_search
+from lib.search.consensus import Consensus
 from stages import generate
+from stages.common.splits import features_of, images_with_features, references_of
 from stages.generate import consensus_of_train
 from stages.params import read
 from stages.params.generate import Params
-from stages.splits import features_of, images_with_features, references_of
 from tests.pictures import saved
 from tests.stages.imports import ROOT
 from tests.stages.tiny import STAGES, files, run
@@ -300,7 +300,7 @@ def projected(tmp_path_factory):
 
 @pytest.mark.parametrize("made", ["scenes", "projected"])
 def test_the_model_is_self_contained(made, request, tmp_path):
-    from lib.captioner.captioner import Captioner
+    from lib.app.captioner import Captioner
 
     folder = request.getfixturevalue(made)
     shutil.copytree(folder / "data/model", tmp_path / "model")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lib.captioner.card import provenance_path, write_card
-from lib.captioner.decoder import DecoderConfig
-from lib.captioner.model import weights_path
-from lib.errors import UserError
-from stages import provenance
+from lib.core.errors import UserError
+from lib.model.card import provenance_path, write_card
+from lib.model.decoder import DecoderConfig
+from lib.model.saved import weights_path
+from stages.tools import provenance
 from tests.stages.imports import ROOT
 
 CONFIG = DecoderConfig(16, 64, 104, "lstm", "scratch", "additive", 8, 12, 0.0)
@@ -55,7 +55,7 @@ def test_the_lock_file_is_utf_8_whatever_the_locale(tmp_path):
     """As on Windows, whose own encoding is another."""
     lock = {"stages": {"download": {"deps": [{"path": "fotografías"}], "outs": [{"path": "data/raw", "md5": "1"}]}}}
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock, allow_unicode=True), "utf-8")
-    code = "from pathlib import Path; from stages.provenance import md5s; print(md5s([Path('data/raw')]))"
+    code = "from pathlib import Path; from stages.tools.provenance import md5s; print(md5s([Path('data/raw')]))"
     ascii_alone = {"PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, **ascii_alone}, capture_output=True, text=True

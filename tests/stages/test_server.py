@@ -7,10 +7,10 @@ import zipfile
 import pytest
 from PIL import Image
 
-from lib.captioner.captioner import Captioner
-from lib.datasets.archive import write_stored_zip
-from lib.errors import UserError
-from stages import server
+from lib.app.captioner import Captioner
+from lib.core.errors import UserError
+from lib.core.zips import write_stored_zip
+from stages.tools import coco_submission as server
 from tests.lib.tiny import write_model
 from tests.miniature import pictures
 from tests.servers import serving

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from lib.core.errors import UserError
+from lib.core.tables import write_table
 from lib.datasets.annotations import hashed_split
-from lib.datasets.tables import write_table
-from lib.errors import UserError
 from lib.scoring import METRICS
-from stages.splits import images_with_features
+from stages.common.splits import images_with_features
 from tests.pictures import saved
 from tests.stages.tiny import STAGES, run
 

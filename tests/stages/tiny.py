@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from lib.training import gradient_flow
+from lib.gradients import gradient_flow
 from tests.stages.imports import ROOT
 
 STAGES = [

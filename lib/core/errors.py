@@ -1,0 +1,35 @@
+"""Errors that the user can fix, printed in one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_MAX_REASON = 300  # characters; torch lists every tensor
+
+
+class UserError(Exception):
+    """An error that the user can fix: a param, a file, a download.
+
+    The text is one line: what is wrong, the value, the parameter or file, and the fix. Stages and commands print it
+    without a traceback and exit with 1.
+    """
+
+
+def one_line(error: BaseException) -> str:
+    """Return the text of an error without line breaks, or its class name if it has no text."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """Turn any error from reading `path` (missing, damaged, another version) into a UserError that names it."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{path.parent} has no {path.name}: is it the right folder, and is it complete?") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; create it again or use another file") from error
+    except Exception as error:  # a reader of malformed bytes may raise almost anything
+        raise UserError(
+            f"{path} is damaged or of another version: {one_line(error)[:_MAX_REASON]}; create it again or use another file"
+        ) from error

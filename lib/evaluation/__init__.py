@@ -1,0 +1,1 @@
+"""What is reported beside the scores: confidence intervals, caption statistics, METEOR and SPICE."""

@@ -1,0 +1,1 @@
+"""Images to features, by threads, processes or a Ray cluster."""

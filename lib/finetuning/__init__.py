@@ -1,0 +1,1 @@
+"""Sampling, the CIDEr-D reward, and self-critical training."""

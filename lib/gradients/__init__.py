@@ -1,0 +1,1 @@
+"""Gradient flow through an RNN and an LSTM."""

@@ -1,0 +1,1 @@
+"""The optimiser, its schedule, the moving average of weights, and checkpoints."""

@@ -1,0 +1,1 @@
+"""Training a CNN on the words of captions."""

@@ -1,0 +1,1 @@
+"""Where code runs: the device, and several processes that share the work."""

@@ -1,0 +1,1 @@
+"""Beam search, constraints, consensus reranking and ensembles."""

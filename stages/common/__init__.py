@@ -1,0 +1,1 @@
+"""What several stages and tools use: paths, the entry point, and files of metrics/."""
