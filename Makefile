@@ -43,9 +43,9 @@ repro: $(READY)
 #     make coco2014 SET="-S dataset.limit=1000 -S backbone.name=mobilenet_v3_large"
 PHOTOGRAPHS := -S backbone.name=resnet50 -S backbone.weights=DEFAULT -S features.kind=pooled \
 	-S model.attention=none -S model.embedding=512 -S model.hidden=512 -S model.dropout=0.3 \
-	-S train.epochs=10 -S train.batch_size=64 -S train.learning_rate=0.001 -S train.averaging=0.995 \
-	-S train.label_smoothing=0.1 -S train.best_by=val_cider_d \
-	-S generate.beam_size=5 -S generate.length_penalty=1.2 -S generate.no_repeat=3
+	-S train.epochs=10 -S train.batch_size=64 -S train.learning_rate=0.001 -S train.ema_decay=0.995 \
+	-S train.label_smoothing=0.1 -S train.monitor=val_cider_d \
+	-S generate.beam_size=5 -S generate.length_penalty=1.2 -S generate.no_repeat_ngram_size=3
 
 coco2014 coco2017: $(READY)
 	dvc exp run -S dataset.name=$@ $(PHOTOGRAPHS) $(SET)

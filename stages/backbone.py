@@ -1,61 +1,52 @@
-"""backbone: gets the CNN: torchvision weights (verified), a local file, or trained here (`fit`)."""
+"""backbone: get the CNN, with library weights (verified), from a local file, or trained here."""
 
 from dataclasses import asdict
-from pathlib import Path
 
-import torch
-
-from lib.core.files import identity
-from lib.core.tables import read_table
-from lib.core.workdir import alone, fingerprint, prune
+from lib.core.files import stat_signature
+from lib.core.tables import read_images, read_tokens
+from lib.core.workdir import prune
 from lib.core.workers import worker_count
 from lib.optim.optimiser import make_deterministic
-from lib.pretraining import fitting, tuning
-from lib.runtime.device import device
-from lib.vision.backbones import Backbone, override, pretrained, untrained
+from lib.pretraining.fitting import fit_backbone
+from lib.pretraining.phrases import PretrainConfig
+from lib.pretraining.tuning import TuneConfig, tune_backbone
+from lib.vision.backbones import override, pretrained, random_init
 from lib.vision.pixels import read_pixels
-from stages.common.entrypoint import BACKBONE, CAPTIONS, DOWNLOADS, RAW, SCRATCH, run
-from stages.params import read
-from stages.params.backbone import Params
+from stages.common.checkpoints import work_folder
+from stages.common.entrypoint import run
+from stages.common.paths import ANNOTATED_IMAGES, BACKBONE, CAPTION_TABLE, RAW
+from stages.params import BackboneParams, read_params
 
 
 def main() -> None:
-    params = read(Params)
+    params = read_params(BackboneParams)
     make_deterministic(params.fit.seed)
     fit = params.weights == "fit"
-    backbone = untrained(params.name) if fit else pretrained(params.name, params.weights, DOWNLOADS)
+    backbone = random_init(params.name) if fit else pretrained(params.name, params.weights)
     backbone.preprocess = override(backbone.preprocess, size=params.size, mean=params.mean, std=params.std)
-    tuned = [params.tune.size] if params.tune.epochs and params.tune.size else []
-    # To tell at once what would not do.
-    backbone.width(backbone.preprocess.size, *tuned)
+    # Fail before any image is read if the network does not take these sizes.
+    tune_sizes = [params.tune.size] if params.tune.epochs and params.tune.size else []
+    backbone.width(backbone.preprocess.size, *tune_sizes)
     if fit:
         backbone.check_grid()
     if fit or params.tune.epochs:
-        images = read_table(CAPTIONS / "images.parquet")
-        train = images[images["split"] == "train"]
-        pixels, image_ids = read_pixels(train, RAW, backbone.preprocess, workers=worker_count())
-        tokens = read_table(CAPTIONS / "captions.parquet").groupby("image_id")["tokens"].agg(list)
-        captions = [tokens[image_id] for image_id in image_ids]
-        folder = _run_folder(params, backbone)
-        with alone(folder):
+        pixels, image_ids = read_pixels(
+            read_images(ANNOTATED_IMAGES, "train"), RAW, backbone.preprocess, workers=worker_count()
+        )
+        captions = list(read_tokens(CAPTION_TABLE, image_ids).values())
+        raw = [stat_signature(path) for path in sorted(RAW.iterdir())]
+        settings = [params.model_dump(), asdict(backbone.preprocess)]
+        tables = [ANNOTATED_IMAGES, CAPTION_TABLE]
+        with work_folder("backbone", *settings, backbone.weights(), *tables, raw) as folder:
             if fit:
-                recipe = fitting.Recipe(**params.fit.model_dump())
-                fitting.fit_backbone(backbone, pixels, captions, recipe, folder / "fit.safetensors")
+                config = PretrainConfig(**params.fit.model_dump())
+                fit_backbone(backbone, pixels, captions, config, folder / "fit.pt")
             if params.tune.epochs:
-                tune = tuning.Recipe(**params.tune.model_dump())
-                tuning.tune_backbone(backbone, pixels, captions, tune, folder / "tune.safetensors")
+                tune = TuneConfig(**params.tune.model_dump())
+                tune_backbone(backbone, pixels, captions, tune, folder / "tune.pt")
         prune(folder)
     backbone.save(BACKBONE)
     print(f"{params.name}, weights: {params.weights}")
-
-
-def _run_folder(params: Params, backbone: Backbone) -> Path:
-    """Where fitting and tuning keep their checkpoints: another folder where anything differs that weights depend on."""
-    tables = [CAPTIONS / "images.parquet", CAPTIONS / "captions.parquet"]
-    raw = [identity(path) for path in sorted(RAW.iterdir())]
-    machine = [device().type, torch.__version__]
-    settings = [params.model_dump(), asdict(backbone.preprocess)]
-    return SCRATCH / "backbone" / fingerprint(*settings, backbone.weights(), *tables, raw, machine, *library())
 
 
 if __name__ == "__main__":

@@ -1,28 +1,30 @@
-"""download: fetches and verifies a data set by name, renders `scenes`, or takes in local files, into data/raw/."""
+"""download: fetch and verify a data set by name, draw `scenes`, or import local files, into data/raw/."""
 
 from pathlib import Path
 
 from lib.core.workers import worker_count
-from lib.datasets import local, registry as catalogue, remote
+from lib.datasets.local import import_local
+from lib.datasets.registry import remote_files
+from lib.datasets.remote import fetch_dataset
 from lib.scenes.dataset import write_scenes
-from stages.common.entrypoint import DOWNLOADS, RAW, dvc_cache, run
-from stages.params import read
-from stages.params.dataset import Params
+from stages.common.dvc_cache import dvc_cache
+from stages.common.entrypoint import run
+from stages.common.paths import DOWNLOADS, RAW
+from stages.params import DatasetParams, read_params
 
 
 def main() -> None:
-    params = read(Params)
+    params = read_params(DatasetParams)
     if params.name == "scenes":
         scenes = params.scenes
         counts = {"train": scenes.train, "val": scenes.val, "test": scenes.test}
-        write_scenes(
-            RAW, counts, seed=scenes.seed, size=scenes.size, mix=scenes.mix.model_dump(), workers=worker_count()
-        )
+        mix = scenes.mix.model_dump()
+        write_scenes(RAW, counts, seed=scenes.seed, size=scenes.size, mix=mix, workers=worker_count())
     elif params.name == "local":
-        local.take_in(Path(params.local.images), Path(params.local.annotations), RAW)
+        import_local(Path(params.local.images), Path(params.local.annotations), RAW)
     else:
-        files = catalogue.files(params.name, params.mirror, Path(params.checksums) if params.checksums else None)
-        remote.bring(params.name, files, RAW, limit=params.limit, store=DOWNLOADS, cache=dvc_cache())
+        files = remote_files(params.name, params.mirror, Path(params.checksums) if params.checksums else None)
+        fetch_dataset(params.name, files, RAW, limit=params.limit, store=DOWNLOADS, cache=dvc_cache())
 
 
 if __name__ == "__main__":

@@ -1,49 +1,50 @@
-"""evaluate: re-tokenises the captions of test and val and scores them; for `scenes` also judges if test's are true."""
+"""evaluate: tokenise and score the captions of test and val; for `scenes` also judge whether test's are true."""
 
 import json
 from typing import Any
 
 import pandas as pd
 
-from lib.core.tables import write_table
-from lib.evaluation.diversity import describe
+from lib.core.tables import read_images, read_tokens, write_table
+from lib.evaluation.diversity import caption_statistics
 from lib.evaluation.intervals import intervals, mean_interval, pairs_interval
 from lib.scenes.dataset import read_truth
-from lib.scenes.truth import read as read_statement, share_true_of_others, which_hold
+from lib.scenes.truth import parse_caption, shuffled_truth, truth_matrix
 from lib.scoring import corpus_scores, image_scores, measure, score
-from stages.common.entrypoint import METRICS, RAW, run
-from stages.common.metrics_io import read_json, tokens_of
-from stages.common.splits import images_with_features, references_of
-from stages.params import read
-from stages.params.dataset import Params
+from lib.text.tokenizer import tokenize_results
+from stages.common.entrypoint import run
+from stages.common.metrics_io import read_json
+from stages.common.paths import CAPTION_TABLE, IMAGES, METRICS, RAW
+from stages.params import DatasetParams, read_params
 
 
 def main() -> None:
     results = read_json("captions.json")
-    hypotheses, references = tokens_of(results), references_of(images_with_features("test"))
+    hypotheses, references = tokenize_results(results), _references("test")
     measures = measure(references, hypotheses)
     scores, bounds = corpus_scores(measures), intervals(measures)
     lengths = [len(tokens) for tokens in hypotheses.values()]
-    each = pd.DataFrame(results).assign(length=lengths, **image_scores(measures))
-    if read(Params).name == "scenes":
+    per_image = pd.DataFrame(results).assign(length=lengths, **image_scores(measures))
+    if read_params(DatasetParams).name == "scenes":
         truth = read_truth(RAW)
         scenes = [truth[image_id] for image_id in hypotheses]
-        statements = [read_statement(tokens) for tokens in hypotheses.values()]
-        held = which_hold(statements, scenes)
-        each["true"] = held.diagonal()
-        scores["truth"], bounds["truth"] = float(each["true"].mean()), mean_interval(held.diagonal())
+        statements = [parse_caption(tokens) for tokens in hypotheses.values()]
+        holds = truth_matrix(statements, scenes)
+        per_image["true"] = holds.diagonal()
+        scores["truth"], bounds["truth"] = float(per_image["true"].mean()), mean_interval(holds.diagonal())
         if len(scenes) > 1:
-            scores["truth_shuffled"], bounds["truth_shuffled"] = share_true_of_others(held), pairs_interval(held)
-    write_table(each, METRICS / "per_image.parquet")
+            scores["truth_shuffled"], bounds["truth_shuffled"] = shuffled_truth(holds), pairs_interval(holds)
+    write_table(per_image, METRICS / "per_image.parquet")
     _write("scores.json", scores)
     _write("intervals.json", bounds)
 
-    of_train = references_of(images_with_features("train")).values()
-    seen = {tuple(tokens) for captions in of_train for tokens in captions}
-    _write("statistics.json", describe(list(hypotheses.values()), seen))
+    seen = {tuple(tokens) for captions in _references("train").values() for tokens in captions}
+    _write("statistics.json", caption_statistics(list(hypotheses.values()), seen))
+    _write("scores_val.json", score(_references("val"), tokenize_results(read_json("captions_val.json"))))
 
-    on_val = tokens_of(read_json("captions_val.json"))
-    _write("scores_val.json", score(references_of(images_with_features("val")), on_val))
+
+def _references(split: str) -> dict[int, list[list[str]]]:
+    return read_tokens(CAPTION_TABLE, read_images(IMAGES, split)["image_id"])
 
 
 def _write(name: str, content: dict[str, Any]) -> None:

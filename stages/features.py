@@ -1,48 +1,50 @@
-"""features: runs the CNN over every image, straight from the zip."""
+"""features: run the CNN over every image, straight from the zip, and write the table of the images that exist."""
 
 from lib.core.errors import UserError
-from lib.core.files import publish
+from lib.core.files import link_into
 from lib.core.tables import SPLITS, read_table, write_table
 from lib.core.workdir import prune
 from lib.core.workers import worker_count
-from lib.extraction.extract import Extraction, extract
-from lib.features.pca import Projection, project_shards
-from lib.features.store import Features, index_path, shard_paths, skipped_path
+from lib.extraction.extract import ExtractionConfig, extract
+from lib.features.pca import PCA, project_shards
+from lib.features.store import Features, shard_paths
 from lib.vision.backbones import Backbone
-from stages.common.entrypoint import BACKBONE, CAPTIONS, FEATURES, RAW, SCRATCH, run
-from stages.params import read
-from stages.params.features import Params
+from stages.common.checkpoints import stage_code
+from stages.common.entrypoint import run
+from stages.common.paths import ANNOTATED_IMAGES, BACKBONE, FEATURES, IMAGES, RAW, SCRATCH, SKIPPED
+from stages.params import FeaturesParams, read_params
 
-_SHOWN = 10  # skipped images; all are in the table
+_MAX_PRINTED = 10  # skipped images; the table has all of them
 
 
 def main() -> None:
-    params = read(Params)
-    images = read_table(CAPTIONS / "images.parquet")
-    how = Extraction(RAW, Backbone.load(BACKBONE), params.kind, params.precision, params.batch_size)
-    made = extract(images, how, SCRATCH / "features", worker_count())
-    skipped = made.skipped
-    for image_id, reason in skipped.head(_SHOWN).itertuples(index=False):
+    params = read_params(FeaturesParams)
+    annotated = read_table(ANNOTATED_IMAGES)
+    config = ExtractionConfig(RAW, Backbone.load(BACKBONE), params.kind, params.precision, params.batch_size)
+    result = extract(annotated, config, SCRATCH / "features", worker_count(), stage_code("features"))
+    skipped = result.skipped
+    for image_id, reason in skipped.head(_MAX_PRINTED).itertuples(index=False):
         print(f"skipped image {image_id}: {reason}")
-    if len(skipped) / len(images) > params.max_skipped:
+    if len(skipped) / len(annotated) > params.max_skipped:
         raise UserError(
-            f"{len(skipped)} of {len(images)} images cannot be read, more than features.max_skipped "
-            f"({params.max_skipped}) allows; the first: image {skipped['image_id'][0]}, {skipped['reason'][0]}"
+            f"features.max_skipped={params.max_skipped}: {len(skipped)} of {len(annotated)} images cannot be read; "
+            f"the first is image {skipped['image_id'][0]}, {skipped['reason'][0]}. Repair the images or raise the limit."
         )
+    images = annotated.merge(result.index, on="image_id", validate="1:1")
     for split in SPLITS:
-        if images.loc[images["split"] == split, "image_id"].isin(skipped["image_id"]).all():
-            raise UserError(f"no image of the {split} split can be read, and each split needs one")
-    if params.components is None:
-        publish(shard_paths(made.folder), FEATURES)
+        if not (images["split"] == split).any():
+            raise UserError(f"no image of the {split} split can be read, but each split needs at least one")
+    if params.pca_components is None:
+        link_into(shard_paths(result.folder), FEATURES)
     else:
-        train = made.index["image_id"].isin(images.loc[images["split"] == "train", "image_id"])
-        projection = Projection.fit(Features(made.folder, made.index[train]).split(256), params.components)
-        project_shards(shard_paths(made.folder), projection, FEATURES)
-        projection.save(FEATURES)
-    write_table(made.index, index_path(FEATURES))
-    write_table(skipped, skipped_path(FEATURES))
-    prune(made.folder)
-    print(f"features of {len(made.index)} images, {len(skipped)} skipped (all are listed in skipped.parquet)")
+        train = Features(result.folder, images[images["split"] == "train"])
+        pca = PCA.fit(train.split(256), params.pca_components)
+        project_shards(shard_paths(result.folder), pca, FEATURES)
+        pca.save(FEATURES)
+    write_table(images, IMAGES)
+    write_table(skipped, SKIPPED)
+    prune(result.folder)
+    print(f"features of {len(images)} images, {len(skipped)} skipped (listed in {SKIPPED})")
 
 
 if __name__ == "__main__":

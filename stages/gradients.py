@@ -1,30 +1,26 @@
-"""gradients: how far back a word's loss reaches through an RNN and through an LSTM, on the train split's captions."""
+"""gradients: how far a word's gradient reaches back through an RNN and an LSTM, on the captions of the train split."""
 
-from lib.core.tables import read_table
+from lib.core.tables import read_images, read_tokens
 from lib.gradients.gradient_flow import gradient_flow
 from lib.optim.optimiser import make_deterministic
 from lib.text.vocabulary import Vocabulary
-from stages.common.entrypoint import CAPTIONS, METRICS, run
-from stages.params import read
-from stages.params.model import Params as ModelParams
-from stages.params.train import Params as TrainParams
+from stages.common.entrypoint import run
+from stages.common.paths import ANNOTATED_IMAGES, CAPTION_TABLE, METRICS, VOCABULARY
+from stages.params import ModelParams, TrainParams, read_params
 
-_IMAGES = 5000  # whose captions are enough to read
+_MAX_IMAGES = 5000  # enough captions to measure on
 
 
 def main() -> None:
-    model, seed = read(ModelParams), read(TrainParams).seed
+    model, seed = read_params(ModelParams), read_params(TrainParams).seed
     make_deterministic(seed)
-    images = read_table(CAPTIONS / "images.parquet")
-    train = images.loc[images["split"] == "train", "image_id"].head(_IMAGES)
-    captions = read_table(CAPTIONS / "captions.parquet", columns=["image_id", "tokens"])
-    tokens = captions[captions["image_id"].isin(train)].groupby("image_id")["tokens"].agg(list)
-    vocabulary = Vocabulary.load(CAPTIONS / "vocabulary.json")
-    fading = gradient_flow(list(tokens), vocabulary, model.embedding, model.hidden, seed)
+    train = read_images(ANNOTATED_IMAGES, "train").head(_MAX_IMAGES)
+    captions = list(read_tokens(CAPTION_TABLE, train["image_id"]).values())
+    table = gradient_flow(captions, Vocabulary.load(VOCABULARY), model.embedding, model.hidden, seed)
     METRICS.mkdir(exist_ok=True)
-    fading.to_csv(METRICS / "gradients.csv", index=False, float_format="%.6g")
-    k, rnn, lstm = fading.iloc[-1][["steps_back", "rnn_trained", "lstm_trained"]]
-    print(f"of a word's gradient there is left, {k:.0f} words back: RNN {rnn:.1e}, LSTM {lstm:.1e}")
+    table.to_csv(METRICS / "gradients.csv", index=False, float_format="%.6g")
+    steps, rnn, lstm = table.iloc[-1][["steps_back", "rnn_trained", "lstm_trained"]]
+    print(f"share of a word's gradient that is left {steps:.0f} words back: RNN {rnn:.1e}, LSTM {lstm:.1e}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""train: teaches the decoder by cross-entropy, on the features of the train split."""
+"""train: train the decoder by cross-entropy on the features of the train split."""
 
 from dataclasses import asdict
 
@@ -6,26 +6,26 @@ from lib.core.workdir import prune
 from lib.model.decoder import Decoder, DecoderConfig
 from lib.model.saved import save_decoder
 from lib.optim.optimiser import make_deterministic
-from lib.runtime.distributed import is_first
-from lib.runtime.launch import run_on_several
+from lib.runtime.distributed import is_main_process
+from lib.runtime.launch import launch
 from lib.text.vocabulary import Vocabulary
-from lib.training.cross_entropy import Recipe, train_decoder
-from stages.common.entrypoint import CAPTIONS, DECODER
-from stages.common.learning import run_folder, training_data, write_curves
-from stages.params import read
-from stages.params.model import Params as ModelParams
-from stages.params.train import Params as TrainParams
-from stages.params.vocabulary import Params as VocabularyParams
+from lib.training.cross_entropy import CrossEntropyConfig, train_decoder
+from stages.common.checkpoints import work_folder
+from stages.common.entrypoint import run
+from stages.common.paths import DECODER, VOCABULARY
+from stages.common.training import training_data, training_inputs, write_curves
+from stages.params import ModelParams, TrainParams, VocabularyParams, read_params
 
 
 def main() -> None:
-    model, recipe = read(ModelParams), Recipe(**read(TrainParams).model_dump(exclude={"scst"}))
-    max_length = read(VocabularyParams).max_length
-    vocabulary = Vocabulary.load(CAPTIONS / "vocabulary.json")
-    train, val = (training_data(name, vocabulary, max_length) for name in ("train", "val"))
-    config = DecoderConfig(
-        places=train.features.shape[1],
-        channels=train.features.shape[2],
+    model, config = read_params(ModelParams), CrossEntropyConfig(**read_params(TrainParams).model_dump())
+    max_length = read_params(VocabularyParams).max_length
+    vocabulary = Vocabulary.load(VOCABULARY)
+    train, val = (training_data(split, vocabulary, max_length) for split in ("train", "val"))
+    _, num_regions, feature_size = train.features.shape
+    decoder_config = DecoderConfig(
+        num_regions=num_regions,
+        feature_size=feature_size,
         vocabulary_size=len(vocabulary),
         cell=model.cell,
         implementation=model.implementation,
@@ -34,15 +34,15 @@ def main() -> None:
         hidden_size=model.hidden,
         dropout=model.dropout,
     )
-    make_deterministic(recipe.seed)
-    decoder = Decoder(config)
-    with run_folder("train", asdict(recipe), asdict(config), max_length) as folder:
-        curve = train_decoder(decoder, vocabulary, train, val, recipe, max_length, folder / "checkpoint.safetensors")
-    if is_first():
+    make_deterministic(config.seed)
+    decoder = Decoder(decoder_config)
+    with work_folder("train", asdict(config), asdict(decoder_config), max_length, *training_inputs()) as folder:
+        curve = train_decoder(decoder, vocabulary, train, val, config, max_length, folder / "checkpoint.pt")
+    if is_main_process():
         save_decoder(DECODER, decoder, vocabulary)
-        write_curves("train", curve, recipe.best_by)
+        write_curves("train", curve, config.monitor)
         prune(folder)
 
 
 if __name__ == "__main__":
-    run_on_several(main)
+    run(lambda: launch(main))

@@ -36,7 +36,11 @@ def test_a_path_reaches_the_command_as_it_is(project, path):
         "--top",
         "2",
     ]
-    assert command(project, "make", "provenance", f"MODEL={path}").splitlines() == ["-m", "stages.tools.provenance", path]
+    assert command(project, "make", "provenance", f"MODEL={path}").splitlines() == [
+        "-m",
+        "stages.tools.provenance",
+        path,
+    ]
 
 
 def test_without_a_picture_one_is_asked_for_and_without_a_model_none_is_named(project):

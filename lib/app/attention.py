@@ -29,7 +29,7 @@ def draw_attention(picture: Image.Image, preprocess: Preprocess, candidate: Cand
     from matplotlib.figure import Figure  # half a second that the demo page does not need
 
     width, height = picture.size
-    left, top, across, down = (share / 100 for share in preprocess.shown(picture.size))
+    left, top, across, down = (share / 100 for share in preprocess.crop_box(picture.size))
     extent = (left * width, (left + across) * width, (top + down) * height, top * height)
     rows = -(-max(1, len(candidate.tokens)) // _COLUMNS)
     figure = Figure(figsize=(_INCHES * _COLUMNS, (_INCHES * height / width + 0.4) * rows), layout="constrained")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.core.errors import UserError
-from lib.core.zips import PICTURES
+from lib.core.zips import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:  # torch takes its time: who asks for help, or has mistyped something, does not wait for it
     from lib.app.captioner import Candidate, Captioner
@@ -75,7 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--max-length", type=_positive, default=20, metavar="WORDS", help="of a caption")
     search.add_argument("--min-length", type=int, default=0, metavar="WORDS", help="of a caption")
     search.add_argument("--length-penalty", type=float, default=1.0, metavar="X", help="0 favours short captions")
-    search.add_argument("--no-repeat", type=int, default=0, metavar="N", help="no N words in a row come twice; 0: may")
+    search.add_argument(
+        "--no-repeat-ngram-size", type=int, default=0, metavar="N", help="no N words in a row come twice; 0: may"
+    )
     return parser
 
 
@@ -140,9 +142,11 @@ def _files(picture: str) -> list[str]:
         inside = list(folder.iterdir())
     except OSError as error:  # a folder that may not be read, a name that is too long
         raise UserError(f"{picture}: {error.strerror}") from error
-    found = sorted(str(path) for path in inside if path.suffix.lower() in PICTURES and not path.name.startswith("."))
+    found = sorted(
+        str(path) for path in inside if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
     if not found:
-        raise UserError(f"{picture}: no picture in this folder (none of {' '.join(sorted(PICTURES))})")
+        raise UserError(f"{picture}: no picture in this folder (none of {' '.join(sorted(IMAGE_SUFFIXES))})")
     return found
 
 
@@ -166,7 +170,7 @@ def _captioned(
             max_length=arguments.max_length,
             length_penalty=arguments.length_penalty,
             min_length=arguments.min_length,
-            no_repeat=arguments.no_repeat,
+            no_repeat_ngram_size=arguments.no_repeat_ngram_size,
         )
         found = refused | dict(zip(seen, captions, strict=True))
         yield from ((file, found[file]) for file in batch)
@@ -184,9 +188,9 @@ def _draw(captioner: "Captioner", file: str, candidate: "Candidate", out: Path) 
     if not captioner.decoder.attends:
         raise UserError("this model does not attend, so there is nothing to draw: it has model.attention=none")
     from lib.app.attention import draw_attention
-    from lib.app.captioner import as_viewed
+    from lib.app.captioner import open_image
 
-    draw_attention(as_viewed(file), captioner.backbone.preprocess, candidate, out)
+    draw_attention(open_image(file), captioner.backbone.preprocess, candidate, out)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lib.core.errors import UserError, intact
-from lib.core.zips import MOST_IMAGE
-from lib.features.pca import Projection, projection_path
+from lib.core.errors import UserError, readable_errors
+from lib.core.zips import MAX_IMAGE_BYTES
+from lib.features.pca import PCA, pca_path
 from lib.model.decoder import Decoder
-from lib.model.decoding import Caption, Model
+from lib.model.decoding import Hypothesis, Model
 from lib.model.saved import backbone_folder, check_features, load_decoder
 from lib.runtime.device import device
 from lib.search.beam import beam_search
-from lib.search.constraints import Rules
-from lib.search.ensemble import as_one
+from lib.search.constraints import DecodingConstraints
+from lib.search.ensemble import build_ensemble
 from lib.text.vocabulary import Vocabulary
 from lib.vision.backbones import Backbone
-from lib.vision.images import ImageError, as_shown, decode
+from lib.vision.images import ImageError, decode, to_rgb
 
 if TYPE_CHECKING:  # who does not rerank does not wait for pandas
     from lib.search.consensus import Consensus
@@ -52,7 +52,7 @@ class Captioner:
     """
 
     backbone: Backbone
-    projection: Projection | None
+    projection: PCA | None
     decoder: Decoder
     vocabulary: Vocabulary
     writer: Model[Any]
@@ -67,11 +67,11 @@ class Captioner:
         """
         folders = [Path(folder), *map(Path, others)]
         first = folders[0]
-        backbone = Backbone.load(backbone_folder(first)).fused()
-        with intact(projection_path(first)):
-            projection = Projection.load(first) if projection_path(first).exists() else None
+        backbone = Backbone.load(backbone_folder(first)).fuse_batchnorm()
+        with readable_errors(pca_path(first)):
+            projection = PCA.load(first) if pca_path(first).exists() else None
         loaded = [load_decoder(each) for each in folders]
-        writer, vocabulary = as_one(folders, loaded)
+        writer, vocabulary = build_ensemble(folders, loaded)
         backbone.network.to(device())
         return cls(backbone, projection, loaded[0][0], vocabulary, writer)
 
@@ -83,14 +83,14 @@ class Captioner:
         max_length: int = 20,
         length_penalty: float = 1.0,
         min_length: int = 0,
-        no_repeat: int = 0,
+        no_repeat_ngram_size: int = 0,
         consensus: "Consensus | None" = None,
     ) -> list[list[Candidate]]:
         """Up to `beam_size` captions of each image, the best first; a beam of 1 is greedy search.
 
         An image is a file's path, or a PIL image of any kind, either taken as a viewer would show it; or what `see`
         gave. Captions have from `min_length` to `max_length` words; `length_penalty` is that of `lib.search.beam`:
-        0 favours short captions, 1 ranks by the mean score; no `no_repeat` words in a row come twice, unless it is 0.
+        0 favours short captions, 1 ranks by the mean score; no `no_repeat_ngram_size` words in a row come twice, unless it is 0.
         A `consensus` ranks the beam anew.
 
         Raises UserError for an image that cannot be read, a beam or captions of less than 1, and a CNN and a decoder
@@ -105,7 +105,12 @@ class Captioner:
             pixels = np.stack([self.see(image) for image in images[first : first + BATCH]])
             features = self._features(torch.from_numpy(pixels))
             beams = beam_search(
-                self.writer, features, beam_size, max_length, length_penalty, Rules(min_length, no_repeat)
+                self.writer,
+                features,
+                beam_size,
+                max_length,
+                length_penalty,
+                DecodingConstraints(min_length, no_repeat_ngram_size),
             )
             if consensus:
                 beams = consensus.rerank(features, beams, length_penalty)
@@ -117,12 +122,12 @@ class Captioner:
         if isinstance(image, np.ndarray):
             return image
         preprocess = self.backbone.preprocess
-        return preprocess.pixels(as_viewed(image, preprocess.least))
+        return preprocess.pixels(open_image(image, preprocess.min_decode_size))
 
     @torch.inference_mode()
     def _features(self, pixels: Tensor) -> Tensor:
         """uint8 pixels (N, size, size, 3) -> (N, P, C)."""
-        kind = "pooled" if self.decoder.config.places == 1 else "grid"
+        kind = "pooled" if self.decoder.config.num_regions == 1 else "grid"
         # The decoder was trained on features that were kept as float16, before and after projection: round alike.
         features = self.backbone.features(pixels.to(device()), kind).half()
         if self.projection:
@@ -130,22 +135,22 @@ class Captioner:
         check_features(self.decoder.config, features.shape, self.backbone.name)
         return features
 
-    def _candidate(self, caption: Caption) -> Candidate:
-        tokens = self.vocabulary.decode(caption.ids)
-        mean = caption.log_p / len(caption.ids)
-        return Candidate(" ".join(tokens), tokens, caption.log_p, mean, caption.attention[: len(tokens)])
+    def _candidate(self, caption: Hypothesis) -> Candidate:
+        tokens = self.vocabulary.decode(caption.token_ids)
+        mean = caption.log_prob / len(caption.token_ids)
+        return Candidate(" ".join(tokens), tokens, caption.log_prob, mean, caption.attention[: len(tokens)])
 
 
-def as_viewed(image: Image.Image | str | Path, least: int | None = None) -> Image.Image:
+def open_image(image: Image.Image | str | Path, min_decode_size: int | None = None) -> Image.Image:
     """A PIL image, or the picture in a file, as `lib.vision.images.decode` gives it. Raises UserError."""
     try:
         if isinstance(image, Image.Image):
-            return as_shown(image)
+            return to_rgb(image)
         with Path(image).open("rb") as file:
-            content = file.read(MOST_IMAGE + 1)  # of what may have no end, like a pipe
-        if len(content) > MOST_IMAGE:
-            raise ImageError(f"larger than {MOST_IMAGE >> 20} MB")
-        return decode(content, least)
+            content = file.read(MAX_IMAGE_BYTES + 1)  # of what may have no end, like a pipe
+        if len(content) > MAX_IMAGE_BYTES:
+            raise ImageError(f"larger than {MAX_IMAGE_BYTES >> 20} MB")
+        return decode(content, min_decode_size)
     except (OSError, ImageError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise UserError(f"{image}: {reason or error}") from error

@@ -21,14 +21,16 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def intact(path: Path) -> Iterator[None]:
+def readable_errors(path: Path) -> Iterator[None]:
     """Turn any error from reading `path` (missing, damaged, another version) into a UserError that names it."""
     try:
         yield
     except FileNotFoundError as error:
         raise UserError(f"{path.parent} has no {path.name}: is it the right folder, and is it complete?") from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}; create it again or use another file") from error
+        raise UserError(
+            f"cannot read {path}: {error.strerror or error}; create it again or use another file"
+        ) from error
     except Exception as error:  # a reader of malformed bytes may raise almost anything
         raise UserError(
             f"{path} is damaged or of another version: {one_line(error)[:_MAX_REASON]}; create it again or use another file"

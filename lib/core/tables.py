@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lib.core.errors import intact
+from lib.core.errors import readable_errors
 
 SPLITS = ("train", "val", "test")
 
@@ -28,8 +28,14 @@ def read_table(
 
     Raises UserError where there is none, or a damaged one.
     """
-    with intact(path):
+    with readable_errors(path):
         return pd.read_parquet(path, columns=columns, filters=filters)
+
+
+def read_images(path: Path, split: str) -> pd.DataFrame:
+    """Read the rows of one split of an images table."""
+    images = read_table(path)
+    return images[images["split"] == split].reset_index(drop=True)
 
 
 def read_tokens(path: Path, image_ids: Iterable[int]) -> dict[int, list[list[str]]]:
@@ -39,7 +45,7 @@ def read_tokens(path: Path, image_ids: Iterable[int]) -> dict[int, list[list[str
     UserError as `read_table` does.
     """
     references: dict[int, list[list[str]]] = {int(image_id): [] for image_id in image_ids}
-    with intact(path):
+    with readable_errors(path):
         table = pq.read_table(path, columns=["image_id", "tokens"], filters=[("image_id", "in", list(references))])
         captions = table["tokens"].combine_chunks()
         words = captions.flatten().dictionary_encode()

@@ -16,7 +16,7 @@ from pathlib import Path
 import filelock
 
 # Seconds without a new file in it, after which a folder is nobody's: the work of hours waits for a month.
-_REPLACED, _ABANDONED = 3600.0, 30 * 24 * 3600.0
+_KEEP_FINISHED, _KEEP_UNFINISHED = 3600.0, 30 * 24 * 3600.0
 _LOCK, _FINISHED = ".lock", ".finished"  # in a folder: who holds it works there; it is there when nothing is left to do
 
 
@@ -35,14 +35,14 @@ def prune(finished: Path) -> None:
     (finished / _FINISHED).touch()
     for task in finished.parent.iterdir():
         with contextlib.suppress(OSError):  # another process is at work there, or has just removed it too
-            kept = _REPLACED if (task / _FINISHED).exists() else _ABANDONED
+            kept = _KEEP_FINISHED if (task / _FINISHED).exists() else _KEEP_UNFINISHED
             if task != finished and time.time() - task.stat().st_mtime > kept:
                 with filelock.FileLock(task / _LOCK, timeout=0):
                     shutil.rmtree(task, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Waits for other processes to be done in `folder`, and keeps them out; the system lets go for a killed one.
 
     Two that write the same file, under the one name that unfinished files have, would spoil it.

@@ -16,9 +16,19 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the bytes of a zip must not depend on when it 
 # Python's decoders of the other methods cannot be told to stop after so many bytes.
 _BOUNDED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
-PICTURES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # how their files' names end
-MOST_IMAGE = 2**28  # bytes; what claims to be larger is no photograph
-_MOST_ANNOTATIONS = 2**30  # bytes; the largest file of captions that is read here, COCO's, has a tenth of that
+IMAGE_SUFFIXES = {
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".jpeg",
+    ".jpg",
+    ".png",
+    ".tif",
+    ".tiff",
+    ".webp",
+}  # how their files' names end
+MAX_IMAGE_BYTES = 2**28  # bytes; what claims to be larger is no photograph
+_MAX_ANNOTATION_BYTES = 2**30  # bytes; the largest file of captions that is read here, COCO's, has a tenth of that
 
 
 def write_stored_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
@@ -63,7 +73,7 @@ def read_annotations(path: Path, name: str) -> bytes:
     """The content of a member of the zip at `path`. Raises UserError, which calls the member `path`/`name`."""
     with open_zip(path) as archive:
         try:
-            return read_member(archive, name, _MOST_ANNOTATIONS)
+            return read_member(archive, name, _MAX_ANNOTATION_BYTES)
         except KeyError:
             raise UserError(f"{path} is not the zip that it should be: it lacks {name}") from None
         except zipfile.BadZipFile as error:

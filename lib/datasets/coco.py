@@ -15,7 +15,7 @@ from lib.datasets import annotations
 from lib.datasets.dataset import Dataset
 
 
-def read(raw: Path, year: int) -> Dataset:
+def load_coco(raw: Path, year: int) -> Dataset:
     """Reads COCO's annotations and Karpathy's lists in `raw`, under their own names; images in no list are left out.
 
     The zips of images need not be there: a limited download asks here which of their members it wants.

@@ -15,7 +15,7 @@ _CAPTIONS = "Flickr8k.token.txt"
 _LISTS = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt", "test": "Flickr_8k.testImages.txt"}
 
 
-def read(raw: Path) -> Dataset:
+def load_flickr8k(raw: Path) -> Dataset:
     """Reads the data set's own two zips in `raw`; photographs in none of the three lists are left out.
 
     The image id is Flickr's own number of the photograph, with which its file name starts. While the zip of images is

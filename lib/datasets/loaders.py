@@ -6,13 +6,13 @@ from lib.datasets import coco, flickr8k
 from lib.datasets.dataset import Dataset
 
 
-def read(name: str, raw: Path) -> Dataset:
+def load_named(name: str, raw: Path) -> Dataset:
     """Reads coco2014, coco2017 or flickr8k from its own files in `raw`. Raises UserError."""
     match name:
         case "coco2014":
-            return coco.read(raw, 2014)
+            return coco.load_coco(raw, 2014)
         case "coco2017":
-            return coco.read(raw, 2017)
+            return coco.load_coco(raw, 2017)
         case "flickr8k":
-            return flickr8k.read(raw)
+            return flickr8k.load_flickr8k(raw)
     raise ValueError(name)

@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 
 from lib.core.errors import UserError
-from lib.core.zips import PICTURES, find_members, open_zip, write_stored_zip
+from lib.core.zips import IMAGE_SUFFIXES, find_members, open_zip, write_stored_zip
 from lib.datasets import annotations
 from lib.datasets.dataset import Dataset
 
 IMAGES, ANNOTATIONS = "images.zip", "annotations.json"
 
 
-def take_in(images: Path, captions: Path, raw: Path) -> None:
+def import_local(images: Path, captions: Path, raw: Path) -> None:
     """Copies the user's files into `raw`; a folder of images is packed into one stored zip. Raises UserError."""
     for path, param in ((images, "dataset.local.images"), (captions, "dataset.local.annotations")):
         if not path.exists():
@@ -22,7 +22,7 @@ def take_in(images: Path, captions: Path, raw: Path) -> None:
     _tables(captions)  # for its errors, which here name the user's own file
     raw.mkdir(parents=True, exist_ok=True)
     if images.is_dir():
-        pack(images, raw / IMAGES)
+        pack_images(images, raw / IMAGES)
     elif zipfile.is_zipfile(images):
         shutil.copyfile(images, raw / IMAGES)
     else:
@@ -30,9 +30,9 @@ def take_in(images: Path, captions: Path, raw: Path) -> None:
     shutil.copyfile(captions, raw / ANNOTATIONS)
 
 
-def pack(folder: Path, archive: Path) -> None:
+def pack_images(folder: Path, archive: Path) -> None:
     """Packs the image files below `folder` into one stored zip, in the order of their names. Raises UserError."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in PICTURES)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise UserError(f"dataset.local.images is {folder}, in which there is no image file")
     # A data set got from a stranger may hold a link named photo.jpg to a private file of the user's, whose bytes
@@ -52,7 +52,7 @@ def pack(folder: Path, archive: Path) -> None:
         ) from error
 
 
-def read(raw: Path, seed: int, val_share: float, test_share: float) -> Dataset:
+def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Dataset:
     """Reads what `take_in` left in `raw`. A COCO captions JSON names no split: it is drawn by a hash of the id."""
     source = raw / ANNOTATIONS
     images, captions = _tables(source)

@@ -48,7 +48,7 @@ IMAGE_ARCHIVES = frozenset(
 )
 
 
-def files(name: str, mirror: str | None, checksums: Path | None) -> list[RemoteFile]:
+def remote_files(name: str, mirror: str | None, checksums: Path | None) -> list[RemoteFile]:
     """The files of the data set `name`: coco2014, coco2017 or flickr8k; or of `server`, COCO's, the images alone.
 
     `mirror` is a base URL with all files flat under their own names, in the place of the official addresses.

@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lib.core.errors import UserError
-from lib.core.files import place, written_whole
-from lib.core.workdir import alone, fingerprint
-from lib.core.zips import MOST_IMAGE, open_zip, read_member, write_stored_zip
+from lib.core.files import atomic_write, link_or_copy
+from lib.core.workdir import fingerprint, locked
+from lib.core.zips import MAX_IMAGE_BYTES, open_zip, read_member, write_stored_zip
 from lib.datasets import loaders as named, registry as catalogue
 from lib.fetch.http import RemoteFile, fetch
 from lib.fetch.remote_zip import fetch_members
 
 
-def bring(
+def fetch_dataset(
     name: str, files: Sequence[RemoteFile], raw: Path, *, limit: int | None, store: Path, cache: Path | None
 ) -> None:
     """Puts the `files` of the data set `name` into the folder `raw`, under their own names.
@@ -25,22 +25,22 @@ def bring(
     `store` is where downloads go on, and stay; `cache`, DVC's, is looked into first. Both go by md5, so that a change
     of this code, or of the mirror, fetches nothing twice. Raises UserError.
     """
-    adopt(files, store, cache)
+    reuse_dvc_cache(files, store, cache)
     in_part = [file for file in files if limit is not None and file.name in catalogue.IMAGE_ARCHIVES]
     whole = [file for file in files if file not in in_part]
     raw.mkdir(parents=True, exist_ok=True)
     for file, path in zip(whole, fetch(whole, store), strict=True):
         if file.name.endswith(".zip"):
             _check_zip(file, path)
-        place(path, raw / file.name)
+        link_or_copy(path, raw / file.name)
     if limit is not None:
-        images = named.read(name, raw).checked().first(limit).images
+        images = named.load_named(name, raw).checked().first(limit).images
         for file in in_part:
             members = images.loc[images["archive"] == file.name, "member"]
-            place(_members(file, list(members), store), raw / file.name)
+            link_or_copy(_members(file, list(members), store), raw / file.name)
 
 
-def adopt(files: Sequence[RemoteFile], store: Path, cache: Path | None) -> None:
+def reuse_dvc_cache(files: Sequence[RemoteFile], store: Path, cache: Path | None) -> None:
     """Takes into the store what DVC's cache has of the files and is whole: DVC itself does not look again."""
     if cache is None:
         return
@@ -51,9 +51,9 @@ def adopt(files: Sequence[RemoteFile], store: Path, cache: Path | None) -> None:
         with cached.open("rb") as content:
             if hashlib.file_digest(content, "md5").hexdigest() != file.digest:
                 continue
-        with alone(store):
+        with locked(store):
             if not (store / file.digest).exists():
-                place(cached, store / file.digest)
+                link_or_copy(cached, store / file.digest)
 
 
 def _check_zip(file: RemoteFile, path: Path) -> None:
@@ -71,11 +71,11 @@ def _members(file: RemoteFile, members: list[str], store: Path) -> Path:
     whole, part = store / file.digest, store / f"{file.digest}-{fingerprint(members)}"
     if part.exists():
         return part
-    with alone(store):
+    with locked(store):
         if part.exists():  # another process has made it meanwhile
             return part
         if whole.exists():
-            with open_zip(whole) as archive, written_whole(part) as path:
+            with open_zip(whole) as archive, atomic_write(part) as path:
                 write_stored_zip(path, _found(archive, members))
         else:
             fetch_members(file.url, members, part, store / f"{part.name}.members")
@@ -87,7 +87,7 @@ def _found(archive: zipfile.ZipFile, members: list[str]) -> Iterator[tuple[str, 
     for member in members:
         if member in names:
             try:
-                yield member, read_member(archive, member, MOST_IMAGE)
+                yield member, read_member(archive, member, MAX_IMAGE_BYTES)
             except zipfile.BadZipFile as error:
                 raise UserError(
                     f"{archive.filename} has the right md5, but in it {member} is broken: {error}"

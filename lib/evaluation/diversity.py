@@ -13,7 +13,7 @@ _NEVER_LAST = """
 _DANGLING = frozenset(_NEVER_LAST.split())
 
 
-def describe(captions: Sequence[Tokens], seen: AbstractSet[tuple[str, ...]]) -> dict[str, float]:
+def caption_statistics(captions: Sequence[Tokens], seen: AbstractSet[tuple[str, ...]]) -> dict[str, float]:
     """Statistics of at least one caption; `seen` are those of the training set.
 
     distinct_1 and distinct_2 (Li et al. 2016) are the different words, and pairs of words, over all words; what

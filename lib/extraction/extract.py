@@ -28,9 +28,9 @@ import torch
 from tqdm import tqdm
 
 from lib.core.errors import UserError
-from lib.core.files import identity, written_whole
+from lib.core.files import atomic_write, stat_signature
 from lib.core.tables import read_table
-from lib.core.workdir import alone, fingerprint
+from lib.core.workdir import fingerprint, locked
 from lib.core.workers import worker_processes
 from lib.extraction import ray_cluster as cluster
 from lib.extraction.ray_cluster import Cluster
@@ -46,7 +46,7 @@ _SHARDS = 8  # that make another process worth its start
 
 
 @dataclass(frozen=True)
-class Extraction:
+class ExtractionConfig:
     """How images become features; `kind` and `precision` as in `Backbone.features`."""
 
     raw: Path
@@ -57,7 +57,7 @@ class Extraction:
 
 
 @dataclass(frozen=True)
-class Extracted:
+class ExtractionResult:
     """What came of an extraction."""
 
     folder: Path  # of the shards
@@ -65,42 +65,45 @@ class Extracted:
     skipped: pd.DataFrame  # the images that have none: image_id, reason
 
 
-def extract(images: pd.DataFrame, how: Extraction, scratch: Path, workers: int) -> Extracted:
+def extract(
+    images: pd.DataFrame, how: ExtractionConfig, scratch: Path, workers: int, code: Sequence[Path] = ()
+) -> ExtractionResult:
     """Makes the feature shards of `images` (image_id, archive, member), in its order, in a folder within `scratch`.
 
     The work is done by `workers` threads of this process, or by the Ray cluster at RAY_ADDRESS where that is set.
-    The folder is named by all that the features depend on: shards found there are not made again.
+    The folder is named by all that the features depend on, the files `code` included: shards found there are not made
+    again.
     Raises UserError for features that float16 cannot hold, and where the cluster cannot do the work.
     """
     rows = image_rows(images)
     shards = {first // SHARD_SIZE: rows[first : first + SHARD_SIZE] for first in range(0, len(rows), SHARD_SIZE)}
     with cluster.connected() if cluster.asked() else nullcontext() as nodes:
-        folder = scratch / _fingerprint(rows, how, nodes.device_type if nodes else device().type)
-        with alone(folder):
+        folder = scratch / _fingerprint(rows, how, nodes.device_type if nodes else device().type, code)
+        with locked(folder):
             _make_missing(shards, how, folder, workers, nodes)
     reports = [read_table(_report_path(folder, number)).assign(shard=number) for number in shards]
     report = pd.concat(reports, ignore_index=True)
     has = report["row"] >= 0
-    return Extracted(
+    return ExtractionResult(
         folder,
         report.loc[has, ["image_id", "shard", "row"]].reset_index(drop=True),
         report.loc[~has, ["image_id", "reason"]].reset_index(drop=True),
     )
 
 
-def _fingerprint(rows: list[ImageRow], how: Extraction, device_type: str) -> str:
+def _fingerprint(rows: list[ImageRow], how: ExtractionConfig, device_type: str, code: Sequence[Path]) -> str:
     return fingerprint(
         rows,
-        [identity(how.raw / archive) for archive in sorted({archive for _, archive, _ in rows})],
+        [stat_signature(how.raw / archive) for archive in sorted({archive for _, archive, _ in rows})],
         how.backbone.weights(),
         [how.backbone.name, asdict(how.backbone.preprocess), how.kind, how.precision, how.batch_size, SHARD_SIZE],
         [torch.__version__, device_type],
-        *sorted(Path(__file__).parent.glob("*.py")),  # an altered program may give other features
+        *code,
     )
 
 
 def _make_missing(
-    shards: Mapping[int, list[ImageRow]], how: Extraction, folder: Path, workers: int, nodes: Cluster | None
+    shards: Mapping[int, list[ImageRow]], how: ExtractionConfig, folder: Path, workers: int, nodes: Cluster | None
 ) -> None:
     """Makes the shards that are not in `folder` yet, here or on a cluster."""
     missing = {number: rows for number, rows in shards.items() if not _is_whole(folder, number)}
@@ -118,7 +121,9 @@ def _make_missing(
             _make(missing, folder, workers, how=how, done=progress.update)
 
 
-def _make_on(nodes: Cluster, shards: Mapping[int, list[ImageRow]], how: Extraction, folder: Path, bar: tqdm) -> None:
+def _make_on(
+    nodes: Cluster, shards: Mapping[int, list[ImageRow]], how: ExtractionConfig, folder: Path, bar: tqdm
+) -> None:
     """Makes some shards on a cluster."""
     how = replace(how, raw=how.raw.absolute())  # a task has another working directory
     archives = sorted({how.raw / archive for rows in shards.values() for _, archive, _ in rows})
@@ -137,7 +142,7 @@ def _processes(shards: int, workers: int) -> int:
 
 
 def _make_in(
-    processes: int, shards: Mapping[int, list[ImageRow]], how: Extraction, folder: Path, workers: int, bar: tqdm
+    processes: int, shards: Mapping[int, list[ImageRow]], how: ExtractionConfig, folder: Path, workers: int, bar: tqdm
 ) -> None:
     """Makes some shards on this machine in several processes."""
     left = dict(shards)
@@ -162,12 +167,12 @@ def _make(
     folder: Path,
     workers: int,
     *,
-    how: Extraction,
+    how: ExtractionConfig,
     done: Callable[[int], object] = lambda images: None,
 ) -> None:
     """Makes some shards on this machine; calls `done` with each number of images that are."""
     archives = Archives(how.raw)
-    fused = how.backbone.fused()
+    fused = how.backbone.fuse_batchnorm()
     fused.network.to(device())
 
     own = threading.local()
@@ -209,7 +214,7 @@ class _Part:
     features: np.ndarray | None  # of the images that have: (n, P, C) float16
 
 
-def _featured(batch: Sequence[ImageRow], archives: Archives, backbone: Backbone, how: Extraction) -> _Part:
+def _featured(batch: Sequence[ImageRow], archives: Archives, backbone: Backbone, how: ExtractionConfig) -> _Part:
     found = [decoded_pixels(archives, backbone.preprocess, row)[1] for row in batch]
     good = [pixels for pixels in found if isinstance(pixels, np.ndarray)]
     reasons = [None if isinstance(pixels, np.ndarray) else pixels for pixels in found]
@@ -267,7 +272,7 @@ def _write_shard(folder: Path, number: int, parts: Sequence[_Part]) -> None:
     })  # fmt: skip
     made = [part.features for part in parts if part.features is not None]
     features = np.concatenate(made) if made else np.empty((0, 0, 0), np.float16)
-    with written_whole(shard_path(folder, number)) as path, path.open("wb") as file:
+    with atomic_write(shard_path(folder, number)) as path, path.open("wb") as file:
         np.save(file, features)
-    with written_whole(_report_path(folder, number)) as path:
+    with atomic_write(_report_path(folder, number)) as path:
         report.to_parquet(path, index=False)

@@ -19,7 +19,7 @@ _AT_ONCE = 64  # images
 
 
 @dataclass(frozen=True)
-class Projection:
+class PCA:
     """features (N, P, C) -> (N, P, K): their coordinates along K directions, seen from their mean."""
 
     mean: Tensor  # (C,)
@@ -29,7 +29,7 @@ class Projection:
         return (features.float() - self.mean.to(features.device)) @ self.directions.to(features.device)
 
     @classmethod
-    def fit(cls, parts: Iterable[Tensor], components: int) -> "Projection":
+    def fit(cls, parts: Iterable[Tensor], components: int) -> "PCA":
         """The principal components of features that come in `parts`, (n, P, C) each, every place counting as one.
 
         One pass, in the memory of a C x C matrix. Raises UserError for more components than channels.
@@ -43,7 +43,7 @@ class Projection:
         mean = total / count
         channels = len(mean)
         if components > channels:
-            raise UserError(f"features.components is {components}, but these features have {channels} channels")
+            raise UserError(f"features.pca_components is {components}, but these features have {channels} channels")
         _, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))  # variances ascend
         directions = vectors.flip(1)[:, :components]
         # A direction and its opposite serve alike: the largest coordinate is made positive, so that only one is right.
@@ -51,14 +51,14 @@ class Projection:
         return cls(mean.float(), (directions * largest.sign()).float().contiguous())
 
     def save(self, folder: Path) -> None:
-        save_file({"mean": self.mean, "directions": self.directions}, projection_path(folder))
+        save_file({"mean": self.mean, "directions": self.directions}, pca_path(folder))
 
     @classmethod
-    def load(cls, folder: Path) -> "Projection":
-        return cls(**load_file(projection_path(folder)))
+    def load(cls, folder: Path) -> "PCA":
+        return cls(**load_file(pca_path(folder)))
 
 
-def project_shards(shards: Iterable[Path], projection: Projection, folder: Path) -> None:
+def project_shards(shards: Iterable[Path], projection: PCA, folder: Path) -> None:
     """Writes the shards, projected, to `folder`, a few images at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in shards:
@@ -68,6 +68,6 @@ def project_shards(shards: Iterable[Path], projection: Projection, folder: Path)
         np.save(folder / path.name, torch.cat(projected).numpy() if projected else stored)
 
 
-def projection_path(folder: Path) -> Path:
+def pca_path(folder: Path) -> Path:
     """The file of a projection in a folder of features, or of a model: where there is none, nothing is projected."""
     return folder / _FILE

@@ -8,9 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from lib.core.errors import UserError, intact
-
-_INDEX, _SKIPPED = "index.parquet", "skipped.parquet"
+from lib.core.errors import UserError, readable_errors
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -21,16 +19,6 @@ def shard_path(folder: Path, number: int) -> Path:
 def shard_paths(folder: Path) -> list[Path]:
     """The files of all shards, in order."""
     return sorted(folder.glob("features-*.npy"))
-
-
-def index_path(folder: Path) -> Path:
-    """The file of the index: image_id, shard, row. The images that it names are those that exist from here on."""
-    return folder / _INDEX
-
-
-def skipped_path(folder: Path) -> Path:
-    """The file of the images that could not be read: image_id, reason."""
-    return folder / _SKIPPED
 
 
 class Features:
@@ -74,7 +62,7 @@ class Features:
 
 def _open(path: Path, last: int) -> np.ndarray:
     """A shard, left on the disk: (images, P, C) float16, with a row `last`."""
-    with intact(path):
+    with readable_errors(path):
         stored = np.load(path, mmap_mode="r")
         if stored.dtype != np.float16 or stored.ndim != 3 or len(stored) <= last:
             raise ValueError(f"it holds {stored.dtype} {stored.shape}, which are no features of {last + 1} images")

@@ -30,7 +30,7 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 
 from lib.core.errors import UserError
-from lib.core.workdir import alone
+from lib.core.workdir import locked
 
 _CHUNK = 256 * 2**10  # bytes taken from the network at once, at most
 _LONGEST_WAIT = 60.0  # seconds between two tries, whatever a server asks for
@@ -71,7 +71,7 @@ class RemoteFile:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to wait for a server, and how often to ask again."""
 
     connect: float = 15.0  # seconds until it must have taken the connection
@@ -81,10 +81,10 @@ class Patience:
     connections: int = 4  # at once
 
 
-PATIENCE = Patience()
+DEFAULT_POLICY = RetryPolicy()
 
 
-def fetch(files: Sequence[RemoteFile], store: Path, patience: Patience = PATIENCE) -> list[Path]:
+def fetch(files: Sequence[RemoteFile], store: Path, patience: RetryPolicy = DEFAULT_POLICY) -> list[Path]:
     """Paths in `store` of the files, in order, each whole and verified; those already there are not fetched again.
 
     Raises UserError where a file cannot be had, is another than its digest says, or finds no room on the disk.
@@ -92,7 +92,7 @@ def fetch(files: Sequence[RemoteFile], store: Path, patience: Patience = PATIENC
     paths = [store / file.digest for file in files]
     if not all(path.exists() for path in paths):
         try:
-            with alone(store):  # two processes that write one part would spoil it
+            with locked(store):  # two processes that write one part would spoil it
                 missing = {file.digest: file for file in files if not (store / file.digest).exists()}
                 _fetch_missing(list(missing.values()), store, patience)
         except OSError as error:
@@ -100,10 +100,10 @@ def fetch(files: Sequence[RemoteFile], store: Path, patience: Patience = PATIENC
     return paths
 
 
-def _fetch_missing(files: list[RemoteFile], store: Path, patience: Patience) -> None:
+def _fetch_missing(files: list[RemoteFile], store: Path, patience: RetryPolicy) -> None:
     parts = [store / f"{file.digest}.part" for file in files]
     had = [part.stat().st_size if part.exists() else 0 for part in parts]
-    with contextlib.closing(Line(patience)) as line:
+    with contextlib.closing(HttpClient(patience)) as line:
         sizes = in_parallel(line.size, [file.url for file in files], line)
         needed = sum(max(0, (size or 0) - begun) for size, begun in zip(sizes, had, strict=True))
         if needed > (free := shutil.disk_usage(store).free):
@@ -129,7 +129,7 @@ def _fetch_missing(files: list[RemoteFile], store: Path, patience: Patience) -> 
             in_parallel(fetch_one, list(zip(files, parts, sizes, strict=True)), line)
 
 
-def _fetch_one(file: RemoteFile, part: Path, size: int | None, line: "Line", progress: tqdm) -> None:
+def _fetch_one(file: RemoteFile, part: Path, size: int | None, line: "HttpClient", progress: tqdm) -> None:
     """Brings `part` to its end, verifies it and gives it its finished name. `size` in bytes, where it is known."""
     for last_chance in (False, True):
         fresh = False
@@ -153,7 +153,7 @@ def _fetch_one(file: RemoteFile, part: Path, size: int | None, line: "Line", pro
         size = None
 
 
-def _digest(path: Path, algorithm: str, line: "Line") -> str:
+def _digest(path: Path, algorithm: str, line: "HttpClient") -> str:
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -167,7 +167,7 @@ class Pulled(NamedTuple):
     fresh: bool  # if all came in one answer
 
 
-class _Passing(Exception):
+class RetryableError(Exception):
     """A failure that may pass. `wait` is for how many seconds the server asks to be left alone."""
 
     def __init__(self, reason: str, wait: float = 0.0):
@@ -179,13 +179,13 @@ class _Stopped(Exception):
     """Another thread has failed, or the user has had enough."""
 
 
-class Line:
+class HttpClient:
     """Requests that outlast a bad network. Safe from several threads; once `stop` is set, each ends soon.
 
     `moved` is called with the number of bytes that have arrived, or, below zero, been thrown away.
     """
 
-    def __init__(self, patience: Patience):
+    def __init__(self, patience: RetryPolicy):
         self.patience = patience
         self.stop = threading.Event()
         self.moved: Callable[[int], None] = lambda count: None
@@ -222,7 +222,7 @@ class Line:
         while True:
             try:
                 return self._pull_once(url, sink, first, last)
-            except _Passing as error:
+            except RetryableError as error:
                 failures = 0 if sink.tell() > furthest else failures + 1
                 furthest = max(furthest, sink.tell())
                 if failures >= self.patience.tries:
@@ -245,7 +245,7 @@ class Line:
                 if last is None and start == total:
                     return Pulled(total, fresh=False)
                 self._start_over(sink)
-                raise _Passing("the server has no such range")
+                raise RetryableError("the server has no such range")
             if status not in (200, 206):
                 raise _refusal(url, response)
             if status == 200 and last is not None:
@@ -256,7 +256,7 @@ class Line:
             if begin != start:
                 self._start_over(sink)
                 if begin != first:
-                    raise _Passing("the server sends another range than it was asked for")
+                    raise RetryableError("the server sends another range than it was asked for")
             if last is not None:
                 end = last + 1
             elif total is not None:
@@ -264,11 +264,11 @@ class Line:
             for chunk in self._chunks(response):
                 if end is not None and first + sink.tell() + len(chunk) > end:
                     self._start_over(sink)
-                    raise _Passing("the server sends more bytes than it announced")
+                    raise RetryableError("the server sends more bytes than it announced")
                 _write(sink, chunk)
                 self.moved(len(chunk))
             if end is not None and first + sink.tell() < end:
-                raise _Passing("the connection ends before the file does")
+                raise RetryableError("the connection ends before the file does")
             return Pulled(total, fresh=begin == first)
 
     def _get(self, url: str, headers: dict[str, str]) -> requests.Response:
@@ -283,7 +283,7 @@ class Line:
                 cause, ssl.SSLCertVerificationError
             ):
                 raise UserError(f"{url}: {_reason(cause)}: check dataset.mirror or the URL") from error
-            raise _Passing(f"no proper answer ({_reason(cause)})") from error
+            raise RetryableError(f"no proper answer ({_reason(cause)})") from error
 
     def _chunks(self, response: requests.Response) -> Iterator[bytes]:
         """The body, as it arrives: `read1` does not wait for a chunk to be full, so a broken line loses nothing."""
@@ -291,7 +291,7 @@ class Line:
             try:
                 chunk = response.raw.read1(_CHUNK, decode_content=False)
             except _WILD as error:
-                raise _Passing(f"the connection breaks ({_reason(_first_cause(error))})") from error
+                raise RetryableError(f"the connection breaks ({_reason(_first_cause(error))})") from error
             self.check()
             if not chunk:
                 return
@@ -321,7 +321,9 @@ def _refusal(url: str, response: requests.Response) -> Exception:
     """What to make of an answer that brings no bytes."""
     status = response.status_code
     if status in (408, 429) or status >= 500:
-        return _Passing(f"the server answers HTTP {status}", _whole_number(response.headers.get("Retry-After")) or 0)
+        return RetryableError(
+            f"the server answers HTTP {status}", _whole_number(response.headers.get("Retry-After")) or 0
+        )
     if status in (404, 410):
         return UserError(f"{url}: the server has no such file (HTTP {status}): check dataset.mirror or the URL")
     if status in (401, 403):
@@ -355,7 +357,7 @@ def disk_error(error: OSError, path: Path) -> UserError:
     return UserError(f"cannot write {place}: {error.strerror or error}: check its permissions and its disk")
 
 
-def in_parallel(work: Callable[[T], R], items: Sequence[T], line: Line) -> list[R]:
+def in_parallel(work: Callable[[T], R], items: Sequence[T], line: HttpClient) -> list[R]:
     """`work(item)` for each item, in order, `patience.connections` at a time.
 
     The first error, and Ctrl-C, stops `line`, hence all other work on it, and is raised at once: a thread that hangs

@@ -16,9 +16,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lib.core.errors import UserError
-from lib.core.files import written_whole
-from lib.core.zips import MOST_IMAGE, write_stored_zip
-from lib.fetch.http import PATIENCE, Line, Patience, disk_error, in_parallel
+from lib.core.files import atomic_write
+from lib.core.zips import MAX_IMAGE_BYTES, write_stored_zip
+from lib.fetch.http import DEFAULT_POLICY, HttpClient, RetryPolicy, disk_error, in_parallel
 
 _TAIL = 128 * 2**10  # bytes at a zip's end: what points to the directory is in the last 66 kB
 _HEADER = struct.Struct("<4s22xHH")  # a member's local header: signature, ..., lengths of the name and of what follows
@@ -27,7 +27,9 @@ _SPARE = 64  # bytes by which that may be longer here than in the directory, wit
 _BROKEN = (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError, struct.error)
 
 
-def fetch_members(url: str, members: Sequence[str], target: Path, scratch: Path, patience: Patience = PATIENCE) -> None:
+def fetch_members(
+    url: str, members: Sequence[str], target: Path, scratch: Path, patience: RetryPolicy = DEFAULT_POLICY
+) -> None:
     """Writes `target`, a stored zip of the given members of the zip at `url`, in the given order.
 
     Each is checked against the CRC-32 and the size that the zip's own directory gives; those that are not in it are
@@ -38,12 +40,12 @@ def fetch_members(url: str, members: Sequence[str], target: Path, scratch: Path,
     """
     try:
         scratch.mkdir(parents=True, exist_ok=True)
-        with contextlib.closing(Line(patience)) as line:
+        with contextlib.closing(HttpClient(patience)) as line:
             remote = _RemoteBytes(url, line)
             directory = _directory(remote)
             wanted = {name: directory[name] for name in members if name in directory}
             _fetch_missing(remote, list(wanted.values()), scratch, line)
-            with written_whole(target) as unfinished:
+            with atomic_write(target) as unfinished:
                 write_stored_zip(
                     unfinished, ((name, _fetched(info, scratch).read_bytes()) for name, info in wanted.items())
                 )
@@ -55,7 +57,7 @@ def fetch_members(url: str, members: Sequence[str], target: Path, scratch: Path,
 class _RemoteBytes:
     """What zipfile needs of a file to read a zip's directory, over ranges of a URL. Raises UserError."""
 
-    def __init__(self, url: str, line: Line):
+    def __init__(self, url: str, line: HttpClient):
         self.url, self._line = url, line
         total = line.pull(url, io.BytesIO(), 0, 0).total  # asks for one byte to learn how many there are
         if total is None:
@@ -84,7 +86,7 @@ class _RemoteBytes:
     def read(self, count: int = -1) -> bytes:
         first = min(self._position, self.size)
         end = self.size if count < 0 else min(first + count, self.size)
-        if end - first > MOST_IMAGE:  # a zip's directory is far smaller: COCO's is a thirtieth of that
+        if end - first > MAX_IMAGE_BYTES:  # a zip's directory is far smaller: COCO's is a thirtieth of that
             raise UserError(
                 f"{self.url}: its directory claims {(end - first) / 1e9:.1f} GB: try another dataset.mirror"
             )
@@ -110,7 +112,7 @@ def _fetched(info: zipfile.ZipInfo, scratch: Path) -> Path:
     return scratch / f"{info.header_offset:x}-{info.CRC:08x}-{info.file_size}"
 
 
-def _fetch_missing(remote: _RemoteBytes, infos: list[zipfile.ZipInfo], scratch: Path, line: Line) -> None:
+def _fetch_missing(remote: _RemoteBytes, infos: list[zipfile.ZipInfo], scratch: Path, line: HttpClient) -> None:
     for info in infos:
         _check(info, remote)
     with tqdm(desc="downloading members", total=len(infos), unit="file", disable=None) as progress:
@@ -132,7 +134,7 @@ def _check(info: zipfile.ZipInfo, remote: _RemoteBytes) -> None:
         raise _damaged(remote, info, "is encrypted")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise _damaged(remote, info, f"is compressed in a way (number {info.compress_type}) that is not known here")
-    if max(info.file_size, info.compress_size) > MOST_IMAGE:
+    if max(info.file_size, info.compress_size) > MAX_IMAGE_BYTES:
         raise _damaged(remote, info, f"claims {max(info.file_size, info.compress_size) / 1e6:.0f} MB")
     if not 0 <= info.header_offset <= remote.size - _HEADER.size - info.compress_size:
         raise _damaged(remote, info, "is said to be where the zip has ended")

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.model.decoding import Caption
+from lib.model.decoding import Hypothesis
 from lib.scoring.cider import CiderD
 from lib.text.vocabulary import END, SPECIALS, Vocabulary
 
 _END = SPECIALS[END]
 
 
-class Resemblance:
+class CiderReward:
     """CIDEr-D, with the document frequencies of the train split, whatever the batch."""
 
     def __init__(self, references: Sequence[Sequence[Sequence[str]]], vocabulary: Vocabulary):
@@ -30,7 +30,7 @@ class Resemblance:
         # Counting takes half a minute for COCO, so it waits until somebody asks.
         return CiderD([[[*tokens, _END] for tokens in captions] for captions in self._references])
 
-    def __call__(self, images: Sequence[int] | np.ndarray, captions: Sequence[Caption]) -> Tensor:
+    def __call__(self, images: Sequence[int] | np.ndarray, captions: Sequence[Hypothesis]) -> Tensor:
         """How much captions[n] resembles image images[n] of the split, (N,), 0 to 10; or each of K, (N, K)."""
-        tokens = [self._vocabulary.decode(c.ids) + [_END] * (c.ids[-1] == END) for c in captions]
+        tokens = [self._vocabulary.decode(c.token_ids) + [_END] * (c.token_ids[-1] == END) for c in captions]
         return torch.from_numpy(self._cider.scores(images, tokens)).float()

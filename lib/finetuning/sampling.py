@@ -5,13 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.model.decoding import AnyState, Caption, Model, word_by_word
-from lib.search.constraints import NO_RULES, Rules
+from lib.model.decoding import AnyState, Constrain, Hypothesis, Model, decode_stepwise
 from lib.text.vocabulary import START
 
 
 @dataclass(frozen=True)
-class Narrowing:
+class SamplingConfig:
     """How the distribution that is drawn from differs from the model's: in this order, and by default not at all.
 
     The nucleus is that of Holtzman et al. 2020, "The curious case of neural text degeneration".
@@ -42,10 +41,10 @@ def sample(
     features: Tensor,
     samples: int,
     max_length: int,
-    narrowing: Narrowing,
+    narrowing: SamplingConfig,
     generator: torch.Generator,
-    rules: Rules = NO_RULES,
-) -> list[list[Caption]]:
+    constrain: Constrain | None = None,
+) -> list[list[Hypothesis]]:
     """`samples` captions of each image, in the order drawn. features (N, P, C) -> N lists.
 
     `generator` is the CPU's whatever the device, and each caption takes its own numbers from it, image by image:
@@ -55,7 +54,7 @@ def sample(
     the distribution that it was drawn from, narrowed and within the rules, it was likelier or not.
     """
     images, device = len(features), features.device
-    state = model.start(features).select(torch.arange(images, device=device).repeat_interleave(samples))
+    state = model.init_state(features).select(torch.arange(images, device=device).repeat_interleave(samples))
     words = torch.full((images * samples,), START, device=device)
     chances = _chances(images * samples, max_length, generator).to(device)
 
@@ -68,11 +67,11 @@ def sample(
         drawn = torch.searchsorted(below, at).clamp_max(below.shape[1] - 1)
         return words.gather(1, drawn)[:, 0]
 
-    captions = word_by_word(model, words, state, max_length, rules, draw)
+    captions = decode_stepwise(model, words, state, max_length, draw, constrain)
     return [captions[i : i + samples] for i in range(0, len(captions), samples)]
 
 
-def pass_over(captions: int, max_length: int, generator: torch.Generator) -> None:
+def skip_draws(captions: int, max_length: int, generator: torch.Generator) -> None:
     """Takes from `generator` the numbers of so many captions that another process draws."""
     _chances(captions, max_length, generator)
 

@@ -21,20 +21,20 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lib.finetuning.reward import Resemblance
-from lib.finetuning.sampling import Narrowing, pass_over, sample
-from lib.model.decoder import Captions, Decoder
+from lib.finetuning.reward import CiderReward
+from lib.finetuning.sampling import SamplingConfig, sample, skip_draws
+from lib.model.decoder import CaptionBatch, Decoder
 from lib.model.greedy import greedy
 from lib.runtime.device import device
-from lib.runtime.distributed import share
+from lib.runtime.distributed import shard
 from lib.text.vocabulary import PAD, START, Vocabulary
 from lib.training import loop
-from lib.training.loop import Row, no_loss, train
+from lib.training.loop import EpochMetrics, no_loss, train
 from lib.training.split import Split, greedy_scores
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(loop.Recipe):
+class SelfCriticalConfig(loop.TrainConfig):
     """How to train; see params.yaml."""
 
     batch_size: int  # images
@@ -47,10 +47,10 @@ def finetune_decoder(
     vocabulary: Vocabulary,
     train_split: Split,
     val: Split,
-    recipe: Recipe,
+    recipe: SelfCriticalConfig,
     max_length: int,
     progress: Path | None = None,
-) -> list[Row]:
+) -> list[EpochMetrics]:
     """Trains `decoder`, which can write captions already, in place; see `lib.training.loop.train`.
 
     It stays as it came where no epoch makes it better: the learning curves begin with epoch 0. They hold `reward`, the
@@ -58,7 +58,7 @@ def finetune_decoder(
     """
     decoder.to(device())
     split = train_split.to(device())
-    reward = Resemblance(list(split.references.values()), vocabulary)
+    reward = CiderReward(list(split.references.values()), vocabulary)
     objective = SelfCritical(decoder, vocabulary, split, val.to(device()), reward, recipe, max_length)
     return train(decoder, objective, recipe, progress, from_zero=True)
 
@@ -71,8 +71,8 @@ class SelfCritical:
     vocabulary: Vocabulary
     train: Split
     val: Split
-    reward: Resemblance
-    recipe: Recipe
+    reward: CiderReward
+    recipe: SelfCriticalConfig
     max_length: int
     figure: str = "reward"
 
@@ -89,14 +89,14 @@ class SelfCritical:
         # else the mode stays: torch's cells have no backward pass on a GPU but while training.
         self.decoder.dropout.eval()
         all_images, seed = batch
-        images = share(all_images)
+        images = shard(all_images)
         if not len(images):
             return no_loss(), no_loss(), len(all_images)
         features = self.train.features_of(images)
         generator = torch.Generator().manual_seed(seed)
         # So that an image's samples do not depend on the number of processes.
-        pass_over(share(range(len(all_images))).start * self.recipe.samples, self.max_length, generator)
-        drawn = sample(self.decoder, features, self.recipe.samples, self.max_length, Narrowing(), generator)
+        skip_draws(shard(range(len(all_images))).start * self.recipe.samples, self.max_length, generator)
+        drawn = sample(self.decoder, features, self.recipe.samples, self.max_length, SamplingConfig(), generator)
         captions = [caption for of_image in drawn for caption in of_image]
         rewards = self.reward(images.repeat(self.recipe.samples).tolist(), captions).view(len(images), -1)  # (I, S)
         if self.recipe.baseline == "greedy":
@@ -105,12 +105,14 @@ class SelfCritical:
         else:
             baselines = leave_one_out(rewards)
         rows = torch.arange(len(images)).repeat_interleave(self.recipe.samples)
-        log_p = log_probabilities(self.decoder, features, rows.to(device()), [caption.ids for caption in captions])
+        log_p = log_probabilities(
+            self.decoder, features, rows.to(device()), [caption.token_ids for caption in captions]
+        )
         advantages = (rewards - baselines).flatten().to(log_p.device)  # (I S,)
         weight = len(images) / len(all_images)
         return -(advantages * log_p).mean() * weight, rewards.mean() * weight, len(all_images)
 
-    def validate(self, decoder: Decoder) -> Row:
+    def validate(self, decoder: Decoder) -> EpochMetrics:
         """The scores."""
         return greedy_scores(decoder, self.vocabulary, self.val, self.max_length)
 
@@ -129,8 +131,8 @@ def log_probabilities(
     """
     ids = pad_sequence([torch.tensor([START, *caption]) for caption in captions], True, PAD).to(features.device)
     lengths = torch.tensor([1 + len(caption) for caption in captions], device=features.device)
-    read = Captions.of_lengths(image_rows, ids, lengths, sum(map(len, captions)))
+    read = CaptionBatch.of_lengths(image_rows, ids, lengths, sum(map(len, captions)))
     scores = decoder(features, read)  # (words, V)
-    log_p = torch.log_softmax(scores.index_fill(1, decoder.never_written, float("-inf")), dim=1)
+    log_p = torch.log_softmax(scores.index_fill(1, decoder.suppressed_tokens, float("-inf")), dim=1)
     of_words = log_p.gather(1, read.words[:, None])[:, 0]  # (words,)
-    return of_words.new_zeros(len(captions)).index_add(0, read.places[0], of_words)
+    return of_words.new_zeros(len(captions)).index_add(0, read.word_positions[0], of_words)

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from lib.model.decoder import CELLS
+from lib.cells import CELLS
 from lib.optim.optimiser import Optimiser
 from lib.runtime.device import device
 from lib.text.vocabulary import Vocabulary

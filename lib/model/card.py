@@ -16,15 +16,12 @@ def provenance_path(folder: Path) -> Path:
     return folder / _PROVENANCE
 
 
-def write_card(
-    folder: Path, config: DecoderConfig, params: Mapping[str, Any], inputs: Mapping[str, str], val: Mapping[str, float]
-) -> None:
+def write_card(folder: Path, config: DecoderConfig, params: Mapping[str, Any], val: Mapping[str, float]) -> None:
     """Writes both into a captioner's folder. The same arguments give the same bytes.
 
-    `params` are those of everything up to here, by section; `inputs` the md5 of each file or folder that was read;
-    `val` the scores of greedy captions of the val split.
+    `params` are those of all stages up to finetune, by section; `val` the scores of greedy captions of the val split.
     """
-    provenance = {"params": params, "inputs": inputs, "val": val}
+    provenance = {"params": params, "val": val}
     provenance_path(folder).write_text(json.dumps(provenance, indent=2) + "\n", "utf-8")
     dataset, backbone, train = (params[section] for section in ("dataset", "backbone", "train"))
     words = config.vocabulary_size - len(SPECIALS)
@@ -33,14 +30,14 @@ def write_card(
         "trained on the same pictures" if backbone["weights"] == "fit" else f"weights {Path(backbone['weights']).name}"
     )
     taught = f"{train['epochs']} epochs of cross-entropy"
-    if train["scst"]["epochs"]:
-        taught += f", {train['scst']['epochs']} of self-critical training for CIDEr-D"
+    if params["finetune"]["epochs"]:
+        taught += f", {params['finetune']['epochs']} of self-critical training for CIDEr-D"
     scores = ", ".join(f"{name} {value:.3f}" for name, value in val.items())
     (folder / _CARD).write_text(
         f"""# An image captioner
 
 An {config.cell.upper()} of {config.hidden_size} units writes a sentence about a picture, {looks}
-({config.places} x {config.channels} numbers of {backbone["name"]}, {weights}). It knows {words} words.
+({config.num_regions} x {config.feature_size} numbers of {backbone["name"]}, {weights}). It knows {words} words.
 
 - Learned from: the train split of {dataset["name"]}, {taught}.
 - On the val split, greedy: {scores} (BLEU and ROUGE-L from 0 to 1, CIDEr-D from 0 to 10).

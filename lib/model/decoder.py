@@ -21,32 +21,25 @@ once when training. Dropout as in Zaremba et al. 2014: on what enters and leaves
 Shapes: N captions, T words, P places in the picture (1 for a pooled vector), C channels, E embedding, H hidden.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from lib.cells import ScratchLSTM, ScratchRNN
+from lib.cells import CELLS
 from lib.model.attention import AdditiveAttention
 from lib.model.dropout import Dropout
 from lib.model.linear import Linear
-from lib.text.vocabulary import NEVER_WRITTEN
-
-CELLS: dict[tuple[str, str], Callable[..., nn.Module]] = {
-    ("rnn", "scratch"): ScratchRNN,
-    ("lstm", "scratch"): ScratchLSTM,
-    ("rnn", "torch"): nn.RNN,
-    ("lstm", "torch"): nn.LSTM,
-}
+from lib.text.vocabulary import SUPPRESSED_TOKENS
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
     """All that fixes the decoder's shape; kept beside its weights."""
 
-    places: int  # P
-    channels: int  # C
+    num_regions: int  # P
+    feature_size: int  # C
     vocabulary_size: int
     cell: str  # lstm, rnn
     implementation: str  # scratch, torch
@@ -67,8 +60,10 @@ class State:
     language: Hidden  # of the language cell; empty without attention
     image: Tensor  # (I, E), enters at every step
     regions: tuple[Tensor, ...]  # keys and values, each (I, P, H); empty without attention
-    rows: Tensor  # (N,): which image each caption is of
-    looked: Tensor  # (N, P): attention weights of the last step; (N, 0) before the first, and without attention
+    image_index: Tensor  # (N,): which image each caption is of
+    attention_weights: (
+        Tensor  # (N, P): attention weights of the last step; (N, 0) before the first, and without attention
+    )
 
     def select(self, rows: Tensor) -> "State":
         """The state of the captions `rows` (M,), in that order, repeats allowed. What is of the images is shared."""
@@ -76,21 +71,21 @@ class State:
             self,
             hidden=tuple(part.index_select(1, rows) for part in self.hidden),
             language=tuple(part.index_select(1, rows) for part in self.language),
-            rows=self.rows[rows],
-            looked=self.looked[rows],
+            image_index=self.image_index[rows],
+            attention_weights=self.attention_weights[rows],
         )
 
 
 @dataclass(frozen=True)
-class Captions:
+class CaptionBatch:
     """Captions to be read as people wrote them."""
 
-    rows: Tensor  # (N,): which of the images each is of
-    ids: Tensor  # (N, T), from <start> on, padded
-    places: tuple[Tensor, Tensor]  # the row and the column of each word to be guessed, in ids[:, 1:]
+    image_index: Tensor  # (N,): which of the images each is of
+    token_ids: Tensor  # (N, T), from <start> on, padded
+    word_positions: tuple[Tensor, Tensor]  # the row and the column of each word to be guessed, in ids[:, 1:]
 
     @classmethod
-    def of_lengths(cls, rows: Tensor, ids: Tensor, lengths: Tensor, words: int) -> "Captions":
+    def of_lengths(cls, rows: Tensor, ids: Tensor, lengths: Tensor, words: int) -> "CaptionBatch":
         """Captions of `lengths` (N,), <start> among them, with `words` words to be guessed in all.
 
         That number is known before, so that a GPU, which could count them too, need not be waited for.
@@ -103,7 +98,7 @@ class Captions:
     @property
     def words(self) -> Tensor:
         """What is to be guessed, (words,): all but <start> and padding."""
-        return self.ids[:, 1:][self.places]
+        return self.token_ids[:, 1:][self.word_positions]
 
 
 class Decoder(nn.Module):
@@ -111,24 +106,24 @@ class Decoder(nn.Module):
 
     feature_mean: Tensor
     feature_scale: Tensor
-    never_written: Tensor
+    suppressed_tokens: Tensor
 
     def __init__(self, config: DecoderConfig):
         super().__init__()
         self.config = config
-        channels, embedding, hidden = config.channels, config.embedding_size, config.hidden_size
+        channels, embedding, hidden = config.feature_size, config.embedding_size, config.hidden_size
         self.attends = config.attention == "additive"
         self.states = 2 if config.cell == "lstm" else 1  # tensors in a cell's state
         self.register_buffer("feature_mean", torch.zeros(channels))
         self.register_buffer("feature_scale", torch.ones(channels))
-        self.register_buffer("never_written", torch.tensor(NEVER_WRITTEN), persistent=False)
+        self.register_buffer("suppressed_tokens", torch.tensor(SUPPRESSED_TOKENS), persistent=False)
         self.image_to_input = Linear(channels, embedding)
         self.image_to_state = Linear(channels, self.states * hidden)
         self.embed = nn.Embedding(config.vocabulary_size, embedding)
         cell = CELLS[config.cell, config.implementation]
         self.cell = cell(embedding, hidden, batch_first=True)
         if self.attends:
-            self.attention = AdditiveAttention(config.places, channels, hidden)
+            self.attention = AdditiveAttention(config.num_regions, channels, hidden)
             self.language = cell(2 * hidden, hidden, batch_first=True)
         self.dropout = Dropout(config.dropout)
         self.output = Linear(hidden, config.vocabulary_size)
@@ -145,7 +140,7 @@ class Decoder(nn.Module):
         self.feature_mean.copy_(mean)
         self.feature_scale.copy_(1 / variance.clamp_min(1e-6).sqrt())
 
-    def start(self, features: Tensor) -> State:
+    def init_state(self, features: Tensor) -> State:
         """The state before the first word. features (N, P, C)."""
         regions = (features.to(self.feature_mean.dtype) - self.feature_mean) * self.feature_scale  # (N, P, C)
         regions = self.dropout(regions)
@@ -160,17 +155,17 @@ class Decoder(nn.Module):
             v.new_empty(len(v), 0),
         )
 
-    def run(self, words: Tensor, state: State) -> tuple[Tensor, State]:
+    def unroll(self, words: Tensor, state: State) -> tuple[Tensor, State]:
         """Reads the ids `words` (N, T) from `state`: what the next words follow from, (N, T, H), and the new state."""
-        image = state.image.index_select(0, state.rows)  # (N, E)
+        image = state.image.index_select(0, state.image_index)  # (N, E)
         x = self.dropout(self.embed(words) + image[:, None])  # (N, T, E)
         h, hidden = self._through(self.cell, x, state.hidden)
-        language, looked = state.language, state.looked
+        language, looked = state.language, state.attention_weights
         if self.attends:
-            context, weights = self.attention(h, *state.regions, state.rows)  # (N, T, H), (N, T, P)
+            context, weights = self.attention(h, *state.regions, state.image_index)  # (N, T, H), (N, T, P)
             looked = weights[:, -1]
             h, language = self._through(self.language, self.dropout(torch.cat([h, context], dim=-1)), language)
-        return self.dropout(h), replace(state, hidden=hidden, language=language, looked=looked)
+        return self.dropout(h), replace(state, hidden=hidden, language=language, attention_weights=looked)
 
     def _through(self, cell: nn.Module, x: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
         """Runs a cell. torch's RNN takes and gives its state as a tensor, its LSTM as a pair; here both are tuples."""
@@ -182,16 +177,19 @@ class Decoder(nn.Module):
 
         What may never be written, <pad>, <start> and <unk>, has probability 0.
         """
-        h, state = self.run(words[:, None], state)
+        h, state = self.unroll(words[:, None], state)
         log_p = torch.log_softmax(self.output(h[:, 0]), dim=-1)
-        return log_p.index_fill_(1, self.never_written, float("-inf")), state
+        return log_p.index_fill_(1, self.suppressed_tokens, float("-inf")), state
 
-    def forward(self, features: Tensor, *parts: Captions) -> Tensor:
+    def forward(self, features: Tensor, *parts: CaptionBatch) -> Tensor:
         """Scores of the words of some captions, each from those before it, teacher-forced.
 
         features (I, P, C), each image once -> (words, V), in the order of the parts and of their `places`. Each part is
         run by itself, as long as its longest caption.
         """
-        start = self.start(features)
-        read = [self.run(part.ids[:, :-1], start.select(part.rows))[0][part.places] for part in parts]  # (words, H)
+        start = self.init_state(features)
+        read = [
+            self.unroll(part.token_ids[:, :-1], start.select(part.image_index))[0][part.word_positions]
+            for part in parts
+        ]  # (words, H)
         return self.output(torch.cat(read))

@@ -9,8 +9,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lib.core.errors import UserError, intact
-from lib.features.pca import projection_path
+from lib.core.errors import UserError, readable_errors
+from lib.features.pca import pca_path
 from lib.model.decoder import Decoder, DecoderConfig
 from lib.text.vocabulary import Vocabulary
 
@@ -34,8 +34,8 @@ def save_captioner(folder: Path, backbone: Path, features: Path, decoder: Decode
     """
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(backbone, backbone_folder(folder), dirs_exist_ok=True, copy_function=shutil.copyfile)
-    if projection_path(features).exists():
-        shutil.copyfile(projection_path(features), projection_path(folder))
+    if pca_path(features).exists():
+        shutil.copyfile(pca_path(features), pca_path(folder))
     save_decoder(folder, decoder, vocabulary)
 
 
@@ -52,9 +52,9 @@ def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
 
     Raises UserError where a file of the three is missing, damaged, of another version, or of another model.
     """
-    with intact(folder / _CONFIG):
+    with readable_errors(folder / _CONFIG):
         config = DecoderConfig(**json.loads((folder / _CONFIG).read_text("utf-8")))
-    with intact(folder / _DECODER):
+    with readable_errors(folder / _DECODER):
         weights = load_file(folder / _DECODER)
         _check_sizes(config, weights)
         decoder = Decoder(config)
@@ -73,10 +73,10 @@ def _check_sizes(config: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
     shapes = {
         "embed.weight": (config.vocabulary_size, config.embedding_size),
         "output.weight": (config.vocabulary_size, config.hidden_size),
-        "feature_mean": (config.channels,),
+        "feature_mean": (config.feature_size,),
     }
     if config.attention == "additive":
-        shapes["attention.place"] = (config.places, config.channels)
+        shapes["attention.place"] = (config.num_regions, config.feature_size)
     for name, shape in shapes.items():
         if weights[name].shape != shape:
             raise ValueError(f"{name} is {tuple(weights[name].shape)}, where {_CONFIG} says {shape}")
@@ -85,8 +85,8 @@ def _check_sizes(config: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
 def check_features(config: DecoderConfig, shape: Sequence[int], maker: object) -> None:
     """Raises UserError where features of `shape` (N, P, C), which `maker` gives, are not what a decoder has learned."""
     _, places, channels = shape
-    if (places, channels) != (config.places, config.channels):
+    if (places, channels) != (config.num_regions, config.feature_size):
         raise UserError(
-            f"this decoder was trained on features of another CNN: on {config.places} x {config.channels} numbers a "
+            f"this decoder was trained on features of another CNN: on {config.num_regions} x {config.feature_size} numbers a "
             f"picture, where {maker} gives {places} x {channels}"
         )

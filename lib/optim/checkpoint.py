@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from lib.core.files import written_whole
-from lib.runtime.distributed import from_first, is_first, tell
+from lib.core.files import atomic_write
+from lib.runtime.distributed import broadcast_bytes, is_main_process, print_once
 
 _POSITION = "position"
 
@@ -21,14 +21,14 @@ def save_checkpoint(path: Path, parts: Mapping[str, Mapping[str, Tensor]], posit
 
     The file is replaced at once: whenever the process is killed, the old one is there or the new one.
     """
-    if not is_first():
+    if not is_main_process():
         return
     flat = {_POSITION: torch.frombuffer(bytearray(json.dumps(position), "utf-8"), dtype=torch.uint8)}
     for part, tensors in parts.items():
         for name, tensor in tensors.items():
             # Copies: a file holds each by itself, and the best weights may share memory with the newest.
             flat[f"{part}/{name}"] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         save_file(flat, unfinished)
 
 
@@ -37,7 +37,7 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[dict[str, dict[st
 
     The first process reads it for all, so that they never go on from different ones.
     """
-    content = from_first(path.read_bytes() if is_first() and path.exists() else b"")
+    content = broadcast_bytes(path.read_bytes() if is_main_process() and path.exists() else b"")
     if not content:
         return None
     parts: dict[str, dict[str, Tensor]] = {}
@@ -45,7 +45,7 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[dict[str, dict[st
         flat = load(content)
         position = json.loads(flat.pop(_POSITION).numpy().tobytes())
     except (SafetensorError, KeyError, ValueError):
-        tell(f"{path} is damaged: starting anew")
+        print_once(f"{path} is damaged: starting anew")
         return None
     for key, tensor in flat.items():
         part, name = key.split("/", 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.runtime.device import device
-from lib.runtime.distributed import sum_gradients
+from lib.runtime.distributed import all_reduce_gradients
 
 
 class Optimiser:
@@ -22,18 +22,18 @@ class Optimiser:
         steps: int,
         weight_decay: float,
         *,
-        warm_up: float = 0.05,
+        warmup_fraction: float = 0.05,
         decay: bool = True,
-        clip: float = 5.0,
+        max_grad_norm: float = 5.0,
     ):
         """`learning_rate` is the highest, see `schedule`; `steps` are all that will be made.
 
-        A gradient whose norm, over all parameters, is above `clip` is scaled down to it; 0 clips nothing.
+        A gradient whose norm, over all parameters, is above `max_grad_norm` is scaled down to it; 0 clips nothing.
         """
         self._parameters = list(parameters)
         self._weight_decay = weight_decay
-        self._rates = [learning_rate * schedule(step, steps, warm_up, decay=decay) for step in range(steps)]
-        self._clip = clip
+        self._rates = [learning_rate * schedule(step, steps, warmup_fraction, decay=decay) for step in range(steps)]
+        self._max_grad_norm = max_grad_norm
         self._done = 0
 
     @cached_property
@@ -45,9 +45,9 @@ class Optimiser:
         """One update against the gradient of `loss`, or, where processes share a loss, of the sum of their shares."""
         self._adamw.zero_grad()
         loss.backward()
-        sum_gradients(self._parameters)
-        if self._clip:
-            nn.utils.clip_grad_norm_(self._parameters, self._clip)
+        all_reduce_gradients(self._parameters)
+        if self._max_grad_norm:
+            nn.utils.clip_grad_norm_(self._parameters, self._max_grad_norm)
         self._adamw.param_groups[0]["lr"] = self._rates[self._done]
         self._adamw.step()
         self._done += 1
@@ -75,18 +75,18 @@ def _laid_out_as(parameter: Tensor, moment: Tensor) -> Tensor:
     return torch.empty_like(parameter, memory_format=torch.preserve_format).copy_(moment) if moment.dim() else moment
 
 
-def schedule(step: int, steps: int, warm_up: float = 0.05, *, decay: bool = True) -> float:
+def schedule(step: int, steps: int, warmup_fraction: float = 0.05, *, decay: bool = True) -> float:
     """The share of the highest learning rate at `step` of `steps`.
 
-    It rises over the first `warm_up` (a share of all steps), then falls along a cosine to zero, or stays.
+    It rises over the first `warmup_fraction` (a share of all steps), then falls along a cosine to zero, or stays.
     """
-    rising = max(1, int(steps * warm_up))
+    rising = max(1, int(steps * warmup_fraction))
     if step < rising:
         return (step + 1) / rising
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising))) if decay else 1.0
 
 
-class RunningMean(nn.Module):
+class EMA(nn.Module):
     """A module's running mean (Polyak & Juditsky 1992), which at first follows faster; its buffers are the last ones.
 
     torch's AveragedModel would have its count read from a GPU, and so wait for that, after every step.

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.pretraining.phrases import Recipe, learn_phrases, phrase_shares
+from lib.pretraining.phrases import PretrainConfig, learn_phrases, phrase_shares
 from lib.runtime.device import device
 from lib.vision.backbones import Backbone, for_inference
 
@@ -23,7 +23,7 @@ def fit_backbone(
     backbone: Backbone,
     pixels: np.ndarray,
     captions: Sequence[Sequence[Sequence[str]]],
-    recipe: Recipe,
+    recipe: PretrainConfig,
     progress: Path,
 ) -> None:
     """Trains `backbone` in place and leaves it in evaluation mode.

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lib.core.errors import UserError
-from lib.optim.optimiser import Optimiser, RunningMean
+from lib.optim.optimiser import EMA, Optimiser
 from lib.pretraining.epochs import epochs_left
 from lib.runtime.device import device
 from lib.vision.backbones import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class PretrainConfig:
     """How to teach them; see params.yaml."""
 
     epochs: int
@@ -57,9 +57,9 @@ def learn_phrases(
     wanted: Tensor,
     head: nn.Module,
     scores: Callable[[Tensor], Tensor],
-    recipe: Recipe,
+    recipe: PretrainConfig,
     progress: Path,
-    mean: RunningMean | None = None,
+    mean: EMA | None = None,
 ) -> None:
     """Trains the network of `backbone`, and `head`, both on `device()`, in place, by cross-entropy.
 

@@ -22,18 +22,18 @@ import torch
 from torch import Tensor, nn
 
 from lib.core.errors import UserError
-from lib.optim.optimiser import RunningMean
+from lib.optim.optimiser import EMA
 from lib.pretraining import phrases
 from lib.pretraining.phrases import learn_phrases, phrase_shares
 from lib.runtime.device import device
 from lib.vision.backbones import Backbone, for_inference
 
 _SMALLEST_CROP = 0.4  # of the picture's area
-_AVERAGING = 0.995
+_EMA_DECAY = 0.995
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(phrases.Recipe):
+class TuneConfig(phrases.PretrainConfig):
     """How to tune; see params.yaml."""
 
     size: int | None  # pixels a side; None: as many as features are made of
@@ -44,7 +44,7 @@ def tune_backbone(
     backbone: Backbone,
     pixels: np.ndarray,
     captions: Sequence[Sequence[Sequence[str]]],
-    recipe: Recipe,
+    recipe: TuneConfig,
     progress: Path,
 ) -> None:
     """Trains `backbone` in place and leaves it in evaluation mode.
@@ -60,7 +60,7 @@ def tune_backbone(
     network = for_inference(backbone.network).to(device())
     size = recipe.size or backbone.preprocess.size
     head = _head(backbone.width(size, backbone.preprocess.size), shares)
-    mean = RunningMean(network, _AVERAGING)
+    mean = EMA(network, _EMA_DECAY)
 
     def scores(whole: Tensor) -> Tensor:
         x = random_views(whole, size)

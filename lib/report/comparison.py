@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.core.errors import intact
+from lib.core.errors import readable_errors
 from lib.report.figures import save_png
 from lib.report.plots import compared_curves
 
@@ -51,9 +51,9 @@ def read_comparisons(folder: Path) -> list[Comparison]:
 
 
 def _read(folder: Path) -> Comparison:
-    with intact(folder / _CURVES):
+    with readable_errors(folder / _CURVES):
         curves = dict(list(pd.read_csv(folder / _CURVES).groupby("run", sort=False)))
-    with intact(folder / _SCORES):
+    with readable_errors(folder / _SCORES):
         return Comparison(**json.loads((folder / _SCORES).read_text("utf-8")), curves=curves)
 
 

@@ -47,7 +47,7 @@ def write_gallery(
         columns["true"] = each["true"]
     if attention.shape[1] > 1:  # with one place, there is no choice where to look
         columns["looked"] = _looked(attention, [len(caption) for caption in words])
-        columns["seen"] = (preprocess.shown(size) for size in sizes)
+        columns["seen"] = (preprocess.crop_box(size) for size in sizes)
     rest = {
         "side": SIDE,
         "margin": MARGIN,

@@ -20,8 +20,10 @@ from lib.runtime.device import device
 
 _BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 _TIMEOUT = timedelta(hours=1)  # of a message: the others wait while the first reads COCO's features from a slow disk
-_PATIENCE = timedelta(days=7)  # with the first process, which may be waiting for another run of the same training
-_patient: dist.ProcessGroup | None = None  # of all processes, and so patient
+_BARRIER_TIMEOUT = timedelta(
+    days=7
+)  # with the first process, which may be waiting for another run of the same training
+_barrier_group: dist.ProcessGroup | None = None  # of all processes, and so patient
 
 
 class PeerLost(UserError):
@@ -29,7 +31,7 @@ class PeerLost(UserError):
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """Joins the processes that torchrun's environment tells of: RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE,
     MASTER_ADDR and MASTER_PORT.
 
@@ -54,12 +56,12 @@ def together() -> Iterator[None]:
         torch.cuda.set_device(number)
     global _patient
     dist.init_process_group(_BACKENDS[asked.type], timeout=_TIMEOUT)
-    _patient = cast("dist.ProcessGroup", dist.new_group(backend="gloo", timeout=_PATIENCE))
+    _barrier_group = cast("dist.ProcessGroup", dist.new_group(backend="gloo", timeout=_BARRIER_TIMEOUT))
     try:
         yield
     finally:
         dist.destroy_process_group()
-        _patient = None
+        _barrier_group = None
 
 
 def rank() -> int:
@@ -72,14 +74,14 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """If this is the process that prints and writes."""
     return rank() == 0
 
 
-def tell(line: str) -> None:
+def print_once(line: str) -> None:
     """Prints a line, once for all processes."""
-    if is_first():
+    if is_main_process():
         print(line, flush=True)
 
 
@@ -91,7 +93,7 @@ class _Slices(Protocol):
 Items = TypeVar("Items", bound=_Slices)
 
 
-def share(items: Items) -> Items:
+def shard(items: Items) -> Items:
     """This process's slice of `items`, the same in all: empty for some where there are fewer items than processes.
 
     The slices of all processes, by rank, are the whole.
@@ -100,65 +102,67 @@ def share(items: Items) -> Items:
     return items[first:end]
 
 
-def total(own: Tensor) -> Tensor:
+def all_reduce_sum(own: Tensor) -> Tensor:
     """The sum of the processes' tensors, which are of one shape: the same bits in each of them."""
-    return own if world_size() == 1 else _reduced(own.detach().clone())
+    return own if world_size() == 1 else _all_reduce(own.detach().clone())
 
 
-def gather(own: Tensor) -> Tensor:
+def all_gather(own: Tensor) -> Tensor:
     """The (n,) of all processes, by rank, as one (N,); n may differ, or be 0, but the type may not."""
     if world_size() == 1:
         return own
     sizes = torch.zeros(world_size(), dtype=torch.long)
     sizes[rank()] = len(own)
-    parts = [own.new_zeros(size) for size in _reduced(sizes).tolist()]
+    parts = [own.new_zeros(size) for size in _all_reduce(sizes).tolist()]
     parts[rank()] = own.detach()
-    return _reduced(torch.cat(parts))  # each adds zeros to what others have: exact, and one message whatever the sizes
+    return _all_reduce(
+        torch.cat(parts)
+    )  # each adds zeros to what others have: exact, and one message whatever the sizes
 
 
-def from_first(content: bytes) -> bytes:
+def broadcast_bytes(content: bytes) -> bytes:
     """The first process's `content`."""
     if world_size() == 1:
         return content
-    own = np.frombuffer(content if is_first() else b"", np.uint8)
-    return gather(torch.from_numpy(own.copy())).numpy().tobytes()
+    own = np.frombuffer(content if is_main_process() else b"", np.uint8)
+    return all_gather(torch.from_numpy(own.copy())).numpy().tobytes()
 
 
-def wait_for_first() -> None:
+def barrier() -> None:
     """Waits until the first process comes here too, for longer than a message may take."""
     if world_size() > 1:
-        with _peers_there():
-            dist.barrier(_patient)
+        with _peer_errors():
+            dist.barrier(_barrier_group)
 
 
-def copy_from_first(module: nn.Module) -> None:
+def broadcast_module(module: nn.Module) -> None:
     """Gives `module` the parameters and buffers that it has in the first process."""
     if world_size() > 1:
         for tensor in module.state_dict().values():
-            with _peers_there():
+            with _peer_errors():
                 dist.broadcast(tensor, src=0)
 
 
-def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+def all_reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Replaces each gradient by its sum over the processes; where a process has none, it counts as zero."""
     if world_size() == 1:
         return
     own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    summed = _reduced(torch.cat([gradient.flatten() for gradient in own]))  # in one message
+    summed = _all_reduce(torch.cat([gradient.flatten() for gradient in own]))  # in one message
     for parameter, gradient, part in zip(parameters, own, summed.split([p.numel() for p in parameters]), strict=True):
         parameter.grad = gradient.copy_(part.view_as(gradient))  # laid out in memory as it was
 
 
-def _reduced(tensor: Tensor) -> Tensor:
+def _all_reduce(tensor: Tensor) -> Tensor:
     """The sum over the processes. `tensor` is written over where it is on the device, through which it goes."""
     there = tensor.to(device())
-    with _peers_there():
+    with _peer_errors():
         dist.all_reduce(there)
     return there.to(tensor.device)
 
 
 @contextlib.contextmanager
-def _peers_there() -> Iterator[None]:
+def _peer_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo's; NCCL ends the process

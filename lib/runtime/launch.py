@@ -17,25 +17,20 @@ import torch.distributed as dist
 
 from lib.core.errors import UserError
 from lib.core.workers import worker_count
-from lib.runtime.distributed import PeerLost, together
-from stages.common.entrypoint import run
+from lib.runtime.distributed import PeerLost, process_group
 
 _RESTARTS = 3
 _SECONDS_TO_BE_ENDED = 5.0  # by the agent, which looks ten times a second
 
 
-def run_on_several(stage: Callable[[], None]) -> None:
-    """Runs a stage as `stages.common.entrypoint.run` does: in this process, in as many as asked for, or as one of those."""
-
-    def start() -> None:
-        if "RANK" in os.environ:
-            _join(stage)
-        elif (processes := _asked_for()) > 1:
-            _start(processes)
-        else:
-            stage()
-
-    run(start)
+def launch(stage: Callable[[], None]) -> None:
+    """Run a stage in this process, in as many processes as CAPTION_PROCESSES asks for, or as one of those."""
+    if "RANK" in os.environ:
+        _join(stage)
+    elif (processes := _asked_for()) > 1:
+        _start(processes)
+    else:
+        stage()
 
 
 def _asked_for() -> int:
@@ -91,7 +86,7 @@ def _join(stage: Callable[[], None]) -> None:
     if dist.is_torchelastic_launched():
         threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
     try:
-        with together():
+        with process_group():
             stage()
     except Exception as error:
         # The agent ends all processes when one has ended. What all meet, the first tells; and who misses another

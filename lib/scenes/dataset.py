@@ -28,7 +28,7 @@ def captions_file(split: str) -> str:
     return f"captions_{split}.json"
 
 
-def read(raw: Path) -> Dataset:
+def load_scenes(raw: Path) -> Dataset:
     """Reads what `write_scenes` left in `raw`."""
     parts = []
     for split in SPLITS:

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from lib.scenes.world import Scene, Thing
+from lib.scenes.world import Scene, SceneObject
 
 _SUPERSAMPLING = 2
 _JPEG_QUALITY = 92
@@ -76,7 +76,7 @@ def _background(name: str, side: int, rng: np.random.Generator) -> Image.Image:
     return picture
 
 
-def _mask(thing: Thing, side: int) -> Image.Image:
+def _mask(thing: SceneObject, side: int) -> Image.Image:
     mask = Image.new("L", (side, side))
     draw = ImageDraw.Draw(mask)
     draw.polygon(_outline(thing, side), fill=255)
@@ -93,7 +93,7 @@ def _shaded(colour: str, side: int) -> Image.Image:
     return Image.fromarray(np.repeat(pixels, side, axis=1))
 
 
-def _draw_rim(picture: Image.Image, thing: Thing) -> None:
+def _draw_rim(picture: Image.Image, thing: SceneObject) -> None:
     side = picture.width
     rim = tuple(int(channel * 0.55) for channel in _PAINT[thing.colour])
     draw, width = ImageDraw.Draw(picture), max(1, side // 96)
@@ -103,13 +103,13 @@ def _draw_rim(picture: Image.Image, thing: Thing) -> None:
         draw.ellipse(_hole(thing, side), outline=rim, width=width)
 
 
-def _hole(thing: Thing, side: int) -> list[float]:
+def _hole(thing: SceneObject, side: int) -> list[float]:
     """The box around a ring's hole, in pixels."""
     r = thing.diameter * 0.28
     return [side * (thing.x - r), side * (thing.y - r), side * (thing.x + r), side * (thing.y + r)]
 
 
-def _outline(thing: Thing, side: int) -> list[tuple[float, float]]:
+def _outline(thing: SceneObject, side: int) -> list[tuple[float, float]]:
     """The shape's corners in pixels, turned by its angle."""
     points = _unit_outline(thing.shape) * (thing.diameter / 2)  # (P, 2)
     cos, sin = math.cos(thing.angle), math.sin(thing.angle)

@@ -14,7 +14,7 @@ size, place, relation and background are told or left out at random, as people d
 
 import numpy as np
 
-from lib.scenes.world import Scene, Thing, position, relation
+from lib.scenes.world import Scene, SceneObject, position, relation
 
 SHAPE_WORDS = {
     "circle": ("circle", "disc"),
@@ -101,7 +101,7 @@ def _opening(phrase: str, rng: np.random.Generator) -> str:
     return _pick(rng, tuple(words for words in OPENINGS if words != wrong))
 
 
-def _noun_phrase(group: tuple[Thing, ...], rng: np.random.Generator) -> str:
+def _noun_phrase(group: tuple[SceneObject, ...], rng: np.random.Generator) -> str:
     thing = group[0]
     size = _pick(rng, SIZE_WORDS[thing.size]) if rng.random() < 0.4 else ""
     shape = _pick(rng, SHAPE_WORDS[thing.shape])
@@ -111,7 +111,7 @@ def _noun_phrase(group: tuple[Thing, ...], rng: np.random.Generator) -> str:
     return article(" ".join(word for word in words if word))
 
 
-def _one_group(phrase: str, group: tuple[Thing, ...], has_background: bool, rng: np.random.Generator) -> str:
+def _one_group(phrase: str, group: tuple[SceneObject, ...], has_background: bool, rng: np.random.Generator) -> str:
     if len(group) == 1 and rng.random() < 0.4:
         return f"{phrase} {_pick(rng, PLACE_WORDS[position(group[0])])}"
     if has_background and rng.random() < 0.3:
@@ -119,7 +119,7 @@ def _one_group(phrase: str, group: tuple[Thing, ...], has_background: bool, rng:
     return phrase
 
 
-def _two_groups(phrases: list[str], a: Thing, b: Thing, rng: np.random.Generator) -> tuple[str, bool]:
+def _two_groups(phrases: list[str], a: SceneObject, b: SceneObject, rng: np.random.Generator) -> tuple[str, bool]:
     """The sentence, and whether an opening such as "there is" may stand before it."""
     form = rng.choice(["relation", "copula", "near", "and", "with"], p=[0.35, 0.2, 0.1, 0.2, 0.15])
     if form == "and":

@@ -13,7 +13,7 @@ from itertools import permutations
 import numpy as np
 
 from lib.scenes import grammar as language
-from lib.scenes.world import Scene, Thing, position, relation
+from lib.scenes.world import Scene, SceneObject, position, relation
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class _Mention:
     colour: str
     shape: str
 
-    def fits(self, group: tuple[Thing, ...]) -> bool:
+    def fits(self, group: tuple[SceneObject, ...]) -> bool:
         thing = group[0]
         return (
             (self.count, self.colour, self.shape) == (len(group), thing.colour, thing.shape)
@@ -84,7 +84,7 @@ _SENTENCES = tuple(
 )
 
 
-def read(tokens: Sequence[str]) -> Statement | None:
+def parse_caption(tokens: Sequence[str]) -> Statement | None:
     """What the caption claims, or None where it cannot be read. `tokens` are lower-case, without punctuation."""
     text = " ".join(tokens)
     for sentence in _SENTENCES:
@@ -119,7 +119,7 @@ def holds(statement: Statement | None, scene: Scene) -> bool:
     return any(_holds_of(statement, groups) for groups in permutations(scene.groups, len(statement.mentions)))
 
 
-def _holds_of(statement: Statement, groups: tuple[tuple[Thing, ...], ...]) -> bool:
+def _holds_of(statement: Statement, groups: tuple[tuple[SceneObject, ...], ...]) -> bool:
     if not all(mention.fits(group) for mention, group in zip(statement.mentions, groups, strict=True)):
         return False
     if statement.place and statement.place != position(groups[0][0]):
@@ -127,12 +127,12 @@ def _holds_of(statement: Statement, groups: tuple[tuple[Thing, ...], ...]) -> bo
     return not statement.relation or statement.relation == relation(groups[0][0], groups[1][0])
 
 
-def which_hold(statements: Sequence[Statement | None], scenes: Sequence[Scene]) -> np.ndarray:
+def truth_matrix(statements: Sequence[Statement | None], scenes: Sequence[Scene]) -> np.ndarray:
     """Whether each statement holds of each scene, (statements, scenes)."""
     return np.array([[holds(statement, scene) for scene in scenes] for statement in statements])
 
 
-def share_true_of_others(held: np.ndarray) -> float:
+def shuffled_truth(held: np.ndarray) -> float:
     """The share of captions that are true of another picture, over all pairs of two different ones.
 
     held[i, j] says if caption i is true of picture j.

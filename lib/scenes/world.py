@@ -31,7 +31,7 @@ _FAR_OFF_CENTRE = 0.15  # from where on a single object is said to be on one sid
 
 
 @dataclass(frozen=True)
-class Thing:
+class SceneObject:
     """One object: where its centre is, and how wide it is, in fractions of the picture's side."""
 
     shape: str
@@ -42,7 +42,7 @@ class Thing:
     diameter: float
     angle: float  # radians
 
-    def looks_like(self, other: "Thing") -> bool:
+    def looks_like(self, other: "SceneObject") -> bool:
         return (self.shape, self.colour) == (other.shape, other.colour)
 
 
@@ -51,10 +51,10 @@ class Scene:
     """A background, and groups of objects that look alike (most groups have one member)."""
 
     background: str
-    groups: tuple[tuple[Thing, ...], ...]
+    groups: tuple[tuple[SceneObject, ...], ...]
 
     @property
-    def things(self) -> tuple[Thing, ...]:
+    def things(self) -> tuple[SceneObject, ...]:
         return tuple(thing for group in self.groups for thing in group)
 
     def to_json(self) -> dict[str, Any]:
@@ -62,11 +62,11 @@ class Scene:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Scene":
-        groups = tuple(tuple(Thing(**thing) for thing in group) for group in record["groups"])
+        groups = tuple(tuple(SceneObject(**thing) for thing in group) for group in record["groups"])
         return cls(record["background"], groups)
 
 
-def relation(a: Thing, b: Thing) -> str:
+def relation(a: SceneObject, b: SceneObject) -> str:
     """How `a` lies to `b`: left, right, above or below, by the larger of the two offsets."""
     dx, dy = a.x - b.x, a.y - b.y
     if abs(dx) >= abs(dy):
@@ -74,7 +74,7 @@ def relation(a: Thing, b: Thing) -> str:
     return "above" if dy < 0 else "below"
 
 
-def position(thing: Thing) -> str:
+def position(thing: SceneObject) -> str:
     """Where in the picture an object is: left, right, top, bottom or middle."""
     dx, dy = thing.x - 0.5, thing.y - 0.5
     if max(abs(dx), abs(dy)) < _FAR_OFF_CENTRE:
@@ -96,7 +96,7 @@ def sample_scene(rng: np.random.Generator, mix: dict[str, float]) -> Scene:
             return Scene(background, groups)
 
 
-def _sample_groups(rng: np.random.Generator, kind: str, colours: list[str]) -> tuple[tuple[Thing, ...], ...]:
+def _sample_groups(rng: np.random.Generator, kind: str, colours: list[str]) -> tuple[tuple[SceneObject, ...], ...]:
     counts = {"one": [1], "alike": [int(rng.integers(2, 4))], "pair": [1, 1], "trio": [1, 1, 1]}[kind]
     groups = []
     for count in counts:
@@ -107,7 +107,7 @@ def _sample_groups(rng: np.random.Generator, kind: str, colours: list[str]) -> t
             low, high = diameter / 2 + _MARGIN, 1 - diameter / 2 - _MARGIN
             x, y = rng.uniform(low, high, size=2)
             group.append(
-                Thing(shape, colour, size, _short(x), _short(y), _short(diameter), _short(rng.uniform(-0.2, 0.2)))
+                SceneObject(shape, colour, size, _short(x), _short(y), _short(diameter), _short(rng.uniform(-0.2, 0.2)))
             )
         groups.append(tuple(group))
     return tuple(groups)
@@ -117,7 +117,7 @@ def _short(number: float) -> float:
     return round(float(number), 4)
 
 
-def _is_clear(kind: str, groups: tuple[tuple[Thing, ...], ...]) -> bool:
+def _is_clear(kind: str, groups: tuple[tuple[SceneObject, ...], ...]) -> bool:
     """No overlaps, no two groups that a caption could mix up, no relation that could be called either way."""
     things = [thing for group in groups for thing in group]
     for i, a in enumerate(things):

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from lib.model.decoding import AnyState, Caption, Model, as_captions
-from lib.search.constraints import NO_RULES, Rules
+from lib.model.decoding import AnyState, Hypothesis, Model, to_hypotheses
+from lib.search.constraints import NO_CONSTRAINTS, DecodingConstraints
 from lib.text.vocabulary import END, PAD, START
 
 
@@ -15,8 +15,8 @@ def beam_search(
     beam_size: int,
     max_length: int,
     length_penalty: float,
-    rules: Rules = NO_RULES,
-) -> list[list[Caption]]:
+    rules: DecodingConstraints = NO_CONSTRAINTS,
+) -> list[list[Hypothesis]]:
     """Up to `beam_size` captions of each image, the best first. features (N, P, C) -> N lists, none of them empty.
 
     Captions are ranked by their log-probability over length ** `length_penalty` (Wu et al. 2016, without the
@@ -25,7 +25,7 @@ def beam_search(
     that has not ended after `max_length` words is given as it stands.
     """
     images, device = len(features), features.device
-    state = model.start(features)
+    state = model.init_state(features)
     # B beams, one at first: log-probability, length with <end>, whether it ended, its words so far and the newest.
     total = torch.zeros(images, 1, device=device)  # (N, B)
     length = torch.zeros_like(total)
@@ -37,8 +37,8 @@ def beam_search(
     for _ in range(max_length):
         beams = words.shape[1]
         log_p, state = model.step(words.flatten(), state)  # (NB, V)
-        looked.append(state.looked.unflatten(0, (images, beams)))  # (N, B, P)
-        log_p = rules.forbid(log_p, written.flatten(0, 1))
+        looked.append(state.attention_weights.unflatten(0, (images, beams)))  # (N, B, P)
+        log_p = rules.apply(log_p, written.flatten(0, 1))
         # No more than K of the ways on from one beam can be among the K best of all.
         ways, following = log_p.topk(min(beam_size, log_p.shape[1]), dim=1)
         ways, following = (part.unflatten(0, (images, beams)) for part in (ways, following))  # (N, B, K)
@@ -60,10 +60,10 @@ def beam_search(
         state = state.select((first_of_image + beam).flatten())
     beams = words.shape[1]
     weights = [_of_beams(then, beam) for then, beam in zip(looked, came.unbind(dim=2), strict=True)]  # T of (N, B, P)
-    captions = as_captions(written.flatten(0, 1), total.flatten(), torch.stack(weights, dim=2).flatten(0, 1))
+    captions = to_hypotheses(written.flatten(0, 1), total.flatten(), torch.stack(weights, dim=2).flatten(0, 1))
     # Where there are fewer captions than beams, those at the end have a log-probability of -inf and stand for nothing.
     return [
-        [captions[first], *(other for other in captions[first + 1 : first + beams] if other.log_p > float("-inf"))]
+        [captions[first], *(other for other in captions[first + 1 : first + beams] if other.log_prob > float("-inf"))]
         for first in range(0, images * beams, beams)
     ]
 

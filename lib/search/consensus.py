@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from lib.features.store import Features
-from lib.finetuning.reward import Resemblance
-from lib.model.decoding import Caption
+from lib.finetuning.reward import CiderReward
+from lib.model.decoding import Hypothesis
 from lib.text.vocabulary import Vocabulary
 
 _READ = 2048  # images at a time, so that grids are never in memory whole
@@ -41,7 +41,7 @@ class Consensus:
 
         So many `neighbours`, at least one, are asked; all pictures where there are fewer.
         """
-        self._resembles = Resemblance(references, vocabulary)
+        self._resembles = CiderReward(references, vocabulary)
         self._neighbours, self._weight = min(neighbours, len(features)), weight
         means = torch.empty(len(features), features.shape[2])
         for known, part in zip(means.split(_READ), features.split(_READ), strict=True):
@@ -51,16 +51,19 @@ class Consensus:
         self._known = self._directions(means)
 
     def rerank(
-        self, features: Tensor, beams: Sequence[Sequence[Caption]], length_penalty: float
-    ) -> list[list[Caption]]:
+        self, features: Tensor, beams: Sequence[Sequence[Hypothesis]], length_penalty: float
+    ) -> list[list[Hypothesis]]:
         """The captions of each of N pictures, the best first. features (N, P, C)."""
         cosines = self._directions(_means(features)) @ self._known.T  # (N, I)
         nearest = cosines.topk(self._neighbours, dim=1).indices.numpy()  # (N, neighbours)
         return [self._ranked(near, beam, length_penalty) for near, beam in zip(nearest, beams, strict=True)]
 
-    def _ranked(self, near: np.ndarray, beam: Sequence[Caption], length_penalty: float) -> list[Caption]:
+    def _ranked(self, near: np.ndarray, beam: Sequence[Hypothesis], length_penalty: float) -> list[Hypothesis]:
         agreed = self._resembles(np.tile(near, (len(beam), 1)), beam).mean(dim=1).tolist()
-        ranks = [c.log_p / len(c.ids) ** length_penalty + self._weight * a for c, a in zip(beam, agreed, strict=True)]
+        ranks = [
+            c.log_prob / len(c.token_ids) ** length_penalty + self._weight * a
+            for c, a in zip(beam, agreed, strict=True)
+        ]
         return [beam[place] for place in sorted(range(len(beam)), key=ranks.__getitem__, reverse=True)]
 
     def _directions(self, means: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lib.core.errors import UserError
-from lib.features.pca import projection_path
+from lib.features.pca import pca_path
 from lib.model.decoder import Decoder, State
 from lib.model.decoding import Model
 from lib.model.saved import backbone_folder
@@ -26,9 +26,9 @@ class EnsembleState:
     states: tuple[State, ...]
 
     @property
-    def looked(self) -> Tensor:
+    def attention_weights(self) -> Tensor:
         """The mean of the decoders' weights, (N, P); (N, 0) unless all attend, and to the same places."""
-        looked = [state.looked for state in self.states]
+        looked = [state.attention_weights for state in self.states]
         if len({weights.shape for weights in looked}) > 1:
             return looked[0].new_empty(len(looked[0]), 0)
         return torch.stack(looked).mean(dim=0)
@@ -44,7 +44,7 @@ class Ensemble:
     def __init__(self, decoders: Sequence[Decoder]):
         """Decoders of one vocabulary, which read the same features. Raises UserError where the sizes show otherwise."""
         self.decoders = tuple(decoders)
-        for size in ("vocabulary_size", "places", "channels"):
+        for size in ("vocabulary_size", "num_regions", "feature_size"):
             sizes = [getattr(decoder.config, size) for decoder in decoders]
             if len(set(sizes)) > 1:
                 raise UserError(
@@ -52,9 +52,9 @@ class Ensemble:
                     "train them on the same captions and features"
                 )
 
-    def start(self, features: Tensor) -> EnsembleState:
+    def init_state(self, features: Tensor) -> EnsembleState:
         """The state before the first word. features (N, P, C)."""
-        return EnsembleState(tuple(decoder.start(features) for decoder in self.decoders))
+        return EnsembleState(tuple(decoder.init_state(features) for decoder in self.decoders))
 
     def step(self, words: Tensor, state: EnsembleState) -> tuple[Tensor, EnsembleState]:
         """Reads one word each, `words` (N,): log-probabilities of the next (N, V), and the state after it."""
@@ -64,7 +64,9 @@ class Ensemble:
         return mean, EnsembleState(tuple(own for _, own in steps))
 
 
-def as_one(folders: Sequence[Path], loaded: Sequence[tuple[Decoder, Vocabulary]]) -> tuple[Model[Any], Vocabulary]:
+def build_ensemble(
+    folders: Sequence[Path], loaded: Sequence[tuple[Decoder, Vocabulary]]
+) -> tuple[Model[Any], Vocabulary]:
     """The decoders that `load_decoder` gave for `folders`, to decode as one, and their vocabulary; of one, itself.
 
     Raises UserError where they are not of one vocabulary, or were not trained on the same features.
@@ -78,14 +80,16 @@ def as_one(folders: Sequence[Path], loaded: Sequence[tuple[Decoder, Vocabulary]]
         if known.words != vocabulary.words:
             raise UserError(f"{first} and {folder} cannot decode as one: they know different words")
         if _what_sees(folder) != sees:
-            raise UserError(f"{first} and {folder} cannot decode as one: their CNNs, or features.components, differ")
+            raise UserError(
+                f"{first} and {folder} cannot decode as one: their CNNs, or features.pca_components, differ"
+            )
     return Ensemble(decoders), vocabulary
 
 
 def _what_sees(folder: Path) -> dict[str, str]:
     """What makes a captioner's features, the CNN and the projection if there is one: digests of the files by name."""
     found = {}
-    for path in (*backbone_folder(folder).glob("*"), projection_path(folder)):
+    for path in (*backbone_folder(folder).glob("*"), pca_path(folder)):
         if path.exists():
             with path.open("rb") as file:
                 found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()

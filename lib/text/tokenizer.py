@@ -5,6 +5,8 @@ coco-caption (Chen et al. 2015) tokenises with Stanford's PTBTokenizer, in Java,
 """
 
 import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from lib.text.lexer import ABBREVIATIONS, CAPITALISED, TAKEN_APART, lex
 
@@ -28,3 +30,8 @@ def tokenize(caption: str) -> list[str]:
         if _NOT_PLAIN.isdisjoint(words):
             return words
     return [word for word in lex(text) if word not in PUNCTUATION]
+
+
+def tokenize_results(results: Iterable[Mapping[str, Any]]) -> dict[int, list[str]]:
+    """Return the tokens of each caption of a COCO results file, by image id."""
+    return {row["image_id"]: tokenize(row["caption"]) for row in results}

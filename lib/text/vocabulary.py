@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from lib.core.errors import intact
+from lib.core.errors import readable_errors
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
-NEVER_WRITTEN = [PAD, START, UNKNOWN]
+SUPPRESSED_TOKENS = [PAD, START, UNKNOWN]
 
 
 class Vocabulary:
@@ -51,7 +51,7 @@ class Vocabulary:
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
         """Reads what `save` wrote; raises UserError where it is missing or damaged."""
-        with intact(path):
+        with readable_errors(path):
             words = json.loads(path.read_text("utf-8"))["words"]
             if not all(isinstance(word, str) for word in words):
                 raise TypeError("a word is not a text")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib.model.decoder import Captions
+from lib.model.decoder import CaptionBatch
 from lib.text.vocabulary import PAD, Vocabulary
 
 # Captions of a batch are read side by side, each as long as the longest. In two parts, by their length, there is less
@@ -22,7 +22,7 @@ class Batch:
     """Some captions and their images, each once."""
 
     images: np.ndarray  # (I,) rows of features
-    parts: list[Captions]  # together all of them
+    parts: list[CaptionBatch]  # together all of them
 
     @property
     def words(self) -> Tensor:
@@ -34,31 +34,31 @@ class Batch:
 class CaptionSet:
     """Captions as ids, each with the row of its image's features; captions of one image stand side by side."""
 
-    ids: Tensor  # (captions, L) int32, each from <start> on, filled up with <pad>
+    token_ids: Tensor  # (captions, L) int32, each from <start> on, filled up with <pad>
     lengths: np.ndarray  # (captions,)
     image_rows: np.ndarray  # (captions,)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.token_ids)
 
     def to(self, device: torch.device) -> "CaptionSet":
         """The same with its ids on `device`."""
-        return CaptionSet(self.ids.to(device), self.lengths, self.image_rows)
+        return CaptionSet(self.token_ids.to(device), self.lengths, self.image_rows)
 
-    def take(self, batch: np.ndarray, *, bucketing: bool = True) -> Batch:
-        """The captions `batch` (N,), with `bucketing` in parts of like length."""
-        if bucketing:
+    def take(self, batch: np.ndarray, *, bucket_by_length: bool = True) -> Batch:
+        """The captions `batch` (N,), with `bucket_by_length` in parts of like length."""
+        if bucket_by_length:
             batch = batch[np.argsort(self.lengths[batch], kind="stable")]
         images, rows = np.unique(self.image_rows[batch], return_inverse=True)
-        parts = min(len(batch), _PARTS.get(self.ids.device.type, 1)) if bucketing else 1
+        parts = min(len(batch), _PARTS.get(self.token_ids.device.type, 1)) if bucket_by_length else 1
         pairs = zip(np.array_split(batch, parts), np.array_split(rows, parts), strict=True)
         return Batch(images, [self._part(captions, of) for captions, of in pairs])
 
-    def _part(self, captions: np.ndarray, rows: np.ndarray) -> Captions:
+    def _part(self, captions: np.ndarray, rows: np.ndarray) -> CaptionBatch:
         lengths = self.lengths[captions]
-        there = torch.from_numpy(np.stack([captions, rows, lengths])).to(self.ids.device)
-        ids = self.ids[there[0], : lengths.max()].long()
-        return Captions.of_lengths(there[1], ids, there[2], self.words(captions))
+        there = torch.from_numpy(np.stack([captions, rows, lengths])).to(self.token_ids.device)
+        ids = self.token_ids[there[0], : lengths.max()].long()
+        return CaptionBatch.of_lengths(there[1], ids, there[2], self.words(captions))
 
     def words(self, batch: np.ndarray) -> int:
         """How many words of the captions `batch` are to be guessed: all but <start>."""

@@ -15,29 +15,29 @@ from tqdm import tqdm
 from lib.core.errors import UserError
 from lib.model.decoder import Decoder
 from lib.optim.checkpoint import load_checkpoint, save_checkpoint
-from lib.optim.optimiser import Optimiser, RunningMean, seed_dropout
+from lib.optim.optimiser import EMA, Optimiser, seed_dropout
 from lib.runtime.device import device
-from lib.runtime.distributed import copy_from_first, is_first, rank, tell, total
+from lib.runtime.distributed import all_reduce_sum, broadcast_module, is_main_process, print_once, rank
 
 _SECONDS_BETWEEN_CHECKPOINTS = 120.0
 _UNTOLD = ("epoch", "val_bleu_1", "val_bleu_2", "val_bleu_3", "val_rouge_l")  # in the curves, but not on the screen
 
-Row = dict[str, float]  # of the learning curves: figures of one epoch by the names of their columns
+EpochMetrics = dict[str, float]  # of the learning curves: figures of one epoch by the names of their columns
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class TrainConfig:
     """How to train, whatever the objective; see params.yaml."""
 
     epochs: int
     learning_rate: float
-    best_by: str  # val_loss, or a score: val_bleu_4, val_cider_d
+    monitor: str  # val_loss, or a score: val_bleu_4, val_cider_d
     seed: int
-    warm_up: float = 0.05
+    warmup_fraction: float = 0.05
     decay: str = "cosine"  # or none
     weight_decay: float = 0.0
-    clip: float = 0.0
-    averaging: float = 0.0
+    max_grad_norm: float = 0.0
+    ema_decay: float = 0.0
     patience: int | None = None
 
 
@@ -57,7 +57,7 @@ class Objective(Protocol):
         Of several processes each has its share of the batch, and gives what that adds to loss and figure of the whole.
         """
 
-    def validate(self, decoder: Decoder) -> Row:
+    def validate(self, decoder: Decoder) -> EpochMetrics:
         """The figures of the val split, whose names begin with val_."""
 
 
@@ -66,22 +66,22 @@ def no_loss() -> Tensor:
     return torch.zeros((), device=device(), requires_grad=True)
 
 
-def best_epoch(curve: Sequence[Row], best_by: str) -> Row:
+def best_epoch(curve: Sequence[EpochMetrics], monitor: str) -> EpochMetrics:
     """The epoch with the lowest loss, or the highest score; the first of equals."""
-    return min(curve, key=lambda row: row[best_by] if best_by == "val_loss" else -row[best_by])
+    return min(curve, key=lambda row: row[monitor] if monitor == "val_loss" else -row[monitor])
 
 
 def train(
-    decoder: Decoder, objective: Objective, recipe: Recipe, progress: Path | None, *, from_zero: bool = False
-) -> list[Row]:
+    decoder: Decoder, objective: Objective, recipe: TrainConfig, progress: Path | None, *, from_zero: bool = False
+) -> list[EpochMetrics]:
     """Trains `decoder` in place and leaves it, in evaluation mode, as it was after its best epoch.
 
-    `recipe.best_by` says which is the best; with `from_zero` it may be epoch 0, the decoder as it came. Returns the
+    `recipe.monitor` says which is the best; with `from_zero` it may be epoch 0, the decoder as it came. Returns the
     learning curves. `progress` is the file of a checkpoint: a run that is interrupted, and started again with the
     same arguments, goes on from it and ends in the same weights; on another number of processes, in the same but for
     the order of sums, and for dropout. Raises UserError where training diverges.
     """
-    copy_from_first(decoder)
+    broadcast_module(decoder)
     run = _Run(decoder, recipe, len(objective.batches(1)))
     if progress:
         run.restore(progress)
@@ -93,7 +93,7 @@ def train(
     saved = time.monotonic()
     while run.epoch <= recipe.epochs:
         if run.stale:
-            tell(f"no better for {recipe.patience} epochs: stopped")
+            print_once(f"no better for {recipe.patience} epochs: stopped")
             break
         began = time.monotonic()
         decoder.train()
@@ -102,7 +102,7 @@ def train(
         seeds = np.random.default_rng([recipe.seed, run.epoch, rank()]).integers(2**63, size=len(batches)).tolist()
         bar = tqdm(
             list(zip(batches, seeds, strict=True))[done:], f"epoch {run.epoch} of {recipe.epochs}", len(batches),
-            leave=False, unit="batch", disable=None if is_first() else True, initial=done,
+            leave=False, unit="batch", disable=None if is_main_process() else True, initial=done,
         )  # fmt: skip
         for batch, seed in bar:
             seed_dropout(seed)
@@ -122,16 +122,16 @@ def train(
 class _Run:
     """Where a training stands: all that its next steps depend on, and what came of those so far."""
 
-    def __init__(self, decoder: Decoder, recipe: Recipe, batches: int):
+    def __init__(self, decoder: Decoder, recipe: TrainConfig, batches: int):
         """At the beginning of epochs of so many batches."""
         self._decoder, self._recipe, self._batches = decoder, recipe, batches
         self._optimiser = Optimiser(
             decoder.parameters(), recipe.learning_rate, recipe.epochs * batches, recipe.weight_decay,
-            warm_up=recipe.warm_up, decay=recipe.decay == "cosine", clip=recipe.clip,
+            warmup_fraction=recipe.warmup_fraction, decay=recipe.decay == "cosine", max_grad_norm=recipe.max_grad_norm,
         )  # fmt: skip
-        self._averaged = RunningMean(decoder, recipe.averaging) if recipe.averaging else None
+        self._averaged = EMA(decoder, recipe.ema_decay) if recipe.ema_decay else None
         self.figures = WeightedMean(batches)  # of the epoch's batches so far
-        self.curve: list[Row] = []
+        self.curve: list[EpochMetrics] = []
         self.best: dict[str, Tensor] = {}  # the kept weights after the best epoch
 
     @property
@@ -149,14 +149,14 @@ class _Run:
         """If the last `patience` epochs brought nothing better."""
         if not self.curve or self._recipe.patience is None:
             return False
-        return self.curve[-1]["epoch"] - best_epoch(self.curve, self._recipe.best_by)["epoch"] >= self._recipe.patience
+        return self.curve[-1]["epoch"] - best_epoch(self.curve, self._recipe.monitor)["epoch"] >= self._recipe.patience
 
     def step(self, loss: Tensor, figure: Tensor, weight: int) -> None:
         """Learns from the loss of a batch, and notes its figure: of each this process's share."""
         self._optimiser.step(loss)
         if self._averaged:
             self._averaged.update(self._decoder)
-        self.figures.add(total(figure), weight)
+        self.figures.add(all_reduce_sum(figure), weight)
 
     def check(self) -> None:
         """Raises UserError where training has diverged."""
@@ -165,14 +165,14 @@ class _Run:
                 f"training came to weights that are no numbers in epoch {self.epoch}: lower the learning rate"
             )
 
-    def end(self, row: Row, began: float) -> None:
+    def end(self, row: EpochMetrics, began: float) -> None:
         """Notes and tells how an epoch went that began at that time, and keeps the weights if none went better."""
         self.curve.append(row)
         self.figures = WeightedMean(self._batches)
-        if best_epoch(self.curve, self._recipe.best_by) is row:
+        if best_epoch(self.curve, self._recipe.monitor) is row:
             self.best = {name: tensor.clone() for name, tensor in self.kept.state_dict().items()}
         told = [f"{name} {figure:.3f}" for name, figure in row.items() if name not in _UNTOLD and not isnan(figure)]
-        tell(f"epoch {row['epoch']}: {', '.join(told)}; {time.monotonic() - began:.1f} s")
+        print_once(f"epoch {row['epoch']}: {', '.join(told)}; {time.monotonic() - began:.1f} s")
 
     def save(self, path: Path) -> None:
         """Writes a checkpoint."""

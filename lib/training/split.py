@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lib.features.store import Features
 from lib.model.decoder import Decoder
-from lib.model.gathering import gather_captions
+from lib.model.gathering import gather_hypotheses
 from lib.model.greedy import greedy
 from lib.runtime.device import device
-from lib.runtime.distributed import share
+from lib.runtime.distributed import shard
 from lib.scoring import Scorer, corpus_scores
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import CaptionSet
@@ -53,9 +53,9 @@ class Split:
 def greedy_scores(decoder: Decoder, vocabulary: Vocabulary, val: Split, max_length: int) -> dict[str, float]:
     """The scores of the captions that greedy search writes for the val split: those of `lib.scoring`, called val_..."""
     # Whole batches are dealt out: what is written does not depend on the number of processes, rounding included.
-    firsts = share(range(0, len(val.references), _DECODING_BATCH))
+    firsts = shard(range(0, len(val.references), _DECODING_BATCH))
     parts = (val.features[first : first + _DECODING_BATCH].to(device()) for first in firsts)
     own = [caption for part in parts for caption in greedy(decoder, part, max_length)]
-    written = [vocabulary.decode(caption.ids) for caption in gather_captions(own)]
+    written = [vocabulary.decode(caption.token_ids) for caption in gather_hypotheses(own)]
     scores = corpus_scores(val.scorer.measure(written))
     return {f"val_{name}": value for name, value in scores.items()}

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from lib.core.errors import one_line
-from lib.core.zips import MOST_IMAGE, open_zip, read_member
+from lib.core.zips import MAX_IMAGE_BYTES, open_zip, read_member
 
 _MOST_PIXELS = 150_000_000  # 450 MB as RGB: no camera's picture is refused, and no bomb fills the memory
 Image.MAX_IMAGE_PIXELS = None  # PIL's own limit warns, before it refuses: `decode` has the limit above
@@ -43,7 +43,7 @@ class Archives:
             if archive not in self._open:
                 self._open[archive] = open_zip(self._folder / archive)
         try:
-            return read_member(self._open[archive], member, MOST_IMAGE)
+            return read_member(self._open[archive], member, MAX_IMAGE_BYTES)
         except KeyError:
             raise ImageError("missing") from None
         except zipfile.BadZipFile as error:
@@ -54,10 +54,10 @@ class Archives:
             archive.close()
 
 
-def decode(data: bytes, least: int | None = None) -> Image.Image:
+def decode(data: bytes, min_decode_size: int | None = None) -> Image.Image:
     """The picture as RGB: turned as its EXIF says, transparency on white, 16 bits brought to 8.
 
-    With `least`, a JPEG of which both sides stay that many pixels or more at a half, a quarter or an eighth of its
+    With `min_decode_size`, a JPEG of which both sides stay that many pixels or more at a half, a quarter or an eighth of its
     size is decoded at that size: the decoder then skips the work for what a later resize would average away.
 
     Raises ImageError with the reason where it cannot be decoded whole.
@@ -70,12 +70,12 @@ def decode(data: bytes, least: int | None = None) -> Image.Image:
             raise ImageError(f"{opened.width} x {opened.height} pixels are too many")
         if opened.format in ("JPEG", "MPO") and data.count(_START_OF_SCAN) > _MOST_SCANS:
             raise ImageError("a JPEG of too many scans")
-        if least is not None:
-            opened.draft(None, (least, least))
-    return as_shown(opened)
+        if min_decode_size is not None:
+            opened.draft(None, (min_decode_size, min_decode_size))
+    return to_rgb(opened)
 
 
-def as_shown(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """A picture of PIL's as `decode` gives it. Raises ImageError where its file turns out to be broken."""
     with _wild():
         image.load()

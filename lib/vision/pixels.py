@@ -25,7 +25,7 @@ def decoded_pixels(archives: Archives, preprocess: Preprocess, row: ImageRow) ->
     """One image's id with its pixels, (size, size, 3) uint8, or with the reason why there are none."""
     image_id, archive, member = row
     try:
-        return image_id, preprocess.pixels(decode(archives.read(archive, member), preprocess.least))
+        return image_id, preprocess.pixels(decode(archives.read(archive, member), preprocess.min_decode_size))
     except ImageError as error:
         return image_id, str(error)
 

@@ -1,11 +1,19 @@
 """From a picture to the pixels that a CNN was trained on."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from lib.core.errors import readable_errors
+
+CONFIG_FILE = "backbone.json"
+_SIZES = range(16, 8193)  # pixels per side: smaller images vanish in a CNN, larger ones fill the memory
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,7 @@ class Preprocess:
     interpolation: str = "bilinear"
 
     @property
-    def least(self) -> int:
+    def min_decode_size(self) -> int:
         """The shorter side, in pixels, below which a picture should not be decoded: see lib/vision/images.py.
 
         Twice what is kept of it, so that the resize still has something to average: on photographs of 12 megapixels
@@ -32,7 +40,7 @@ class Preprocess:
         """
         return 2 * (self.resize or self.size)
 
-    def shown(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    def crop_box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """The part of a picture of `size` that the CNN is shown: left, top, width and height, in per cent of it."""
         if self.resize is None:
             return 0.0, 0.0, 100.0, 100.0
@@ -63,3 +71,26 @@ class Preprocess:
         mean, std = (torch.tensor(value, device=pixels.device) for value in (self.mean, self.std))
         # (pixels / 255 - mean) / std in one pass over memory
         return torch.addcmul(-mean / std, pixels.float(), 1 / (255 * std)).permute(0, 3, 1, 2)
+
+
+def read_preprocess(folder: Path) -> Preprocess:
+    """Read the preprocessing of a saved backbone. Raises UserError as `read_backbone_config` does."""
+    return read_backbone_config(folder)[1]
+
+
+def read_backbone_config(folder: Path) -> tuple[str, Preprocess]:
+    """Read the name and the preprocessing of a saved backbone.
+
+    Raises UserError if the file is missing, damaged, or of another version.
+    """
+    with readable_errors(folder / CONFIG_FILE):
+        config = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+        settings: dict[str, Any] = config["preprocess"]
+        preprocess = Preprocess(**settings | {key: tuple(settings[key]) for key in ("mean", "std")})
+        if preprocess.size not in _SIZES:
+            raise ValueError(
+                f"size is {preprocess.size}, and should be from {_SIZES[0]} to {_SIZES[-1]} pixels per side"
+            )
+        # Values that do not fit together would otherwise fail at the first image.
+        preprocess.normalise(torch.from_numpy(preprocess.pixels(Image.new("RGB", (8, 8))).copy())[None])
+        return config["name"], preprocess

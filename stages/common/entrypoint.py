@@ -1,10 +1,8 @@
-"""How a stage is started: errors told in one line, an interrupted stage never taken for done; and where things are."""
+"""How a stage or a tool starts: errors printed in one line, and never a zero exit status after an interrupt."""
 
 import errno
-import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,42 +10,28 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from lib.core.errors import UserError
+from stages.common.paths import SCRATCH
 
-RAW, CAPTIONS, BACKBONE, FEATURES = (Path("data") / name for name in ("raw", "captions", "backbone", "features"))
-DECODER, MODEL, METRICS = Path("data/decoder"), Path("data/model"), Path("metrics")
-# What an interrupted stage goes on from. DVC removes a stage's outputs before it runs it, and leaves this alone.
-SCRATCH = Path(os.environ.get("CAPTION_SCRATCH") or ".scratch")
-DOWNLOADS = SCRATCH / "downloads"
+# How Python, pyarrow, safetensors and NumPy each report a full disk. Not all of them set errno.
+_DISK_FULL = re.compile(rf"(?i)\b(errno|os error) ({errno.ENOSPC}|{errno.EDQUOT})\b|requested and \d+ written")
 
 
-def dvc_cache() -> Path | None:
-    """The folder of DVC's cache; None outside a DVC project."""
-    asked = subprocess.run(
-        [sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False
-    )  # fmt: skip
-    return Path(asked.stdout.strip()) if asked.returncode == 0 else None
-
-
-def run(stage: Callable[[], None]) -> None:
-    """Runs a stage; on an error of the user's or the disk's, or Ctrl-C, says so in one line and exits with 1 or 130."""
+def run(main: Callable[[], None]) -> None:
+    """Run `main`. Print a user's or disk error in one line and exit with 1; exit with 130 after Ctrl-C."""
     try:
-        stage()
+        main()
     except UserError as error:
         sys.exit(f"error: {error}")
-    except (OSError, SafetensorError) as error:  # a full disk, a file that may not be read
+    except (OSError, SafetensorError) as error:
         sys.exit(f"error: {_disk_error(error)}")
-    except KeyboardInterrupt:  # DVC takes a stage that exits 0 after Ctrl-C for finished
+    except KeyboardInterrupt:  # DVC takes a stage that exits with 0 after Ctrl-C for finished
         print("interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-# A full disk, as Python and pyarrow, safetensors and NumPy each tell of it: not all of them give an errno.
-_FULL = re.compile(rf"(?i)\b(errno|os error) ({errno.ENOSPC}|{errno.EDQUOT})\b|requested and \d+ written")
-
-
 def _disk_error(error: OSError | SafetensorError) -> str:
-    if _FULL.search(str(error)):
+    if _DISK_FULL.search(str(error)):
         folders = [folder.resolve() for folder in (Path(), SCRATCH) if folder.exists()]
         fullest = min(folders, key=lambda folder: shutil.disk_usage(folder).free)
-        return f"the disk of {fullest} is full: make room and run again: what is done is kept"
+        return f"the disk of {fullest} is full: free some space and run again. Finished work is kept."
     return f"{getattr(error, 'filename', None) or 'input or output'}: {getattr(error, 'strerror', None) or error}"

@@ -1,15 +1,13 @@
-"""The `features` section: how the CNN is run over the images."""
+"""The `features` section: how the CNN runs over the images."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from stages.params import Section
+from stages.params.base import Fraction, Positive, Precision, Section
 
 
-class Params(Section):
+class FeaturesParams(Section):
     kind: Literal["pooled", "grid"]
-    precision: Literal["float32", "bfloat16"]
-    components: Annotated[int, Field(ge=1)] | None
-    batch_size: Annotated[int, Field(ge=1)]
-    max_skipped: Annotated[float, Field(ge=0, le=1)]
+    precision: Precision
+    pca_components: Positive | None
+    batch_size: Positive
+    max_skipped: Fraction

@@ -1,35 +1,32 @@
-"""The `generate` section: how captions are written."""
+"""The `generate` section: how captions are decoded."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.params import Section
-
-_Length = Annotated[int, Field(ge=1)]
-_Count = Annotated[int, Field(ge=0)]
+from stages.params.base import NotNegative, NotNegativeFloat, Positive, PositiveFloat, Section
 
 
 class Sample(Section):
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    top_k: _Count
+    temperature: PositiveFloat
+    top_k: NotNegative
     top_p: Annotated[float, Field(gt=0, le=1)]
-    seed: _Count
+    seed: NotNegative
 
 
 class Consensus(Section):
-    neighbours: _Count
-    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    neighbours: NotNegative
+    weight: NotNegativeFloat
 
 
-class Params(Section):
+class GenerateParams(Section):
     ensemble: str
     method: Literal["beam", "sample"]
-    beam_size: _Length
-    max_length: _Length
+    beam_size: Positive
+    max_length: Positive
     length_penalty: Annotated[float, Field(ge=0, le=10)]
-    min_length: _Count
-    no_repeat: _Count
+    min_length: NotNegative
+    no_repeat_ngram_size: NotNegative
     consensus: Consensus
     sample: Sample
 

@@ -1,18 +1,14 @@
-"""The `model` section: the decoder's shape."""
+"""The `model` section: the shape of the decoder."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from stages.params import Section
-
-_Size = Annotated[int, Field(ge=1)]
+from stages.params.base import FractionBelowOne, Positive, Section
 
 
-class Params(Section):
+class ModelParams(Section):
     cell: Literal["lstm", "rnn"]
     implementation: Literal["scratch", "torch"]
     attention: Literal["none", "additive"]
-    embedding: _Size
-    hidden: _Size
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    embedding: Positive
+    hidden: Positive
+    dropout: FractionBelowOne

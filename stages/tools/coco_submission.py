@@ -18,36 +18,42 @@ from tqdm import tqdm
 
 from lib.app.captioner import BATCH, Captioner
 from lib.core.errors import UserError
-from lib.core.files import written_whole
+from lib.core.files import atomic_write
 from lib.core.workers import worker_count
 from lib.core.zips import open_zip, write_stored_zip
-from lib.datasets import registry as catalogue
-from lib.datasets.remote import adopt
+from lib.datasets.registry import remote_files
+from lib.datasets.remote import reuse_dvc_cache
 from lib.fetch.http import fetch
 from lib.vision.images import Archives
 from lib.vision.pixels import decoded_pixels
-from stages.common.entrypoint import DOWNLOADS, dvc_cache, run
-from stages.generate import consensus_of_train, models_of
-from stages.params import read
-from stages.params.dataset import Params as DatasetParams
-from stages.params.generate import Params as GenerateParams
+from stages.common.dvc_cache import dvc_cache
+from stages.common.entrypoint import run
+from stages.common.generation import model_folders, train_consensus
+from stages.common.paths import DOWNLOADS
+from stages.params import DatasetParams, GenerateParams, read_params
 
 _RESULTS = Path("server/results.zip")
-_SEARCH = {"beam_size", "max_length", "length_penalty", "min_length", "no_repeat"}  # of generate, and of Captioner
+_SEARCH = {
+    "beam_size",
+    "max_length",
+    "length_penalty",
+    "min_length",
+    "no_repeat_ngram_size",
+}  # of generate, and of Captioner
 
 
 def main() -> None:
-    dataset = read(DatasetParams)
-    params = read(GenerateParams)
+    dataset = read_params(DatasetParams)
+    params = read_params(GenerateParams)
     if params.method != "beam":
         raise UserError(
             f"params.yaml: generate.method is {params.method}, and the server's captions are of beam search"
         )
-    captioner = Captioner.load(*models_of(params))
-    consensus = consensus_of_train(params, captioner.decoder.config, captioner.vocabulary)
+    captioner = Captioner.load(*model_folders(params))
+    consensus = train_consensus(params, captioner.decoder.config, captioner.vocabulary)
     search = params.model_dump(include=_SEARCH) | {"consensus": consensus}
-    files = catalogue.files("server", dataset.mirror, Path(dataset.checksums) if dataset.checksums else None)
-    adopt(files, DOWNLOADS, dvc_cache())
+    files = remote_files("server", dataset.mirror, Path(dataset.checksums) if dataset.checksums else None)
+    reuse_dvc_cache(files, DOWNLOADS, dvc_cache())
     members = []
     for file, path in zip(files, fetch(files, DOWNLOADS), strict=True):
         part = file.name.removesuffix(".zip")
@@ -56,7 +62,7 @@ def main() -> None:
         ]
         members.append((f"captions_{part}_captioner_results.json", json.dumps(results).encode()))
         print(f"{part}: {len(results)} captions written")
-    with written_whole(_RESULTS) as unfinished:
+    with atomic_write(_RESULTS) as unfinished:
         write_stored_zip(unfinished, members)
     print(f"{_RESULTS}: upload it to the server")
 

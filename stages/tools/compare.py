@@ -18,9 +18,10 @@ import pandas as pd
 import yaml
 
 from lib.core.errors import UserError
-from lib.core.files import publish
+from lib.core.files import link_into
 from lib.report.comparison import table, write_comparison
-from stages.common.entrypoint import METRICS, SCRATCH, run
+from stages.common.entrypoint import run
+from stages.common.paths import METRICS, SCRATCH
 from stages.params import PARAMS_FILE
 
 # What can be compared: two runs, and the params that make them different.
@@ -71,7 +72,7 @@ def main() -> None:
         },
         curves,
     )
-    publish(files, METRICS / "compare" / what)
+    link_into(files, METRICS / "compare" / what)
     shutil.rmtree(unfinished)
     print(
         f"\n{table(scores)}\n\n{METRICS / 'compare' / what} has it with the learning curves; "

@@ -3,15 +3,17 @@
 Not a stage of the DAG, which has to run, and to give the same, without Java.
 """
 
+from lib.core.tables import read_images, read_tokens
 from lib.evaluation.meteor_spice import meteor, spice
+from lib.text.tokenizer import tokenize_results
 from stages.common.entrypoint import run
-from stages.common.metrics_io import read_json, tokens_of
-from stages.common.splits import images_with_features, references_of
+from stages.common.metrics_io import read_json
+from stages.common.paths import CAPTION_TABLE, IMAGES
 
 
 def main() -> None:
-    hypotheses = tokens_of(read_json("captions.json"))
-    references = references_of(images_with_features("test"))
+    hypotheses = tokenize_results(read_json("captions.json"))
+    references = read_tokens(CAPTION_TABLE, read_images(IMAGES, "test")["image_id"])
     for name, score in {"METEOR": meteor, "SPICE": spice}.items():
         print(f"{name} {score(references, hypotheses):.3f} of {len(hypotheses)} captions", flush=True)
 

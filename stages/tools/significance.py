@@ -17,12 +17,12 @@ import pandas as pd
 from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 
-from lib.core.errors import UserError, intact
+from lib.core.errors import UserError, readable_errors
 from lib.evaluation.intervals import difference_intervals, mean_interval
 from lib.scoring import corpus_scores, measure
-from lib.text.tokenizer import tokenize
-from stages.common.entrypoint import CAPTIONS, METRICS, run
-from stages.common.metrics_io import tokens_of
+from lib.text.tokenizer import tokenize, tokenize_results
+from stages.common.entrypoint import run
+from stages.common.paths import CAPTIONS, METRICS
 
 _RESULTS, _REFERENCES = METRICS / "captions.json", CAPTIONS / "captions.parquet"
 _EACH = METRICS / "per_image.parquet"
@@ -56,7 +56,7 @@ def main() -> None:
 def _load(name: str) -> tuple[dict[int, list[Tokens]], dict[int, Tokens]]:
     """The references and the captions of a run, by image id."""
     with _opened(name, _RESULTS) as file:
-        captions = tokens_of(json.load(file))
+        captions = tokenize_results(json.load(file))
     with _opened(name, _REFERENCES) as file:
         table = pd.read_parquet(file, columns=["image_id", "caption"])
     table = table[table["image_id"].isin(captions.keys())]
@@ -74,7 +74,7 @@ def _truth(name: str) -> pd.Series | None:
 def _opened(name: str, path: Path) -> Iterator[io.BytesIO]:
     """A file of a run, to be parsed; what cannot be is told by the name that Git gives it, revision:path."""
     content = _read(name, path)
-    with intact(Path(f"{name}:{path}")):
+    with readable_errors(Path(f"{name}:{path}")):
         yield io.BytesIO(content)
 
 

@@ -19,7 +19,8 @@ from dvc.repo import Repo
 from tqdm import tqdm
 
 from lib.core.errors import UserError
-from stages.common.entrypoint import SCRATCH, run
+from stages.common.entrypoint import run
+from stages.common.paths import SCRATCH
 
 _CHUNK = 2**20  # bytes read at once
 _REMEDY = "dvc repro brings back what is missing (where there is a remote, dvc pull first spares it the work)"

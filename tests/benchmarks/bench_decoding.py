@@ -6,14 +6,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from lib.finetuning.sampling import Narrowing, sample
+from lib.finetuning.sampling import SamplingConfig, sample
 from lib.model.decoder import Decoder, DecoderConfig
 from lib.model.greedy import greedy
 from lib.search.beam import beam_search
-from lib.search.constraints import NO_RULES, Rules
+from lib.search.constraints import NO_CONSTRAINTS, DecodingConstraints
 
 CAPTIONS, BATCH, BEAM, LONGEST = 1_000, 100, 5, 20
-RULES = Rules(min_length=5, no_repeat=3)
+RULES = DecodingConstraints(min_length=5, no_repeat_ngram_size=3)
 
 
 def seconds(write: Callable[[torch.Tensor], object], features: torch.Tensor) -> float:
@@ -23,7 +23,7 @@ def seconds(write: Callable[[torch.Tensor], object], features: torch.Tensor) -> 
     return time.perf_counter() - start
 
 
-@pytest.mark.parametrize("rules", [NO_RULES, RULES])
+@pytest.mark.parametrize("rules", [NO_CONSTRAINTS, RULES])
 def test_captions_of_photographs(rules, capsys):
     torch.manual_seed(0)
     model = Decoder(DecoderConfig(1, 1280, 2_600, "lstm", "scratch", "none", 512, 512, 0.0)).eval()
@@ -31,7 +31,7 @@ def test_captions_of_photographs(rules, capsys):
     ways: dict[str, Callable[[torch.Tensor], object]] = {
         "greedy": lambda part: greedy(model, part, LONGEST, rules),
         f"beam {BEAM}": lambda part: beam_search(model, part, BEAM, LONGEST, 1.0, rules),
-        "nucleus": lambda part: sample(model, part, 1, LONGEST, Narrowing(top_p=0.9), torch.Generator(), rules),
+        "nucleus": lambda part: sample(model, part, 1, LONGEST, SamplingConfig(top_p=0.9), torch.Generator(), rules),
     }
     for write in ways.values():  # warms up
         write(features[:BATCH])

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lib.core.workers import worker_count
-from lib.extraction.extract import Extraction, extract
-from lib.vision.backbones import for_inference, untrained
+from lib.extraction.extract import ExtractionConfig, extract
+from lib.vision.backbones import for_inference, random_init
 from lib.vision.images import Archives
 from lib.vision.pixels import decoded_pixels, image_rows, read_pixels
 from tests.realdata import REALDATA, needs_realdata
@@ -38,11 +38,11 @@ def test_extraction_against_the_bare_cnn(name, rounds, pairs, tmp_path, capsys):
     photographs = pd.DataFrame({"image_id": range(len(members)), "archive": ZIP, "member": members})
     images = pd.concat([photographs] * rounds, ignore_index=True)
     torch.manual_seed(0)
-    backbone = untrained(name)
+    backbone = random_init(name)
     for_inference(backbone.network)
     pixels, _ = read_pixels(photographs, raw, backbone.preprocess, workers=worker_count())
     ready = [backbone.preprocess.normalise(part) for part in torch.from_numpy(pixels).split(BATCH)]
-    how = Extraction(raw, backbone, "pooled", "float32", BATCH)
+    how = ExtractionConfig(raw, backbone, "pooled", "float32", BATCH)
 
     @torch.inference_mode()
     def bare() -> None:

@@ -49,7 +49,7 @@ def _growth(work: Callable[..., None], arguments: tuple) -> float:
 def extracting(folder: Path, shards: int, prepare: bool) -> None:
     """Grid features of `shards` shards of 256 pictures."""
     from lib.extraction import extract as extraction
-    from lib.vision.backbones import for_inference, untrained
+    from lib.vision.backbones import for_inference, random_init
 
     if prepare:
         torch.set_num_threads(1)
@@ -59,11 +59,11 @@ def extracting(folder: Path, shards: int, prepare: bool) -> None:
     Image.effect_noise((96, 96), 50).convert("RGB").save(buffer, "JPEG")
     with zipfile.ZipFile(folder / "a.zip", "w") as archive:
         archive.writestr("a.jpg", buffer.getvalue())
-    backbone = untrained("resnet18")
+    backbone = random_init("resnet18")
     for_inference(backbone.network)
     backbone.preprocess = backbone.preprocess.__class__(96, (0.5,) * 3, (0.5,) * 3)
     images = pd.DataFrame({"image_id": range(256 * shards), "archive": "a.zip", "member": "a.jpg"})
-    how = extraction.Extraction(folder, backbone, "grid", "float32", 32)
+    how = extraction.ExtractionConfig(folder, backbone, "grid", "float32", 32)
     extraction.extract(images, how, folder / f"{shards}", 2)
 
 
@@ -73,7 +73,7 @@ def training(folder: Path, shards: int, prepare: bool) -> None:
     from lib.model.decoder import Decoder, DecoderConfig
     from lib.text.vocabulary import Vocabulary
     from lib.training.batches import caption_set
-    from lib.training.cross_entropy import Recipe, train_decoder
+    from lib.training.cross_entropy import CrossEntropyConfig, train_decoder
     from lib.training.split import Split
 
     per_shard, places, channels = 256, 49, 4096
@@ -87,7 +87,7 @@ def training(folder: Path, shards: int, prepare: bool) -> None:
     decoder = Decoder(DecoderConfig(places, channels, len(vocabulary), "lstm", "scratch", "additive", 32, 32, 0.0))
     train = Split(Features(folder, index), dict(enumerate(captions)), caption_set(captions, vocabulary, 20))
     few = Split(Features(folder, index[:8]), dict(enumerate(captions[:8])), caption_set(captions[:8], vocabulary, 20))
-    recipe = Recipe(epochs=1, batch_size=32, learning_rate=0.001, best_by="val_loss", seed=1)
+    recipe = CrossEntropyConfig(epochs=1, batch_size=32, learning_rate=0.001, monitor="val_loss", seed=1)
     train_decoder(decoder, vocabulary, train, few, recipe, 20)
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from lib.model.decoder import Decoder, DecoderConfig
 from lib.model.saved import save_captioner
 from lib.text.vocabulary import Vocabulary
-from lib.vision.backbones import untrained
+from lib.vision.backbones import random_init
 from tests.stages.imports import ROOT
 
 PAIRS = 5
@@ -37,7 +37,7 @@ def test_from_start_to_caption(name, tmp_path, capsys):
     torch.manual_seed(0)
     vocabulary = Vocabulary([f"w{i}" for i in range(2_600)])
     config = DecoderConfig(places, channels, len(vocabulary), "lstm", "scratch", "additive", hidden, hidden, 0.0)
-    untrained(name).save(tmp_path / "cnn")
+    random_init(name).save(tmp_path / "cnn")
     save_captioner(tmp_path / "model", tmp_path / "cnn", tmp_path, Decoder(config), vocabulary)
     Image.effect_noise((640, 480), 90).convert("RGB").save(tmp_path / "photo.jpg")
     caption = ("-m", "lib.app.caption", "--model", f"{tmp_path / 'model'}", f"{tmp_path / 'photo.jpg'}")

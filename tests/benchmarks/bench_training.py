@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib.finetuning.reward import Resemblance
-from lib.finetuning.self_critical import Recipe, SelfCritical
-from lib.model.decoder import Captions, Decoder, DecoderConfig
+from lib.finetuning.reward import CiderReward
+from lib.finetuning.self_critical import SelfCritical, SelfCriticalConfig
+from lib.model.decoder import CaptionBatch, Decoder, DecoderConfig
 from lib.optim.optimiser import Optimiser
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import caption_set
@@ -25,14 +25,14 @@ CHANNELS, SIZE, BATCH = 1280, 512, 128
 STEPS = 40
 
 
-def products(attention: str, places: int, parts: Sequence[Captions], images: int) -> list[tuple[int, int, int]]:
+def products(attention: str, places: int, parts: Sequence[CaptionBatch], images: int) -> list[tuple[int, int, int]]:
     """The forward products of a step, each (rows, inputs, outputs), on a batch in parts."""
     words = sum(len(part.words) for part in parts)
     made = [(images, CHANNELS, SIZE), (images, CHANNELS, 2 * SIZE), (words, SIZE, VOCABULARY)]
     attends = attention == "additive"
     made += [(images * places, CHANNELS, SIZE)] * 2 * attends
     for part in parts:
-        captions, read = part.ids[:, :-1].shape
+        captions, read = part.token_ids[:, :-1].shape
         made += [(captions * read, SIZE, 4 * SIZE)] + [(captions, SIZE, 4 * SIZE)] * read * (1 + attends)
         made += [(captions * read, SIZE, SIZE), (captions * read, 2 * SIZE, 4 * SIZE)] * attends
         # The scores of each caption, and its contexts.
@@ -80,15 +80,15 @@ def test_a_self_critical_step_and_the_share_of_its_rewards(capsys):
     decoder, vocabulary, split = learner("none", 1)
     spent = []
 
-    class Timed(Resemblance):
+    class Timed(CiderReward):
         def __call__(self, images, captions):
             start = time.perf_counter()
             rewards = super().__call__(images, captions)
             spent.append(time.perf_counter() - start)
             return rewards
 
-    recipe = Recipe(
-        epochs=1, batch_size=64, samples=5, baseline="mean", learning_rate=1e-4, best_by="val_cider_d", seed=1
+    recipe = SelfCriticalConfig(
+        epochs=1, batch_size=64, samples=5, baseline="mean", learning_rate=1e-4, monitor="val_cider_d", seed=1
     )  # fmt: skip
     reward = Timed(list(split.references.values()), vocabulary)
     objective = SelfCritical(decoder, vocabulary, split, split, reward, recipe, 20)

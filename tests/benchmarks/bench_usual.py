@@ -21,11 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from lib.core.workers import worker_count
-from lib.extraction.extract import Extraction, extract
+from lib.extraction.extract import ExtractionConfig, extract
 from lib.features.store import Features
 from lib.model.decoder import Decoder, DecoderConfig
 from lib.optim.optimiser import Optimiser
-from lib.scenes.dataset import IMAGES, read, write_scenes
+from lib.scenes.dataset import IMAGES, load_scenes, write_scenes
 from lib.scenes.world import KINDS
 from lib.search.beam import beam_search
 from lib.text.tokenizer import tokenize
@@ -33,7 +33,7 @@ from lib.text.vocabulary import PAD, Vocabulary
 from lib.training.batches import caption_set
 from lib.training.cross_entropy import batch_loss
 from lib.training.split import Split
-from lib.vision.backbones import Backbone, for_inference, untrained
+from lib.vision.backbones import Backbone, for_inference, random_init
 from tests.benchmarks.bench_decoding import BEAM, LONGEST, seconds
 from tests.benchmarks.bench_training import BATCH, SIZE, VOCABULARY
 from tests.benchmarks.timing import paired
@@ -96,7 +96,7 @@ def data(tmp_path_factory):
     write_scenes(raw, counts, seed=1, size=PIXELS, mix=dict.fromkeys(KINDS, 1.0), workers=workers)
     with zipfile.ZipFile(raw / IMAGES) as archive:
         archive.extractall(folder)
-    scenes = read(raw)
+    scenes = load_scenes(raw)
     images = scenes.images[scenes.images["split"] == "train"]
     written = scenes.captions.groupby("image_id")["caption"]
     references = {image_id: [tokenize(one) for one in written.get_group(image_id)] for image_id in images["image_id"]}
@@ -105,13 +105,13 @@ def data(tmp_path_factory):
     vocabulary = Vocabulary([*words, *(f"w{i}" for i in range(VOCABULARY - 4 - len(words)))])
 
     torch.manual_seed(0)
-    backbone = untrained(CNN)
+    backbone = random_init(CNN)
     for_inference(backbone.network)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("CAPTION_DEVICE", "cpu")
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         start = time.perf_counter()
-        made = extract(images, Extraction(raw, backbone, "pooled", "float32", 32), folder / "scratch", workers)
+        made = extract(images, ExtractionConfig(raw, backbone, "pooled", "float32", 32), folder / "scratch", workers)
         took = time.perf_counter() - start
     captions = caption_set(references.values(), vocabulary, LONGEST)
     files = [folder / member for member in images["member"].iloc[captions.image_rows.tolist()]]
@@ -143,7 +143,7 @@ def teach(decoder: Decoder, split: Split, epochs: int) -> float:
 def teach_as_usual(decoder: Decoder, data: Data, size: int) -> float:
     """Trains with batches of `size` captions that are read, and whose CNN is run, as they come: captions a second."""
     captions = data.split.captions
-    ids = [row[:length].tolist() for row, length in zip(captions.ids, captions.lengths, strict=True)]
+    ids = [row[:length].tolist() for row, length in zip(captions.token_ids, captions.lengths, strict=True)]
     files = CaptionedFiles(data.files, ids, data.backbone)
     loader = DataLoader(files, size, shuffle=True, num_workers=worker_count(), collate_fn=collate)
     steps = USUAL_CAPTIONS // size
@@ -179,12 +179,14 @@ def test_a_training_step_against_packed_sequences(data, capsys):
     batch = captions.batches(BATCH, np.random.default_rng(0))[0]
     ours, theirs = decoder_of(data.split), decoder_of(data.split, packed=True)
     theirs.cell.lengths = torch.from_numpy(captions.lengths[batch] - 1)
-    losses = [batch_loss(decoder, data.split, batch, bucketing=decoder is ours)[0].item() for decoder in (ours, theirs)]
+    losses = [
+        batch_loss(decoder, data.split, batch, bucket_by_length=decoder is ours)[0].item() for decoder in (ours, theirs)
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # they learn the same
 
     def step(decoder: Decoder) -> Callable[[], None]:
         optimiser = Optimiser(decoder.parameters(), 0.001, 100, 0.01)
-        return lambda: optimiser.step(batch_loss(decoder, data.split, batch, bucketing=decoder is ours)[0])
+        return lambda: optimiser.step(batch_loss(decoder, data.split, batch, bucket_by_length=decoder is ours)[0])
 
     ratio, took = paired(step(ours), step(theirs))
     lengths = captions.lengths[batch] - 1
@@ -202,7 +204,7 @@ def test_beam_search_against_one_picture_at_a_time(data, capsys):
     model.eval()
 
     def search(part: Tensor) -> list[int]:
-        return [len(captions[0].ids) for captions in beam_search(model, part, BEAM, LONGEST, 1.0)]
+        return [len(captions[0].token_ids) for captions in beam_search(model, part, BEAM, LONGEST, 1.0)]
 
     lengths = search(features[:1]) + search(features)  # warms up
     ours = seconds(search, features)

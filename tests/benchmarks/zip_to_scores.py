@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lib.core.workers import worker_count
 from lib.runtime.device import device
-from lib.vision.backbones import untrained
+from lib.vision.backbones import random_init
 from lib.vision.images import decode
 from tests.benchmarks.full_size import DRAWN, HELD_OUT, LOCAL, drawings, prepare, run
 from tests.benchmarks.timing import peak_rate
@@ -35,8 +35,8 @@ SETTINGS = {
     "backbone.name": "resnet50", "features.kind": "pooled", "features.precision": PRECISION,
     "features.batch_size": 128,
     "model.attention": "none", "model.embedding": SIZE, "model.hidden": SIZE, "model.dropout": 0.3,
-    "train.epochs": EPOCHS, "train.batch_size": 1024, "train.label_smoothing": 0.1, "train.averaging": 0.995,
-    "train.precision": PRECISION, "train.best_by": "val_cider_d", "generate.beam_size": BEAM,
+    "train.epochs": EPOCHS, "train.batch_size": 1024, "train.label_smoothing": 0.1, "train.ema_decay": 0.995,
+    "train.precision": PRECISION, "train.monitor": "val_cider_d", "generate.beam_size": BEAM,
 }  # fmt: skip
 SCST_SETTINGS = {"train.scst.epochs": 1, "train.scst.samples": SAMPLES, "train.scst.batch_size": 256}
 
@@ -62,14 +62,14 @@ def floors(folder: Path, pictures: list[tuple[bytes, list[str]]]) -> dict[str, s
     images, train = len(pictures), len(pictures) * (1 - 2 * HELD_OUT)
     # Captions are written in float32 whatever the precision of training, those of self-critical training too.
     rate, writing = (peak_rate(device=device(), dtype=getattr(torch, kind)) for kind in (PRECISION, "float32"))
-    backbone = untrained("resnet50")
+    backbone = random_init("resnet50")
     size = backbone.preprocess.size
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         backbone.network(torch.zeros(1, 3, size, size))
     start = time.perf_counter()
     some = pictures[:DRAWN]
     for jpeg, _ in some:
-        backbone.preprocess.pixels(decode(jpeg, backbone.preprocess.least))
+        backbone.preprocess.pixels(decode(jpeg, backbone.preprocess.min_decode_size))
     decoding = (time.perf_counter() - start) / len(some) * images / worker_count()
     start = time.perf_counter()
     with (folder / "images.zip").open("rb") as source, (folder / "copy").open("wb") as copy:

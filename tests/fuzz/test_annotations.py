@@ -48,7 +48,7 @@ def raw(tmp_path_factory):
 
 def check(raw: Path) -> None:
     """Reads the annotations of `raw` as a stage does."""
-    dataset = told(lambda: local.read(raw, 1, 0.2, 0.2).checked(), raw / local.ANNOTATIONS)
+    dataset = told(lambda: local.load_local(raw, 1, 0.2, 0.2).checked(), raw / local.ANNOTATIONS)
     if dataset is not None:
         assert dataset.images["image_id"].is_unique
         assert set(dataset.images["split"]) == set(SPLITS)
@@ -72,7 +72,7 @@ def test_json_of_any_bytes(raw, content):
 def test_these_are_good_before_they_are_damaged(raw):
     for content in (COCO, KARPATHY):
         (raw / local.ANNOTATIONS).write_text(json.dumps(content))
-        assert len(local.read(raw, 1, 0.2, 0.2).checked().images) == len(NAMES)
+        assert len(local.load_local(raw, 1, 0.2, 0.2).checked().images) == len(NAMES)
 
 
 @fuzz("Karpathy's lists", content=altered(KARPATHYS_LIST))
@@ -88,7 +88,7 @@ def test_flickr8ks_texts(raw, texts):
     with zipfile.ZipFile(raw / flickr8k.TEXTS, "w") as archive:
         for name, text in zip(names, texts, strict=True):
             archive.writestr(name, text.encode("utf-8", "surrogatepass"))
-    dataset = told(lambda: flickr8k.read(raw).checked(), raw / flickr8k.TEXTS)
+    dataset = told(lambda: flickr8k.load_flickr8k(raw).checked(), raw / flickr8k.TEXTS)
     assert dataset is None or dataset.images["image_id"].is_unique
 
 
@@ -97,7 +97,7 @@ def test_flickr8ks_texts(raw, texts):
 )
 def test_checksums(raw, content):
     (raw / "md5s").write_bytes(content)
-    files = told(lambda: catalogue.files("flickr8k", None, raw / "md5s"), raw / "md5s")
+    files = told(lambda: catalogue.remote_files("flickr8k", None, raw / "md5s"), raw / "md5s")
     assert files is None or len(files) == 2
 
 

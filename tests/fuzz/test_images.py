@@ -36,12 +36,16 @@ PICTURES = [
 ]
 
 
-@fuzz("pictures", content=st.one_of(damaged(*PICTURES), st.binary()), least=st.sampled_from([None, 8, CROP.least]))
-def test_pictures(content, least):
+@fuzz(
+    "pictures",
+    content=st.one_of(damaged(*PICTURES), st.binary()),
+    min_decode_size=st.sampled_from([None, 8, CROP.min_decode_size]),
+)
+def test_pictures(content, min_decode_size):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL's, of what it then reads all the same
         try:
-            picture, reason = decode(content, least), "shown"
+            picture, reason = decode(content, min_decode_size), "shown"
         except ImageError as error:
             picture, reason = Image.new("RGB", (1, 1)), str(error)
         assert len(reason.splitlines()) == 1

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from stages.params import PARAMS_FILE, read
-from stages.params.dataset import Params
+from stages.params import PARAMS_FILE, read_params
+from stages.params.dataset import DatasetParams
 from tests.fuzz.wild import TEXTS, VALUES, damaged, fuzz, told
 from tests.stages.imports import ROOT
 
@@ -68,7 +68,7 @@ def test_a_value_of_any_key(file, path, value):
         section = section[key]
     section[path[-1]] = value
     file.write_text(yaml.safe_dump(content, allow_unicode=False))
-    told(lambda: read(Params, file), file, path[0])
+    told(lambda: read_params(DatasetParams, file), file, path[0])
 
 
 @fuzz("params, as YAML writes a value", path=st.sampled_from(leaves(CONTENT)), text=YAML)
@@ -80,7 +80,7 @@ def test_yaml_of_any_key(file, path, text):
             depth, place = depth + 1, i
     lines[place] = f"{'  ' * (len(path) - 1)}{path[-1]}: {text}"
     file.write_bytes("\n".join(lines).encode(errors="replace"))
-    told(lambda: read(Params, file), file)
+    told(lambda: read_params(DatasetParams, file), file)
 
 
 @fuzz(
@@ -89,4 +89,4 @@ def test_yaml_of_any_key(file, path, text):
 )
 def test_a_file_of_any_bytes(file, content):
     file.write_bytes(content)
-    told(lambda: read(Params, file), file)
+    told(lambda: read_params(DatasetParams, file), file)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.model.decoder import Captions, Decoder, DecoderConfig
+from lib.model.decoder import CaptionBatch, Decoder, DecoderConfig
 from lib.text.vocabulary import PAD, START, UNKNOWN
 
 
@@ -23,30 +23,30 @@ def features(images=7, places=4) -> Tensor:
     return torch.randn(images, places, 6, dtype=torch.float64)
 
 
-def taught(rows: Tensor, ids: Tensor) -> Captions:
+def taught(rows: Tensor, ids: Tensor) -> CaptionBatch:
     """Captions (N, T) of the images `rows` (N,), with the places of all their words."""
-    return Captions(rows, ids, (ids[:, 1:] != PAD).nonzero(as_tuple=True))
+    return CaptionBatch(rows, ids, (ids[:, 1:] != PAD).nonzero(as_tuple=True))
 
 
 @dataclass(frozen=True)
 class Nothing:
     """The state of a model that remembers nothing."""
 
-    looked: Tensor  # (N, 0)
+    attention_weights: Tensor  # (N, 0)
 
     def select(self, rows: Tensor) -> "Nothing":
-        return Nothing(self.looked[rows])
+        return Nothing(self.attention_weights[rows])
 
 
 class Table:
     """The next word's log-probabilities (V,) follow from the last word alone: row `word` of a table (V, V)."""
 
     def __init__(self, log_p: Tensor):
-        self.log_p = log_p.clone()
-        self.log_p[:, [PAD, START, UNKNOWN]] = float("-inf")
+        self.log_prob = log_p.clone()
+        self.log_prob[:, [PAD, START, UNKNOWN]] = float("-inf")
 
-    def start(self, features: Tensor) -> Nothing:
+    def init_state(self, features: Tensor) -> Nothing:
         return Nothing(features.new_empty(len(features), 0))
 
     def step(self, words: Tensor, state: Nothing) -> tuple[Tensor, Nothing]:
-        return self.log_p[words], state
+        return self.log_prob[words], state

@@ -21,30 +21,30 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.multiprocessing import start_processes
 
-from lib.finetuning.reward import Resemblance
+from lib.finetuning.reward import CiderReward
 from lib.finetuning.self_critical import SelfCritical, finetune_decoder
-from lib.model.gathering import gather_captions
+from lib.model.gathering import gather_hypotheses
 from lib.optim.checkpoint import load_checkpoint
 from lib.optim.optimiser import Optimiser
 from lib.runtime import distributed
 from lib.runtime.device import device
 from lib.runtime.distributed import (
-    copy_from_first,
-    from_first,
-    gather,
-    is_first,
+    all_gather,
+    all_reduce_gradients,
+    all_reduce_sum,
+    barrier,
+    broadcast_bytes,
+    broadcast_module,
+    is_main_process,
+    process_group,
     rank,
-    share,
-    sum_gradients,
-    together,
-    total,
-    wait_for_first,
+    shard,
     world_size,
 )
 from lib.search.beam import beam_search
 from lib.training import loop, split as splits
 from lib.training.cross_entropy import CrossEntropy, mean_loss, train_decoder
-from lib.training.loop import Row
+from lib.training.loop import EpochMetrics
 from lib.training.split import greedy_scores
 from tests.commands import free_port
 from tests.lib.small_training import CROSS_ENTROPY, LONGEST, SELF_CRITICAL, VOCABULARY, data, decoder
@@ -61,21 +61,21 @@ def messages() -> Found:
     """Each function of lib.runtime.distributed."""
     own, copied = torch.tensor([0.1, 0.2, 0.7]) * (rank() + 1), nn.Linear(3, 2).to(device())
     nn.init.constant_(copied.weight, rank() + 1)
-    copy_from_first(copied)
+    broadcast_module(copied)
     told = {
-        "shares": [list(share(range(items))) for items in (0, 1, 2, 7, 12)],
-        "gathered": [gather(share(torch.arange(items))).tolist() for items in (0, 1, 2, 7)],
-        "from first": from_first(f"{rank()}".encode()).decode(),
-        "nothing from first": from_first(b"" if is_first() else b"something").decode(),
+        "shares": [list(shard(range(items))) for items in (0, 1, 2, 7, 12)],
+        "gathered": [all_gather(shard(torch.arange(items))).tolist() for items in (0, 1, 2, 7)],
+        "from first": broadcast_bytes(f"{rank()}".encode()).decode(),
+        "nothing from first": broadcast_bytes(b"" if is_main_process() else b"something").decode(),
     }
-    return {"total": total(own).clone(), "own": own, "copied": copied.weight.detach()}, told
+    return {"total": all_reduce_sum(own).clone(), "own": own, "copied": copied.weight.detach()}, told
 
 
 def gradients() -> Found:
     """The gradient and the figure of each batch, of all processes together."""
     split = data().to(device())
     double = replace(split, features=split.features.double())
-    reward = Resemblance(list(split.references.values()), VOCABULARY)
+    reward = CiderReward(list(split.references.values()), VOCABULARY)
     objectives: dict[str, Any] = {
         attention: CrossEntropy(decoder(attention).to(device()), VOCABULARY, split, split, CROSS_ENTROPY, LONGEST)
         for attention in ("none", "additive")
@@ -92,9 +92,9 @@ def gradients() -> Found:
             model.zero_grad()
             loss, figure, weight = objective.loss((batch, 5) if isinstance(objective, SelfCritical) else batch)
             loss.backward()
-            sum_gradients(list(model.parameters()))
+            all_reduce_gradients(list(model.parameters()))
             tensors[f"{name} {number}"] = torch.cat([p.grad.flatten() for p in model.parameters()])
-            figures.append([total(figure).item(), weight])
+            figures.append([all_reduce_sum(figure).item(), weight])
         told[name] = figures
     return tensors, told
 
@@ -107,15 +107,17 @@ def captions() -> Found:
     for images in (1, 23):
         told[f"val_loss {images}"] = mean_loss(model, data(images).to(device()), batch_size=5)
         told[f"scores {images}"] = greedy_scores(model, VOCABULARY, data(images), LONGEST)
-    parts = [split.features.to(device())[first : first + 5] for first in share(range(0, 23, 5))]
+    parts = [split.features.to(device())[first : first + 5] for first in shard(range(0, 23, 5))]
     own = [best for part in parts for best, *_ in beam_search(model, part, 3, LONGEST, 0.7)]
-    written = gather_captions(own)
-    told["beam"] = [[caption.ids, caption.log_p, len(caption.attention)] for caption in written]
-    told["the last's first"] = [caption.ids for caption in gather_captions(own[:1] * (rank() == world_size() - 1))]
+    written = gather_hypotheses(own)
+    told["beam"] = [[caption.token_ids, caption.log_prob, len(caption.attention)] for caption in written]
+    told["the last's first"] = [
+        caption.token_ids for caption in gather_hypotheses(own[:1] * (rank() == world_size() - 1))
+    ]
     return {"looked": torch.cat([caption.attention for caption in written])}, told
 
 
-def teach(dropout: float = 0.0, progress: Path | None = None) -> tuple[dict[str, Tensor], list[Row]]:
+def teach(dropout: float = 0.0, progress: Path | None = None) -> tuple[dict[str, Tensor], list[EpochMetrics]]:
     """Cross-entropy, with a checkpoint after each batch."""
     loop._SECONDS_BETWEEN_CHECKPOINTS = 0.0
     model, split = decoder(dropout=dropout), data()
@@ -151,7 +153,7 @@ def interrupt(folder: Path) -> Found:
 def go_on(folder: Path, dropout: float, world: int) -> dict[str, Tensor]:
     """Trains on from a checkpoint of so many processes. The first alone has it: the others may be on other machines."""
     progress = folder / f"from-{world}-with-{world_size()}-{dropout}-{rank()}"
-    if is_first():
+    if is_main_process():
         shutil.copyfile(folder / f"after-{world}-{dropout}", progress)
     return teach(dropout, progress)[0]
 
@@ -183,7 +185,7 @@ def process(number: int, name: str, parts: list[Callable[[], Found]], folder: Pa
     torch.set_num_threads(1)
     tensors: dict[str, Tensor] = {}
     told: dict[str, Any] = {}
-    with together():
+    with process_group():
         for part in parts:
             found, said = part()
             tensors, told = {**tensors, **found}, {**told, **said}
@@ -193,10 +195,10 @@ def process(number: int, name: str, parts: list[Callable[[], Found]], folder: Pa
 
 def late() -> Found:
     """The first keeps the others waiting for longer than a message may take."""
-    if is_first():
+    if is_main_process():
         time.sleep(2 * IMPATIENT)
-    wait_for_first()
-    return {}, {"arrived": total(torch.ones(1)).item()}
+    barrier()
+    return {}, {"arrived": all_reduce_sum(torch.ones(1)).item()}
 
 
 def main(folder: Path) -> None:

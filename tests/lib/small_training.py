@@ -18,9 +18,9 @@ from lib.training.split import Split
 WORDS = [chr(97 + i) for i in range(20)]
 VOCABULARY = Vocabulary(WORDS)
 LONGEST = 8
-COMMON = {"epochs": 3, "learning_rate": 0.01, "seed": 1, "batch_size": 7, "averaging": 0.9}
-CROSS_ENTROPY = cross_entropy.Recipe(**COMMON, best_by="val_loss", label_smoothing=0.1)
-SELF_CRITICAL = self_critical.Recipe(**COMMON, best_by="val_cider_d", samples=3, baseline="mean")
+COMMON = {"epochs": 3, "learning_rate": 0.01, "seed": 1, "batch_size": 7, "ema_decay": 0.9}
+CROSS_ENTROPY = cross_entropy.CrossEntropyConfig(**COMMON, monitor="val_loss", label_smoothing=0.1)
+SELF_CRITICAL = self_critical.SelfCriticalConfig(**COMMON, monitor="val_cider_d", samples=3, baseline="mean")
 
 
 def data(images: int = 23) -> Split:

@@ -12,7 +12,7 @@ from torchvision import models
 
 from lib.core.errors import UserError
 from lib.vision import backbones
-from lib.vision.backbones import Backbone, build, override, pretrained, untrained, without_classifier
+from lib.vision.backbones import Backbone, build, override, pretrained, random_init, without_classifier
 from tests.servers import serving
 
 
@@ -72,12 +72,12 @@ def test_a_transformer_is_made_for_the_pictures_of_its_weights(tmp_path, monkeyp
 
 def test_sizes_that_a_network_cannot_take_are_told():
     with pytest.raises(UserError, match=r"vit_b_16 cannot take pictures of 192 pixels a side: .*see backbone\.size"):
-        untrained("vit_b_16").width(224, 192)
+        random_init("vit_b_16").width(224, 192)
     with pytest.raises(UserError, match="alexnet cannot take pictures of 32 pixels a side"):
-        untrained("alexnet").width(32)
+        random_init("alexnet").width(32)
     with pytest.raises(UserError, match=r"2048 for 64 pixels a side, 1152 for 48 pixels a side"):
-        untrained("small_net").width(64, 48)
-    assert untrained("resnet18").width(64, 48) == 512
+        random_init("small_net").width(64, 48)
+    assert random_init("resnet18").width(64, 48) == 512
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_sizes_that_a_network_cannot_take_are_told():
     [("small_net", (1, 2048), (16, 128)), ("resnet18", (1, 512), (49, 512)), ("mobilenet_v2", (1, 1280), (49, 1280))],
 )
 def test_features_have_the_shapes_that_the_field_knows(name, pooled, grid):
-    backbone = untrained(name)
+    backbone = random_init(name)
     backbone.network.eval()
     pixels = torch.zeros(1, backbone.preprocess.size, backbone.preprocess.size, 3, dtype=torch.uint8)
     assert backbone.features(pixels, "pooled").shape[1:] == pooled
@@ -94,7 +94,7 @@ def test_features_have_the_shapes_that_the_field_knows(name, pooled, grid):
 
 def test_half_of_the_small_nets_channels_see_what_is_around_them_and_half_most_of_the_picture():
     torch.manual_seed(0)
-    backbone = untrained("small_net")
+    backbone = random_init("small_net")
     backbone.network.eval()
     pixels = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
     other = pixels.clone()
@@ -105,7 +105,7 @@ def test_half_of_the_small_nets_channels_see_what_is_around_them_and_half_most_o
 
 
 def test_a_transformer_has_no_grid():
-    backbone = untrained("vit_b_16")
+    backbone = random_init("vit_b_16")
     backbone.network.eval()
     pixels = torch.zeros(1, 224, 224, 3, dtype=torch.uint8)
     assert backbone.features(pixels, "pooled").shape == (1, 1, 768)
@@ -127,7 +127,7 @@ def test_a_saved_backbone_is_read_back_and_its_bytes_depend_on_the_weights_alone
 
 
 def test_ones_own_preprocessing_replaces_what_is_given():
-    preset = untrained("resnet18").preprocess
+    preset = random_init("resnet18").preprocess
     assert (preset.size, preset.resize) == (224, 256)
     own = override(preset, size=160, mean=[0.5, 0.5, 0.5], std=None)
     assert (own.size, own.resize, own.mean, own.std) == (160, None, (0.5, 0.5, 0.5), preset.std)
@@ -155,23 +155,23 @@ def test_what_cannot_be_a_backbone_is_told(tmp_path, weights):
 @pytest.mark.parametrize("kind", ["pooled", "grid"])
 def test_folding_batch_normalisation_away_changes_features_by_rounding_alone(name, kind):
     torch.manual_seed(0)
-    backbone = untrained(name)
+    backbone = random_init(name)
     for module in backbone.network.modules():  # as training leaves them, not the identity
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
     backbone.network.eval()
     pixels = torch.randint(0, 256, (2, backbone.preprocess.size, backbone.preprocess.size, 3), dtype=torch.uint8)
-    plain, fused = backbone.features(pixels, kind), backbone.fused().features(pixels, kind)
+    plain, fused = backbone.features(pixels, kind), backbone.fuse_batchnorm().features(pixels, kind)
     assert ((fused - plain).norm() / plain.norm()).item() < 1e-5
-    left = [m for m in backbone.fused().network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    left = [m for m in backbone.fuse_batchnorm().network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert (not left) or name == "densenet121"  # where some stand before their convolution
-    assert backbone.fused().network.training is False
+    assert backbone.fuse_batchnorm().network.training is False
 
 
 def test_bfloat16_gives_nearly_the_same_features():
     torch.manual_seed(0)
-    backbone = untrained("small_net")
+    backbone = random_init("small_net")
     backbone.network.eval()
     pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
     full, half = (backbone.features(pixels, "grid", precision).float() for precision in ("float32", "bfloat16"))

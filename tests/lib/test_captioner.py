@@ -17,7 +17,7 @@ from lib.model.saved import load_decoder
 from lib.scoring.cider import CiderD
 from lib.search.consensus import Consensus
 from lib.text.vocabulary import END, START
-from lib.vision.backbones import untrained
+from lib.vision.backbones import random_init
 from lib.vision.images import decode
 from tests.lib.models import taught
 from tests.lib.tiny import WORDS
@@ -98,7 +98,7 @@ def test_each_word_has_its_look_at_the_picture_if_the_model_attends(captioner):
 
 
 def test_the_caption_keeps_to_what_is_asked_for(captioner):
-    for best, *_ in captioner.caption(pictures(4), min_length=4, max_length=5, no_repeat=1):
+    for best, *_ in captioner.caption(pictures(4), min_length=4, max_length=5, no_repeat_ngram_size=1):
         assert 4 <= len(best.tokens) <= 5
         assert len(set(best.tokens)) == len(best.tokens)
     assert [len(found) for found in captioner.caption(pictures(2), beam_size=1)] == [1, 1]
@@ -247,7 +247,7 @@ def test_a_vocabulary_of_another_model_is_told_of(model):
 
 
 def test_a_cnn_of_another_model_is_told_of(model):
-    untrained("mobilenet_v3_small").save(model / "backbone")
+    random_init("mobilenet_v3_small").save(model / "backbone")
     with pytest.raises(
         UserError, match="another CNN: on 16 x 128 numbers a picture, where mobilenet_v3_small gives 49 x"
     ):

@@ -23,8 +23,8 @@ from PIL import Image
 
 from lib.core.errors import UserError
 from lib.extraction import extract as extraction, ray_cluster as cluster
-from lib.extraction.extract import Extraction, extract
-from lib.vision.backbones import Backbone, for_inference, untrained
+from lib.extraction.extract import ExtractionConfig, extract
+from lib.vision.backbones import Backbone, for_inference, random_init
 from tests.commands import attempt, free_port
 from tests.stages.imports import ROOT
 
@@ -50,7 +50,7 @@ def project(tmp_path_factory):
     table = {"image_id": range(IMAGES), "archive": "photos.zip", "member": members, "split": splits}
     pd.DataFrame(table).to_parquet(folder / "data/captions/images.parquet")
     torch.manual_seed(0)
-    backbone = untrained("small_net")
+    backbone = random_init("small_net")
     for_inference(backbone.network)
     backbone.save(folder / "data/backbone")
     return folder
@@ -60,7 +60,7 @@ def extracted(project: Path, scratch: Path, **changes) -> dict[str, bytes]:
     """The files of all features."""
     images = pd.read_parquet(project / "data/captions/images.parquet")
     settings = {"backbone": Backbone.load(project / "data/backbone"), "kind": "grid", "precision": "float32"} | changes
-    made = extract(images, Extraction(project / "data/raw", batch_size=2, **settings), scratch, 1)
+    made = extract(images, ExtractionConfig(project / "data/raw", batch_size=2, **settings), scratch, 1)
     return {path.name: path.read_bytes() for path in sorted(made.folder.iterdir())}
 
 
@@ -242,7 +242,7 @@ def test_the_stage_fails_for_too_many_bad_images_in_one_line_and_succeeds_below(
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     results = []
     for share in (0.0, 0.5):
-        params["features"] |= {"components": None, "max_skipped": share}
+        params["features"] |= {"pca_components": None, "max_skipped": share}
         (project / "params.yaml").write_text(yaml.safe_dump(params))
         results.append(attempt(project, "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "stages.features"))
     failed, done = results

@@ -36,14 +36,14 @@ def raw(whole, tmp_path):
 
 
 def test_the_split_is_karpathys_with_restval_in_train_and_the_unlisted_left_out(whole, year):
-    images = coco.read(whole, year).checked().images
+    images = coco.load_coco(whole, year).checked().images
     expected = {i: miniature.split_of(role) for i, role in miniature.roles().items() if role != "unlisted"}
     assert dict(zip(images["image_id"], images["split"], strict=True)) == expected
     assert images["split"].value_counts().to_dict() == {"train": 28, "val": 4, "test": 4}
 
 
 def test_every_member_is_in_its_zip_under_its_own_name(whole, year):
-    images = coco.read(whole, year).checked().images
+    images = coco.load_coco(whole, year).checked().images
     assert set(images["archive"]) == {f"train{year}.zip", f"val{year}.zip"}
     for row in images.itertuples():
         assert row.member == miniature.file_name(row.image_id, year)
@@ -52,7 +52,7 @@ def test_every_member_is_in_its_zip_under_its_own_name(whole, year):
 
 
 def test_each_image_has_its_captions_in_their_order(whole, year):
-    dataset = coco.read(whole, year).checked()
+    dataset = coco.load_coco(whole, year).checked()
     drawn = miniature.pictures()
     captions = dataset.captions.groupby("image_id")["caption"].agg(list)
     assert captions.to_dict() == {image_id: drawn[image_id][1] for image_id in dataset.images["image_id"]}
@@ -62,15 +62,15 @@ def test_both_years_are_the_same_data_set_under_other_names(tmp_path):
     tables = []
     for year in (2014, 2017):
         miniature.write_coco(tmp_path / str(year), year)
-        tables.append(coco.read(tmp_path / str(year), year).checked())
+        tables.append(coco.load_coco(tmp_path / str(year), year).checked())
     assert tables[0].captions.equals(tables[1].captions)
     assert tables[0].images[["image_id", "split"]].equals(tables[1].images[["image_id", "split"]])
 
 
 def test_the_images_need_not_be_there(raw, year):
-    before = coco.read(raw, year).checked()
+    before = coco.load_coco(raw, year).checked()
     (raw / f"train{year}.zip").unlink()
-    assert coco.read(raw, year).checked().images.equals(before.images)
+    assert coco.load_coco(raw, year).checked().images.equals(before.images)
 
 
 def rewrite(raw, name, content):
@@ -81,7 +81,7 @@ def rewrite(raw, name, content):
 
 def told(raw, year) -> str:
     with pytest.raises(UserError) as caught:
-        coco.read(raw, year).checked()
+        coco.load_coco(raw, year).checked()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -180,7 +180,7 @@ def test_a_path_in_a_file_name_is_only_a_name(raw, year):
     with zipfile.ZipFile(raw / f"annotations_trainval{year}.zip") as archive:
         good = json.loads(archive.read(f"annotations/captions_val{year}.json"))
     miniature.write_annotations(raw, year, {f"train{year}": bad, f"val{year}": good})
-    images = coco.read(raw, year).images
+    images = coco.load_coco(raw, year).images
     assert images["member"].tolist()[0] == f"train{year}/../../etc/passwd"
 
 
@@ -215,7 +215,7 @@ def test_karpathys_own_images_make_exactly_his_split(tmp_path):
     }
     miniature.write_annotations(tmp_path, 2017, {"train2017": made_up, "val2017": of_2017})
 
-    dataset = coco.read(tmp_path, 2017).checked()
+    dataset = coco.load_coco(tmp_path, 2017).checked()
     found = dataset.images.groupby("split")["image_id"].agg(set).to_dict()
     assert found == {**numbers, "train": rest}
     of_val2017 = dataset.images[dataset.images["archive"] == "val2017.zip"]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
 
-from lib.model.decoding import Caption
+from lib.model.decoding import Hypothesis
 from lib.scoring.cider import cider_d
 from lib.search import consensus as module
 from lib.search.consensus import Consensus
@@ -34,16 +34,16 @@ def consensus(neighbours: int, weight: float) -> Consensus:
 
 
 captions = st.builds(
-    lambda words, ended, log_p: Caption([*words, END] if ended else words, log_p, torch.empty(0)),
+    lambda words, ended, log_p: Hypothesis([*words, END] if ended else words, log_p, torch.empty(0)),
     st.lists(st.integers(len(SPECIALS), len(VOCABULARY) - 1), min_size=1, max_size=6),
     st.booleans(),
     st.floats(-30, -0.1),
 )
 
 
-def resemblance(caption: Caption, image: int) -> float:
+def resemblance(caption: Hypothesis, image: int) -> float:
     """CIDEr-D of it among captions that share nothing with their pictures'."""
-    tokens = VOCABULARY.decode(caption.ids) + ["."] * (caption.ids[-1] == END)
+    tokens = VOCABULARY.decode(caption.token_ids) + ["."] * (caption.token_ids[-1] == END)
     references = [[[*reference, "."] for reference in of_image] for of_image in CAPTIONS]
     return cider_d(references, [tokens if other == image else ["x"] for other in range(len(CAPTIONS))])[image]
 
@@ -56,9 +56,9 @@ def test_captions_stand_in_the_order_of_the_formula(beam, neighbours, weight, le
     known, asked = ((part - known.mean(axis=0)) / spread for part in (known, asked))
     nearest = np.argsort(-(known @ asked[0]) / np.linalg.norm(known, axis=1))[:neighbours]
 
-    def rank(caption: Caption) -> float:
+    def rank(caption: Hypothesis) -> float:
         agreed = np.mean([resemblance(caption, image) for image in nearest])
-        return caption.log_p / len(caption.ids) ** length_penalty + weight * agreed
+        return caption.log_prob / len(caption.token_ids) ** length_penalty + weight * agreed
 
     assert sorted(map(id, ranked)) == sorted(map(id, beam))
     ranks = [rank(caption) for caption in ranked]
@@ -66,14 +66,14 @@ def test_captions_stand_in_the_order_of_the_formula(beam, neighbours, weight, le
 
 
 def test_what_was_said_of_the_very_picture_comes_first():
-    beam = [Caption([4, 5, 7, END], -1.0, torch.empty(0)), Caption([4, 6, 8, END], -9.0, torch.empty(0))]
+    beam = [Hypothesis([4, 5, 7, END], -1.0, torch.empty(0)), Hypothesis([4, 6, 8, END], -9.0, torch.empty(0))]
     for image, best in ((0, 0), (1, 1)):
         (ranked,) = consensus(1, 10.0).rerank(features(len(CAPTIONS))[image : image + 1], [beam], 1.0)
         assert ranked[0] is beam[best]
 
 
 def test_pictures_are_reranked_each_by_itself():
-    beams = [[Caption([4, word, END], -float(word), torch.empty(0)) for word in (5, 6, 7, 8)]] * 3
+    beams = [[Hypothesis([4, word, END], -float(word), torch.empty(0)) for word in (5, 6, 7, 8)]] * 3
     together = consensus(2, 3.0).rerank(features(3, seed=2), beams, 1.0)
     alone = [consensus(2, 3.0).rerank(features(3, seed=2)[i : i + 1], beams[i : i + 1], 1.0)[0] for i in range(3)]
     assert together == alone

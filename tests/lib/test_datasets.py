@@ -18,7 +18,7 @@ from PIL import Image
 
 from lib.core.errors import UserError
 from lib.core.tables import read_tokens
-from lib.core.zips import PICTURES, find_members, read_member
+from lib.core.zips import IMAGE_SUFFIXES, find_members, read_member
 from lib.datasets import local
 from lib.datasets.annotations import hashed_split
 from lib.vision import images
@@ -48,8 +48,8 @@ def folder(tmp_path):
 def taken_in(images, annotations, tmp_path):
     captions = tmp_path / "captions.json"
     captions.write_text(annotations if isinstance(annotations, str) else json.dumps(annotations))
-    local.take_in(images, captions, tmp_path / "raw")
-    return local.read(tmp_path / "raw", 1, 0.1, 0.1).checked()
+    local.import_local(images, captions, tmp_path / "raw")
+    return local.load_local(tmp_path / "raw", 1, 0.1, 0.1).checked()
 
 
 def test_a_karpathy_json_gives_its_own_split_and_restval_counts_as_train(folder, tmp_path):
@@ -88,27 +88,27 @@ def test_a_limit_takes_the_first_of_each_split(folder, tmp_path):
 
 
 def test_a_folder_is_packed_into_the_same_bytes_whenever_it_was_copied(folder, tmp_path):
-    local.pack(folder, tmp_path / "a.zip")
+    local.pack_images(folder, tmp_path / "a.zip")
     (folder / "0.jpg").touch()
-    local.pack(folder, tmp_path / "b.zip")
+    local.pack_images(folder, tmp_path / "b.zip")
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.namelist() == ["0.jpg", "1.jpg", "3.jpg", "sub/2.jpg"]
 
 
 def test_all_kinds_of_pictures_that_are_read_are_packed(tmp_path):
-    names = sorted(f"{i}{suffix.upper() if i % 2 else suffix}" for i, suffix in enumerate(PICTURES))
+    names = sorted(f"{i}{suffix.upper() if i % 2 else suffix}" for i, suffix in enumerate(IMAGE_SUFFIXES))
     for name in [*names, "notes.txt"]:
         (tmp_path / name).write_bytes(b"")
-    local.pack(tmp_path, tmp_path / "a.zip")
+    local.pack_images(tmp_path, tmp_path / "a.zip")
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.namelist() == names
-    assert {Image.registered_extensions()[suffix] for suffix in PICTURES} == set(images._FORMATS)
+    assert {Image.registered_extensions()[suffix] for suffix in IMAGE_SUFFIXES} == set(images._FORMATS)
 
 
 def test_a_users_zip_is_copied_and_stays_as_it_is(folder, tmp_path):
     mine = tmp_path / "mine.zip"
-    local.pack(folder, mine)
+    local.pack_images(folder, mine)
     before = mine.stat().st_mode
     taken_in(mine, KARPATHY, tmp_path)
     copy = tmp_path / "raw" / "images.zip"
@@ -170,15 +170,15 @@ def test_bad_annotations_are_told_in_one_line(folder, tmp_path, annotations, mes
 def test_what_is_wrong_with_annotations_is_told_of_the_users_own_file_before_images_are_packed(folder, tmp_path):
     (tmp_path / "mine.json").write_bytes(b'{"images": [{"filename": "caf\xe9.jpg"}]}')
     with pytest.raises(UserError, match=r"mine\.json is not UTF-8"):
-        local.take_in(folder, tmp_path / "mine.json", tmp_path / "raw")
+        local.import_local(folder, tmp_path / "mine.json", tmp_path / "raw")
     assert not (tmp_path / "raw").exists()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_annotations_as_other_programs_save_them_are_read(folder, tmp_path, encoding):
     (tmp_path / "mine.json").write_bytes(json.dumps(KARPATHY).encode(encoding))
-    local.take_in(folder, tmp_path / "mine.json", tmp_path / "raw")
-    assert len(local.read(tmp_path / "raw", 1, 0.1, 0.1).checked().images) == 4
+    local.import_local(folder, tmp_path / "mine.json", tmp_path / "raw")
+    assert len(local.load_local(tmp_path / "raw", 1, 0.1, 0.1).checked().images) == 4
 
 
 def test_two_names_that_are_one_file_in_the_zip_are_told(folder, tmp_path):
@@ -199,12 +199,12 @@ def test_missing_and_empty_inputs_are_told(tmp_path):
     captions = tmp_path / "c.json"
     captions.write_text(json.dumps(KARPATHY))
     with pytest.raises(UserError, match=r"dataset\.local\.images is .*nowhere, which does not exist"):
-        local.take_in(tmp_path / "nowhere", captions, tmp_path / "raw")
+        local.import_local(tmp_path / "nowhere", captions, tmp_path / "raw")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no image file"):
-        local.take_in(tmp_path / "empty", captions, tmp_path / "raw")
+        local.import_local(tmp_path / "empty", captions, tmp_path / "raw")
     with pytest.raises(UserError, match="neither a folder nor a zip"):
-        local.take_in(captions, captions, tmp_path / "raw")
+        local.import_local(captions, captions, tmp_path / "raw")
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_a_link_that_leads_out_of_the_folder_is_told_and_its_file_not_packed(fol
     (tmp_path / "secret.txt").write_text("private")
     (folder / "sub" / "photo.jpg").symlink_to(tmp_path / "secret.txt")
     with pytest.raises(UserError, match=r"1 files are links to files outside it, such as sub/photo\.jpg"):
-        local.pack(folder, tmp_path / "a.zip")
+        local.pack_images(folder, tmp_path / "a.zip")
     assert not (tmp_path / "a.zip").exists()
 
 
@@ -270,7 +270,7 @@ def test_a_linked_folder_is_not_looked_into(folder, tmp_path):
     (tmp_path / "private").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "private" / "me.jpg")
     (folder / "more").symlink_to(tmp_path / "private")
-    local.pack(folder, tmp_path / "a.zip")
+    local.pack_images(folder, tmp_path / "a.zip")
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.namelist() == ["0.jpg", "1.jpg", "3.jpg", "sub/2.jpg"]
 
@@ -279,7 +279,7 @@ def test_links_within_the_folder_and_to_it_are_followed(folder, tmp_path):
     (folder / "again.jpg").symlink_to("0.jpg")
     (folder / "nowhere.jpg").symlink_to("gone.jpg")
     (tmp_path / "link").symlink_to(folder)
-    local.pack(tmp_path / "link", tmp_path / "a.zip")
+    local.pack_images(tmp_path / "link", tmp_path / "a.zip")
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.namelist() == ["0.jpg", "1.jpg", "3.jpg", "again.jpg", "sub/2.jpg"]
         assert archive.read("again.jpg") == (folder / "0.jpg").read_bytes()
@@ -291,7 +291,7 @@ def test_a_file_name_that_is_not_utf_8_is_told(folder, tmp_path):
     except OSError:
         pytest.skip("this file system refuses such names")
     with pytest.raises(UserError, match=r"a file's name is not UTF-8: 'caf.*: rename it") as caught:
-        local.pack(folder, tmp_path / "a.zip")
+        local.pack_images(folder, tmp_path / "a.zip")
     assert "\n" not in str(caught.value)
 
 

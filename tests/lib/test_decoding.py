@@ -7,46 +7,53 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from lib.core.errors import UserError
-from lib.finetuning.sampling import Narrowing, sample
-from lib.model.decoding import Caption
+from lib.finetuning.sampling import SamplingConfig, sample
+from lib.model.decoding import Hypothesis
 from lib.model.greedy import greedy
 from lib.search.beam import beam_search
-from lib.search.constraints import NO_RULES, Rules
+from lib.search.constraints import NO_CONSTRAINTS, DecodingConstraints
 from lib.search.ensemble import Ensemble
 from lib.text.vocabulary import END, PAD, SPECIALS, START, UNKNOWN
 from tests.lib.models import Table, decoder, features, taught
 
 KINDS = list(itertools.product(["lstm", "rnn"], ["scratch", "torch"], ["none", "additive"]))
-RULES = [NO_RULES, Rules(min_length=2), Rules(no_repeat=1), Rules(no_repeat=2), Rules(3, 2), Rules(4, 1)]
+RULES = [
+    NO_CONSTRAINTS,
+    DecodingConstraints(min_length=2),
+    DecodingConstraints(no_repeat_ngram_size=1),
+    DecodingConstraints(no_repeat_ngram_size=2),
+    DecodingConstraints(3, 2),
+    DecodingConstraints(4, 1),
+]
 
 
-def all_beams(model, pictures, rules=NO_RULES) -> list[list[Caption]]:
+def all_beams(model, pictures, rules=NO_CONSTRAINTS) -> list[list[Hypothesis]]:
     return beam_search(model, pictures, 3, 6, 0.7, rules)
 
 
-def greedily(model, pictures, rules=NO_RULES) -> list[list[Caption]]:
+def greedily(model, pictures, rules=NO_CONSTRAINTS) -> list[list[Hypothesis]]:
     return [[caption] for caption in greedy(model, pictures, 6, rules)]
 
 
-def drawn(model, pictures, rules=NO_RULES) -> list[list[Caption]]:
+def drawn(model, pictures, rules=NO_CONSTRAINTS) -> list[list[Hypothesis]]:
     """Each picture with the same numbers, whatever its batch."""
     return [
-        sample(model, picture[None], 3, 6, Narrowing(1.5), torch.Generator().manual_seed(3), rules)[0]
+        sample(model, picture[None], 3, 6, SamplingConfig(1.5), torch.Generator().manual_seed(3), rules)[0]
         for picture in pictures
     ]
 
 
-def ids(written: list[list[Caption]]) -> list[list[list[int]]]:
-    return [[caption.ids for caption in captions] for captions in written]
+def ids(written: list[list[Hypothesis]]) -> list[list[list[int]]]:
+    return [[caption.token_ids for caption in captions] for captions in written]
 
 
-def read_again(model, picture, caption: Caption):
+def read_again(model, picture, caption: Hypothesis):
     """log_p of each word of the caption (T,), and what was looked at for each (T, P), fed word by word."""
-    state, word, log_p, looked = model.start(picture[None]), START, [], []
-    for following in caption.ids:
+    state, word, log_p, looked = model.init_state(picture[None]), START, [], []
+    for following in caption.token_ids:
         scores, state = model.step(torch.tensor([word]), state)
         log_p.append(scores[0, following])
-        looked.append(state.looked[0])
+        looked.append(state.attention_weights[0])
         word = following
     return torch.stack(log_p), torch.stack(looked)
 
@@ -57,7 +64,7 @@ def test_steps_give_what_teacher_forcing_gives(cell, implementation, attention):
     captions = torch.tensor([[START, 4, 5, 6, END], [START, 7, END, PAD, PAD]])
     rows = torch.tensor([1, 0])
     scores = torch.log_softmax(model(pictures, taught(rows, captions)), dim=1)
-    expected, state = [], model.start(pictures[rows])
+    expected, state = [], model.init_state(pictures[rows])
     for t in range(4):
         log_p, state = model.step(captions[:, t], state)
         expected.append(log_p)
@@ -80,8 +87,8 @@ def test_scratch_and_torch_cells_write_the_same_captions_with_the_same_weights(a
 def test_a_beam_of_one_is_greedy(seed, rules):
     model = decoder(seed=seed)
     beams, words = beam_search(model, features(), 1, 6, 0.7, rules), greedy(model, features(), 6, rules)
-    assert ids(beams) == [[caption.ids] for caption in words]
-    assert [beam.log_p for (beam,) in beams] == pytest.approx([caption.log_p for caption in words])
+    assert ids(beams) == [[caption.token_ids] for caption in words]
+    assert [beam.log_prob for (beam,) in beams] == pytest.approx([caption.log_prob for caption in words])
 
 
 @pytest.mark.parametrize("rules", RULES)
@@ -99,15 +106,15 @@ def test_a_caption_does_not_depend_on_its_batch(search, rules):
 def test_in_float32_it_depends_on_its_batch_by_a_tie_at_most(search):
     model, pictures = decoder(vocabulary=200).float(), features(40).float()
 
-    def rank(caption: Caption) -> float:
-        return caption.log_p / len(caption.ids) ** 0.7
+    def rank(caption: Hypothesis) -> float:
+        return caption.log_prob / len(caption.token_ids) ** 0.7
 
     for picture, (best, *_) in zip(pictures, search(model, pictures), strict=True):
         ((alone, *_),) = search(model, picture[None])
-        assert alone.ids == best.ids or abs(rank(alone) - rank(best)) < 1e-5
+        assert alone.token_ids == best.token_ids or abs(rank(alone) - rank(best)) < 1e-5
 
 
-def everything(model, picture, longest: int, rules: Rules) -> list[tuple[float, list[int]]]:
+def everything(model, picture, longest: int, rules: DecodingConstraints) -> list[tuple[float, list[int]]]:
     """(log-probability, ids) of all captions that the rules allow, word by word and one by one."""
 
     def follow(word: int, state, log_p: float, written: list[int]):
@@ -123,12 +130,12 @@ def everything(model, picture, longest: int, rules: Rules) -> list[tuple[float, 
             yield from follow(following, state, log_p + scores[0, following].item(), [*written, following])
 
     def repeats(written: list[int]) -> bool:
-        n = rules.no_repeat
+        n = rules.no_repeat_ngram_size
         phrases = [tuple(written[i : i + n]) for i in range(len(written) - n + 1)] if n else []
         return len(set(phrases)) < len(phrases)
 
     with torch.inference_mode():
-        return list(follow(START, model.start(picture), 0.0, []))
+        return list(follow(START, model.init_state(picture), 0.0, []))
 
 
 @pytest.mark.parametrize("rules", RULES)
@@ -141,8 +148,8 @@ def test_a_wide_beam_finds_all_captions_in_their_order(length_penalty, seed, rul
     expected = everything(model, picture, longest, rules)
     expected.sort(key=lambda caption: caption[0] / len(caption[1]) ** length_penalty, reverse=True)
     (found,) = beam_search(model, picture, 200, longest, length_penalty, rules)
-    assert [caption.ids for caption in found] == [written for _, written in expected]
-    assert [caption.log_p for caption in found] == pytest.approx([log_p for log_p, _ in expected])
+    assert [caption.token_ids for caption in found] == [written for _, written in expected]
+    assert [caption.log_prob for caption in found] == pytest.approx([log_p for log_p, _ in expected])
 
 
 @pytest.mark.parametrize("search", [greedily, all_beams, drawn])
@@ -152,11 +159,13 @@ def test_captions_come_with_what_the_model_gives_when_it_reads_them_again(search
     for picture, captions in zip(pictures, search(model, pictures), strict=True):
         for caption in captions:
             log_p, looked = read_again(model, picture, caption)
-            assert caption.log_p == pytest.approx(log_p.sum().item())
-            assert caption.attention.shape == (len(caption.ids), 4 if attention == "additive" else 0)
+            assert caption.log_prob == pytest.approx(log_p.sum().item())
+            assert caption.attention.shape == (len(caption.token_ids), 4 if attention == "additive" else 0)
             assert torch.allclose(caption.attention, looked)
             if attention == "additive":
-                assert torch.allclose(caption.attention.sum(dim=1), torch.ones(len(caption.ids), dtype=torch.float64))
+                assert torch.allclose(
+                    caption.attention.sum(dim=1), torch.ones(len(caption.token_ids), dtype=torch.float64)
+                )
 
 
 @pytest.mark.parametrize("search", [greedily, all_beams, drawn])
@@ -165,8 +174,8 @@ def test_a_caption_that_never_ends_is_given_as_it_stands(search):
         model = decoder()
         model.output.bias.data[END] = weight
         for caption in itertools.chain(*search(model, features())):
-            assert len(caption.ids) == 6
-            assert END not in caption.ids
+            assert len(caption.token_ids) == 6
+            assert END not in caption.token_ids
 
 
 @pytest.mark.parametrize("search", [greedily, all_beams, drawn])
@@ -174,7 +183,7 @@ def test_only_words_are_written(search):
     model = decoder()
     model.output.bias.data[[PAD, START, UNKNOWN]] = 1e3
     for caption in itertools.chain(*search(model, features())):
-        assert not {PAD, START, UNKNOWN} & set(caption.ids)
+        assert not {PAD, START, UNKNOWN} & set(caption.token_ids)
 
 
 @st.composite
@@ -194,24 +203,26 @@ def tables(draw):
     st.integers(1, 12),
     st.integers(1, 6),
     st.sampled_from([0.0, 0.7, 1.0, 3.0]),
-    st.builds(Rules, st.integers(0, 4), st.integers(0, 3)),
+    st.builds(DecodingConstraints, st.integers(0, 4), st.integers(0, 3)),
     st.integers(1, 3),
 )
 def test_whatever_the_model_captions_are_words_within_the_rules(model, beam, longest, penalty, rules, images):
     pictures = torch.zeros(images, 1, 1)
     by_beam = beam_search(model, pictures, beam, longest, penalty, rules)
     one_by_one = greedy(model, pictures, longest, rules)
-    random = sample(model, pictures, 2, longest, Narrowing(2.0, 3, 0.9), torch.Generator(), rules)
-    assert ids(beam_search(model, pictures, 1, longest, penalty, rules)) == [[caption.ids] for caption in one_by_one]
+    random = sample(model, pictures, 2, longest, SamplingConfig(2.0, 3, 0.9), torch.Generator(), rules)
+    assert ids(beam_search(model, pictures, 1, longest, penalty, rules)) == [
+        [caption.token_ids] for caption in one_by_one
+    ]
     for captions in by_beam:
         assert 1 <= len(captions) <= beam
-        assert len({tuple(caption.ids) for caption in captions}) == len(captions)
-        ranks = [caption.log_p / len(caption.ids) ** penalty for caption in captions]
+        assert len({tuple(caption.token_ids) for caption in captions}) == len(captions)
+        ranks = [caption.log_prob / len(caption.token_ids) ** penalty for caption in captions]
         assert all(first >= second or first == pytest.approx(second) for first, second in itertools.pairwise(ranks))
     allowed = {tuple(written) for _, written in everything(model, pictures[:1], longest, rules)}
     for caption in itertools.chain(*by_beam, one_by_one, *random):
-        assert tuple(caption.ids) in allowed
-        assert caption.attention.shape == (len(caption.ids), 0)
+        assert tuple(caption.token_ids) in allowed
+        assert caption.attention.shape == (len(caption.token_ids), 0)
 
 
 def test_an_ensemble_of_one_is_the_model():
@@ -220,14 +231,14 @@ def test_an_ensemble_of_one_is_the_model():
         expected, found = (search(each, pictures) for each in (model, Ensemble([model])))
         assert ids(found) == ids(expected)
         for ours, theirs in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
-            assert ours.log_p == theirs.log_p
+            assert ours.log_prob == theirs.log_prob
             assert torch.equal(ours.attention, theirs.attention)
 
 
 def test_an_ensemble_has_the_mean_of_probabilities_and_of_weights():
     models, pictures = [decoder(seed=seed, cell=cell) for seed, cell in enumerate(["lstm", "rnn", "lstm"])], features()
     together = Ensemble(models)
-    state, states = together.start(pictures), [model.start(pictures) for model in models]
+    state, states = together.init_state(pictures), [model.init_state(pictures) for model in models]
     rows = torch.tensor([2, 0, 0, 6])
     for word in (START, 4, 7):
         words = torch.full((len(pictures),), word)
@@ -235,7 +246,7 @@ def test_an_ensemble_has_the_mean_of_probabilities_and_of_weights():
         steps = [model.step(words, own) for model, own in zip(models, states, strict=True)]
         assert torch.allclose(log_p.exp(), sum(own.exp() for own, _ in steps) / 3)
         states = [own for _, own in steps]
-        assert torch.allclose(state.looked, sum(own.looked for own in states) / 3)
+        assert torch.allclose(state.attention_weights, sum(own.attention_weights for own in states) / 3)
         pictures, state = pictures[rows], state.select(rows)
         states = [own.select(rows) for own in states]
         rows = torch.arange(4)
@@ -244,7 +255,7 @@ def test_an_ensemble_has_the_mean_of_probabilities_and_of_weights():
 def test_an_ensemble_that_does_not_look_at_the_same_places_gives_no_weights():
     models = [decoder(attention=attention) for attention in ("none", "additive")]
     for caption in itertools.chain(*all_beams(Ensemble(models), features())):
-        assert caption.attention.shape == (len(caption.ids), 0)
+        assert caption.attention.shape == (len(caption.token_ids), 0)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from lib.evaluation.diversity import describe, repeats
+from lib.evaluation.diversity import caption_statistics, repeats
 
 
 def described(*captions: str, seen: tuple[str, ...] = ()) -> dict[str, float]:
-    return describe([caption.split() for caption in captions], {tuple(caption.split()) for caption in seen})
+    return caption_statistics([caption.split() for caption in captions], {tuple(caption.split()) for caption in seen})
 
 
 def test_length_and_variety():
@@ -47,5 +47,5 @@ def test_captions_that_say_a_phrase_twice_on_end(caption, stutters):
 
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=8), min_size=1, max_size=5))
 def test_what_is_not_a_number_of_words_is_a_share(captions):
-    found = describe(captions, set())
+    found = caption_statistics(captions, set())
     assert all(0 <= value <= 1 for name, value in found.items() if name not in ("mean_length", "distinct_words"))

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from lib.core.errors import UserError
-from lib.runtime.distributed import from_first, gather, share, together, total
+from lib.runtime.distributed import all_gather, all_reduce_sum, broadcast_bytes, process_group, shard
 from tests.lib.numbers import relative_error
 from tests.lib.ranks import BATCHES, DEVICES, WORLDS
 from tests.lib.small_training import data
@@ -121,11 +121,11 @@ def test_the_others_wait_for_the_first_longer_than_a_message_may_take(found, pro
 
 def test_a_process_by_itself_sends_nothing():
     tensor = torch.randn(3)
-    with together():
-        assert share([1, 2, 3]) == [1, 2, 3]
-        assert total(tensor) is tensor
-        assert gather(tensor) is tensor
-        assert from_first(b"x") == b"x"
+    with process_group():
+        assert shard([1, 2, 3]) == [1, 2, 3]
+        assert all_reduce_sum(tensor) is tensor
+        assert all_gather(tensor) is tensor
+        assert broadcast_bytes(b"x") == b"x"
     assert not torch.distributed.is_initialized()
 
 
@@ -142,5 +142,5 @@ def test_a_device_that_cannot_be_shared_is_told_of(asked, told, monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     for name, value in (("WORLD_SIZE", "3"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "3"), ("CAPTION_DEVICE", asked)):
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=told), together():
+    with pytest.raises(UserError, match=told), process_group():
         pass

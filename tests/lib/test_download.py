@@ -16,13 +16,13 @@ from types import SimpleNamespace
 import pytest
 
 from lib.core.errors import UserError
-from lib.fetch.http import Patience, RemoteFile, fetch
+from lib.fetch.http import RemoteFile, RetryPolicy, fetch
 from tests.servers import serving
 from tests.waiting import until
 
 SIZE = 200_000
 CONTENT = random.Random(0).randbytes(SIZE)
-HASTY = Patience(connect=5, read=5, tries=3, backoff=0.001)
+HASTY = RetryPolicy(connect=5, read=5, tries=3, backoff=0.001)
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals as on POSIX")
 
 
@@ -89,7 +89,7 @@ def test_files_come_several_at_once_in_the_order_asked_for_and_never_again(serve
 )
 def test_a_broken_transfer_goes_on_where_it_was(server, tmp_path, faults, silence):
     file = remote(server, **faults)
-    (path,) = fetch([file], tmp_path, Patience(read=silence, tries=2, backoff=0.001))
+    (path,) = fetch([file], tmp_path, RetryPolicy(read=silence, tries=2, backoff=0.001))
     assert path.read_bytes() == CONTENT
     assert ranges(server)[:3] == [None, "bytes=50000-", "bytes=150000-"]
     assert sent(server) == SIZE
@@ -247,7 +247,7 @@ def test_when_one_file_fails_the_others_stop_and_keep_what_they_have(server, tmp
     slow = remote(server, "/slow.zip", random.Random(1).randbytes(10 * SIZE), **faults)
     part = tmp_path / f"{slow.digest}.part"
     gone = remote(server, "/gone.zip", statuses=[404], before=lambda: until(lambda: size(part) >= 40_960))
-    patience = Patience(read=60, connections=2)
+    patience = RetryPolicy(read=60, connections=2)
     begun = time.monotonic()
     with pytest.raises(UserError, match=r"gone\.zip.*HTTP 404"):
         fetch([slow, gone], tmp_path, patience)

@@ -20,13 +20,13 @@ import torch
 from PIL import Image
 
 from lib.core.errors import UserError
-from lib.core.files import place, publish
-from lib.core.workdir import alone, prune
+from lib.core.files import link_into, link_or_copy
+from lib.core.workdir import locked, prune
 from lib.extraction import extract as extraction
-from lib.extraction.extract import Extraction, extract
-from lib.features.pca import Projection, project_shards
+from lib.extraction.extract import ExtractionConfig, extract
+from lib.features.pca import PCA, project_shards
 from lib.features.store import Features, shard_path, shard_paths
-from lib.vision.backbones import for_inference, override, untrained
+from lib.vision.backbones import for_inference, override, random_init
 from tests.pictures import saved
 from tests.stages.imports import ROOT
 from tests.waiting import until
@@ -42,7 +42,7 @@ def for_inference_of(backbone):
 @pytest.fixture(scope="module")
 def backbone():
     torch.manual_seed(0)
-    return for_inference_of(untrained("small_net"))
+    return for_inference_of(random_init("small_net"))
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def photographs(tmp_path, monkeypatch):
     return pd.DataFrame({"image_id": range(100, 100 + IMAGES), "archive": "photos.zip", "member": members}), tmp_path
 
 
-def how(raw, backbone, **changes) -> Extraction:
-    return Extraction(
+def how(raw, backbone, **changes) -> ExtractionConfig:
+    return ExtractionConfig(
         **({"raw": raw, "backbone": backbone, "kind": "grid", "precision": "float32", "batch_size": 2} | changes)
     )
 
@@ -120,7 +120,7 @@ def test_several_processes_make_the_same_bytes_and_tell_what_is_wrong(photograph
     monkeypatch.setattr(extraction, "_processes", lambda shards, workers: 2)
     assert contents(extract(images, how(raw, backbone), tmp_path / "two", 2).folder) == contents(whole.folder)
 
-    broken = for_inference_of(untrained("small_net"))
+    broken = for_inference_of(random_init("small_net"))
     with torch.no_grad():
         next(broken.network.parameters()).fill_(float("nan"))
     with pytest.raises(UserError, match="not numbers"):
@@ -188,7 +188,7 @@ def test_a_process_that_is_killed_loses_no_whole_shard_and_ends_in_the_same_byte
 def test_workers_that_run_a_deep_network_at_once_do_not_mix_up_their_images(photographs, tmp_path):
     images, raw = photographs
     torch.manual_seed(0)
-    deep = for_inference_of(untrained("mobilenet_v3_small"))
+    deep = for_inference_of(random_init("mobilenet_v3_small"))
     settings = how(raw, replace(deep, preprocess=override(deep.preprocess, size=64, mean=None, std=None)))
     one, many = (extract(images, settings, tmp_path / str(workers), workers) for workers in (1, 4))
     assert contents(one.folder) == contents(many.folder)
@@ -196,7 +196,7 @@ def test_workers_that_run_a_deep_network_at_once_do_not_mix_up_their_images(phot
 
 def test_what_would_change_the_features_has_a_folder_of_its_own(photographs, backbone, tmp_path):
     images, raw = photographs
-    other = untrained("small_net")
+    other = random_init("small_net")
     variants = [
         (images, how(raw, backbone)),
         (images.iloc[:-1], how(raw, backbone)),
@@ -211,7 +211,7 @@ def test_what_would_change_the_features_has_a_folder_of_its_own(photographs, bac
 
 def test_weights_that_give_no_numbers_are_told_of(photographs, tmp_path):
     images, raw = photographs
-    broken = for_inference_of(untrained("small_net"))
+    broken = for_inference_of(random_init("small_net"))
     with torch.no_grad():
         next(broken.network.parameters()).fill_(float("nan"))
     with pytest.raises(UserError, match="small_net gives features that are not numbers"):
@@ -243,7 +243,7 @@ def test_features_on_the_disk_are_indexed_like_a_tensor(stored):
 
 def test_principal_components_are_those_of_the_singular_value_decomposition(stored):
     folder, index, whole = stored
-    projection = Projection.fit(Features(folder, index).split(4), 3)
+    projection = PCA.fit(Features(folder, index).split(4), 3)
     vectors = whole.reshape(-1, 6).astype(np.float64)
     centred = vectors - vectors.mean(0)
     _, _, expected = np.linalg.svd(centred)
@@ -253,18 +253,18 @@ def test_principal_components_are_those_of_the_singular_value_decomposition(stor
     coordinates = projection(torch.from_numpy(whole)).reshape(-1, 3).double().numpy()
     assert np.allclose(coordinates, centred @ projection.directions.double().numpy(), atol=1e-3)
     assert np.allclose(np.cov(coordinates.T, bias=True), np.diag(coordinates.var(0)), atol=1e-2)
-    with pytest.raises(UserError, match=r"features\.components is 7, but these features have 6 channels"):
-        Projection.fit(Features(folder, index).split(4), 7)
+    with pytest.raises(UserError, match=r"features\.pca_components is 7, but these features have 6 channels"):
+        PCA.fit(Features(folder, index).split(4), 7)
 
 
 def test_shards_are_projected_one_by_one(stored, tmp_path):
     folder, index, whole = stored
     np.save(shard_path(folder, 3), np.empty((0, 0, 0), np.float16))  # a shard of which no image could be read
-    projection = Projection.fit(Features(folder, index).split(4), 2)
+    projection = PCA.fit(Features(folder, index).split(4), 2)
     project_shards(shard_paths(folder), projection, tmp_path / "out")
     projection.save(tmp_path / "out")
     assert len(shard_paths(tmp_path / "out")) == 4
-    again = Projection.load(tmp_path / "out")(torch.from_numpy(whole)).half()
+    again = PCA.load(tmp_path / "out")(torch.from_numpy(whole)).half()
     assert torch.equal(Features(tmp_path / "out", index)[0:15], again)
 
 
@@ -290,7 +290,7 @@ def test_what_has_long_been_worked_in_is_not_removed_nor_what_another_process_ha
     tmp_path, monkeypatch
 ):
     folders = [tmp_path / name for name in ("finished", "slow", "replaced")]
-    with alone(folders[1]):
+    with locked(folders[1]):
         for folder in folders:
             folder.mkdir(exist_ok=True)
             os.utime(folder, (0, 0))
@@ -305,7 +305,7 @@ def test_publishing_costs_no_second_copy_and_replaces_what_was_there(tmp_path):
     (tmp_path / "a.npy").write_bytes(b"new")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.npy").write_bytes(b"old")
-    publish([tmp_path / "a.npy"], tmp_path / "out")
+    link_into([tmp_path / "a.npy"], tmp_path / "out")
     assert (tmp_path / "out" / "a.npy").read_bytes() == b"new"
     assert (tmp_path / "out" / "a.npy").samefile(tmp_path / "a.npy")
 
@@ -316,7 +316,7 @@ def test_a_disk_without_hard_links_gets_a_copy(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "link", refuse)
     (tmp_path / "a").write_bytes(b"content")
-    place(tmp_path / "a", tmp_path / "b")
+    link_or_copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_bytes() == b"content"
     assert not (tmp_path / "b").samefile(tmp_path / "a")
 

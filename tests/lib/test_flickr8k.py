@@ -42,20 +42,20 @@ def text_of(raw, name) -> str:
 
 def told(raw) -> str:
     with pytest.raises(UserError) as caught:
-        flickr8k.read(raw).checked()
+        flickr8k.load_flickr8k(raw).checked()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_the_split_is_that_of_the_lists_and_what_is_in_none_is_left_out(whole):
-    dataset = flickr8k.read(whole).checked()
+    dataset = flickr8k.load_flickr8k(whole).checked()
     expected = {i: miniature.split_of(role) for i, role in miniature.roles().items() if role != "unlisted"}
     assert dict(zip(dataset.images["image_id"], dataset.images["split"], strict=True)) == expected
     assert "Some people are here ." not in set(dataset.captions["caption"])
 
 
 def test_members_and_captions_are_those_of_the_photograph(whole):
-    dataset = flickr8k.read(whole).checked()
+    dataset = flickr8k.load_flickr8k(whole).checked()
     drawn = miniature.pictures()
     captions = dataset.captions.groupby("image_id")["caption"].agg(list)
     with zipfile.ZipFile(whole / flickr8k.IMAGES) as archive:
@@ -66,29 +66,29 @@ def test_members_and_captions_are_those_of_the_photograph(whole):
 
 
 def test_photographs_are_found_in_whatever_folder_a_zip_has_them(raw):
-    before = flickr8k.read(raw).images
+    before = flickr8k.load_flickr8k(raw).images
     with zipfile.ZipFile(raw / flickr8k.IMAGES, "w") as archive:
         for member in before["member"]:
             archive.writestr(member.replace("Flicker8k_Dataset/", "Flickr8k/Images/"), b"")
-    members = flickr8k.read(raw).images["member"]
+    members = flickr8k.load_flickr8k(raw).images["member"]
     assert members.tolist() == [m.replace("Flicker8k_Dataset/", "Flickr8k/Images/") for m in before["member"]]
 
 
 def test_the_zip_of_images_need_not_be_there(raw):
-    before = flickr8k.read(raw).images
+    before = flickr8k.load_flickr8k(raw).images
     (raw / flickr8k.IMAGES).unlink()
-    assert flickr8k.read(raw).images.equals(before)
+    assert flickr8k.load_flickr8k(raw).images.equals(before)
 
 
 def test_lines_may_end_as_windows_ends_them_and_a_list_without_a_last_line_end(raw):
-    before = flickr8k.read(raw).checked()
+    before = flickr8k.load_flickr8k(raw).checked()
     names = {short: text_of(raw, f"Flickr_8k.{short}.txt") for short in ("trainImages", "devImages", "testImages")}
     rewrite(
         raw,
         token=b"\xef\xbb\xbf" + text_of(raw, "Flickr8k.token.txt").replace("\n", "\r\n").encode(),
         **{short: text.strip().replace("\n", "\r\n") for short, text in names.items()},
     )
-    after = flickr8k.read(raw).checked()
+    after = flickr8k.load_flickr8k(raw).checked()
     assert after.images.equals(before.images)
     assert after.captions.equals(before.captions)
 
@@ -97,7 +97,7 @@ def test_a_caption_may_hold_any_character(raw):
     caption = "Ein Hund\u2028im Café \x85 # mit\tTab 🐶 ."
     name = miniature.flickr_name(1)
     rewrite(raw, token=text_of(raw, "Flickr8k.token.txt") + f"{name}#5\t{caption}\n")
-    captions = flickr8k.read(raw).captions
+    captions = flickr8k.load_flickr8k(raw).captions
     assert captions.loc[captions["image_id"] == 1, "caption"].tolist()[-1] == caption
 
 
@@ -137,5 +137,5 @@ def test_a_zip_of_other_things_is_told(raw):
 def test_a_path_in_a_list_is_only_a_name(raw):
     name = "../../../1999_a.jpg"
     rewrite(raw, token=text_of(raw, "Flickr8k.token.txt") + f"{name}#0\tA dog.\n", devImages=name)
-    images = flickr8k.read(raw).images
+    images = flickr8k.load_flickr8k(raw).images
     assert images.loc[images["image_id"] == 1999, "member"].tolist() == [f"Flicker8k_Dataset/{name}"]

@@ -132,11 +132,11 @@ def test_a_large_jpeg_is_decoded_smaller_and_a_crop_of_it_stays_the_same_within_
     coarse = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8))
     photo = saved(coarse.resize((4000, 3000), Image.Resampling.BICUBIC), "JPEG", quality=92)
     preset = Preprocess(size=224, resize=256, mean=(0, 0, 0), std=(1, 1, 1))
-    small = decode(photo, preset.least)
+    small = decode(photo, preset.min_decode_size)
     assert small.size == (1000, 750)
     ours, whole = (preset.pixels(picture).astype(float) for picture in (small, decode(photo)))
     assert np.abs(ours - whole).mean() < 0.5
-    assert decode(saved(RED, "JPEG"), preset.least).size == RED.size
+    assert decode(saved(RED, "JPEG"), preset.min_decode_size).size == RED.size
 
 
 def test_a_zip_that_is_none_is_told_of(tmp_path):

@@ -27,7 +27,9 @@ def test_meteor_scores_each_caption_against_its_own_image():
 
 
 @needs_java
-@pytest.mark.skipif(not PARSER.exists(), reason="needs SPICE's parser, which `python -m stages.tools.meteor_spice` fetches")
+@pytest.mark.skipif(
+    not PARSER.exists(), reason="needs SPICE's parser, which `python -m stages.tools.meteor_spice` fetches"
+)
 def test_spice_scores_what_the_captions_say():
     assert spice(REFERENCES, {3: REFERENCES[3][1], 7: REFERENCES[7][0]}) == pytest.approx(1)
     assert spice(REFERENCES, {3: ["a", "tree"], 7: ["the", "red", "car"]}) == 0

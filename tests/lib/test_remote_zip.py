@@ -11,12 +11,12 @@ import pytest
 
 from lib.core.errors import UserError
 from lib.core.zips import write_stored_zip
-from lib.fetch.http import Patience
+from lib.fetch.http import RetryPolicy
 from lib.fetch.remote_zip import fetch_members
 from tests.servers import serving
 from tests.waiting import until
 
-HASTY = Patience(connect=5, read=5, tries=3, backoff=0.001)
+HASTY = RetryPolicy(connect=5, read=5, tries=3, backoff=0.001)
 PICTURES = {f"train/{n:03}.jpg": random.Random(n).randbytes(10_000 + n) for n in range(40)}  # 400 KB
 WANTED = ["train/031.jpg", "train/002.jpg", "train/017.jpg"]
 NO_LIMIT = 10**9
@@ -119,7 +119,7 @@ def test_a_large_directory_takes_no_more_than_three_requests(server, tmp_path, m
 )
 def test_a_bad_line_is_outlasted(server, tmp_path, faults, silence):
     server.serve("/images.zip", zipped(), **faults)
-    archive = take(server, tmp_path, WANTED, Patience(read=silence, tries=3, backoff=0.001))
+    archive = take(server, tmp_path, WANTED, RetryPolicy(read=silence, tries=3, backoff=0.001))
     assert {name: archive.read(name) for name in archive.namelist()} == {name: PICTURES[name] for name in WANTED}
     assert sum(request.sent for request in server.gets()) < 200_000
 
@@ -146,7 +146,7 @@ def test_a_damaged_member_is_told_and_when_it_is_mended_it_alone_is_fetched(serv
     content = zipped()
     place = content.index(PICTURES[WANTED[1]])
     server.serve("/images.zip", content[:place] + b"damaged" + content[place + 7 :])
-    one_by_one = Patience(connections=1)
+    one_by_one = RetryPolicy(connections=1)
     with pytest.raises(UserError, match=r"its member 'train/002\.jpg' is not what the zip's directory says"):
         take(server, tmp_path, WANTED, one_by_one)
     (kept,) = finished(tmp_path / "scratch")

@@ -208,7 +208,7 @@ def test_scores_and_truth_are_those_of_the_image(tmp_path):
 def test_the_part_that_is_seen_is_the_part_that_the_cnn_is_shown(width, height, size, resize):
     """In a picture whose red tells the column and whose green the row, its pixels tell where they come from."""
     preprocess = Preprocess(size, (0.5,) * 3, (0.5,) * 3, resize)
-    left, top, wide, high = preprocess.shown((width, height))
+    left, top, wide, high = preprocess.crop_box((width, height))
     assume(max(wide, high) <= 100)  # beyond the edges, the CNN is shown black
     ramp = np.zeros((height, width, 3), np.uint8)
     ramp[..., 0] = np.linspace(0, 255, width)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from lib.finetuning.sampling import Narrowing, pass_over, sample
+from lib.finetuning.sampling import SamplingConfig, sample, skip_draws
 from lib.model.greedy import greedy
-from lib.search.constraints import NO_RULES, Rules
+from lib.search.constraints import NO_CONSTRAINTS, DecodingConstraints
 from lib.text.vocabulary import END, START
 from tests.lib.models import Table, decoder, features
 
@@ -17,7 +17,7 @@ DRAWS = 20_000
 # The next word's probabilities: <end> and words 4 to 7; after 4 others than at the start.
 FIRST = {END: 0.1, 4: 0.35, 5: 0.3, 6: 0.2, 7: 0.05}
 AFTER_4 = {END: 0.5, 4: 0.05, 5: 0.05, 6: 0.25, 7: 0.15}
-ALL = Narrowing()
+ALL = SamplingConfig()
 
 
 def table() -> Table:
@@ -28,10 +28,12 @@ def table() -> Table:
     return Table(p.log())
 
 
-def draw(longest: int, narrowing: Narrowing, rules: Rules = NO_RULES) -> Counter[tuple[int, ...]]:
+def draw(
+    longest: int, narrowing: SamplingConfig, rules: DecodingConstraints = NO_CONSTRAINTS
+) -> Counter[tuple[int, ...]]:
     generator = torch.Generator().manual_seed(0)
     (captions,) = sample(table(), torch.zeros(1, 1, 1), DRAWS, longest, narrowing, generator, rules)
-    return Counter(tuple(caption.ids) for caption in captions)
+    return Counter(tuple(caption.token_ids) for caption in captions)
 
 
 def normalised(weights: dict[int, float]) -> dict[int, float]:
@@ -50,13 +52,13 @@ def assert_drawn_with(counts: Counter, p: dict) -> None:
     ("narrowing", "expected"),
     [
         (ALL, FIRST),
-        (Narrowing(temperature=0.5), {word: chance**2 for word, chance in FIRST.items()}),
-        (Narrowing(temperature=2.0), {word: chance**0.5 for word, chance in FIRST.items()}),
-        (Narrowing(top_k=2), {4: 0.35, 5: 0.3}),
-        (Narrowing(top_k=100), FIRST),
-        (Narrowing(top_p=0.6), {4: 0.35, 5: 0.3}),  # 0.35 is too little, 0.65 enough
-        (Narrowing(top_p=0.3), {4: 1.0}),
-        (Narrowing(2.0, 3, 0.7), {4: 0.35**0.5, 5: 0.3**0.5}),  # of three by their roots: 0.385, 0.356, 0.259
+        (SamplingConfig(temperature=0.5), {word: chance**2 for word, chance in FIRST.items()}),
+        (SamplingConfig(temperature=2.0), {word: chance**0.5 for word, chance in FIRST.items()}),
+        (SamplingConfig(top_k=2), {4: 0.35, 5: 0.3}),
+        (SamplingConfig(top_k=100), FIRST),
+        (SamplingConfig(top_p=0.6), {4: 0.35, 5: 0.3}),  # 0.35 is too little, 0.65 enough
+        (SamplingConfig(top_p=0.3), {4: 1.0}),
+        (SamplingConfig(2.0, 3, 0.7), {4: 0.35**0.5, 5: 0.3**0.5}),  # of three by their roots: 0.385, 0.356, 0.259
     ],
 )
 def test_words_are_drawn_with_their_probabilities(narrowing, expected):
@@ -74,16 +76,18 @@ def test_captions_are_drawn_with_theirs():
 
 def test_what_the_rules_forbid_is_drawn_never_and_the_rest_in_proportion():
     words = normalised({word: chance for word, chance in FIRST.items() if word != END})
-    assert_drawn_with(draw(1, ALL, Rules(min_length=1)), {(word,): chance for word, chance in words.items()})
-    assert all(len(set(ids)) == len(ids) for ids in draw(5, ALL, Rules(no_repeat=1)))
+    assert_drawn_with(
+        draw(1, ALL, DecodingConstraints(min_length=1)), {(word,): chance for word, chance in words.items()}
+    )
+    assert all(len(set(ids)) == len(ids) for ids in draw(5, ALL, DecodingConstraints(no_repeat_ngram_size=1)))
 
 
 def test_log_p_is_the_models_own():
-    model, narrowing = table(), Narrowing(0.7, 3, 0.9)
+    model, narrowing = table(), SamplingConfig(0.7, 3, 0.9)
     (captions,) = sample(model, torch.zeros(1, 1, 1), 50, 5, narrowing, torch.Generator().manual_seed(0))
     for caption in captions:
-        pairs = itertools.pairwise([START, *caption.ids])
-        assert caption.log_p == pytest.approx(sum(model.log_p[pair].item() for pair in pairs))
+        pairs = itertools.pairwise([START, *caption.token_ids])
+        assert caption.log_prob == pytest.approx(sum(model.log_prob[pair].item() for pair in pairs))
 
 
 def test_what_is_drawn_depends_on_the_seed_and_not_on_the_batch():
@@ -92,7 +96,7 @@ def test_what_is_drawn_depends_on_the_seed_and_not_on_the_batch():
     def drawn(size: int, seed: int) -> list[list[int]]:
         generator = torch.Generator().manual_seed(seed)
         parts = [sample(model, part, 3, 6, ALL, generator) for part in pictures.split(size)]
-        return [caption.ids for part in parts for captions in part for caption in captions]
+        return [caption.token_ids for part in parts for captions in part for caption in captions]
 
     together = drawn(7, seed=0)
     assert len({tuple(ids) for ids in together}) > 10
@@ -105,18 +109,22 @@ def test_processes_that_share_the_pictures_draw_what_one_draws():
     drawn = []
     for first, end in ((0, 3), (3, 3), (3, 7)):
         generator = torch.Generator().manual_seed(0)
-        pass_over(2 * first, 6, generator)
+        skip_draws(2 * first, 6, generator)
         drawn += sample(model, pictures[first:end], 2, 6, ALL, generator) if end > first else []
     whole = sample(model, pictures, 2, 6, ALL, torch.Generator().manual_seed(0))
-    assert [[c.ids for c in captions] for captions in drawn] == [[c.ids for c in captions] for captions in whole]
+    assert [[c.token_ids for c in captions] for captions in drawn] == [
+        [c.token_ids for c in captions] for captions in whole
+    ]
 
 
-@pytest.mark.parametrize("narrowing", [Narrowing(temperature=1e-300), Narrowing(top_k=1), Narrowing(top_p=1e-9)])
+@pytest.mark.parametrize(
+    "narrowing", [SamplingConfig(temperature=1e-300), SamplingConfig(top_k=1), SamplingConfig(top_p=1e-9)]
+)
 def test_narrowed_to_one_word_it_is_greedy(narrowing):
     model, pictures = decoder(), features()
-    expected = [caption.ids for caption in greedy(model, pictures, 6)]
+    expected = [caption.token_ids for caption in greedy(model, pictures, 6)]
     drawn = sample(model, pictures, 2, 6, narrowing, torch.Generator())
-    assert [[caption.ids for caption in captions] for captions in drawn] == [[ids, ids] for ids in expected]
+    assert [[caption.token_ids for caption in captions] for captions in drawn] == [[ids, ids] for ids in expected]
 
 
 @given(
@@ -127,14 +135,14 @@ def test_narrowed_to_one_word_it_is_greedy(narrowing):
 )
 def test_narrowing_leaves_the_likeliest_words_and_no_more_than_it_must(log_p, temperature, top_k, top_p):
     log_p = torch.tensor([[-1.0, *log_p]])  # something can be written
-    (p,), (words,) = Narrowing(temperature, top_k, top_p)(log_p)
+    (p,), (words,) = SamplingConfig(temperature, top_k, top_p)(log_p)
     assert p.sum().item() == pytest.approx(1)
     kept = torch.zeros(log_p.shape[1], dtype=torch.bool).index_fill(0, words[p > 0], True)
     assert log_p[0, kept].isfinite().all()
     assert kept.sum() <= (top_k or len(kept))
     assert kept.all() or log_p[0, kept].min() >= log_p[0, ~kept].max()
     # The words kept reach top_p; without the last of them they would not.
-    (before,), _ = Narrowing(temperature, top_k)(log_p)
+    (before,), _ = SamplingConfig(temperature, top_k)(log_p)
     most = int(kept.sum())
     before = before.sort(descending=True).values
     assert before[:most].sum() >= top_p - 1e-9

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from lib.scenes.dataset import read, read_truth, write_scenes
+from lib.scenes.dataset import load_scenes, read_truth, write_scenes
 from lib.scenes.drawing import render
 from lib.scenes.grammar import describe
-from lib.scenes.truth import holds, read as read_caption, share_true_of_others, which_hold
-from lib.scenes.world import BACKGROUNDS, COLOURS, KINDS, SHAPES, Scene, Thing, sample_scene
+from lib.scenes.truth import holds, parse_caption as read_caption, shuffled_truth, truth_matrix
+from lib.scenes.world import BACKGROUNDS, COLOURS, KINDS, SHAPES, Scene, SceneObject, sample_scene
 from lib.text.tokenizer import tokenize
 
 MIX = dict.fromkeys(KINDS, 1.0)
 
 
 def thing(shape="star", colour="red", size="large", x=0.25, y=0.5):
-    return Thing(shape, colour, size, x, y, 0.3, 0.0)
+    return SceneObject(shape, colour, size, x, y, 0.3, 0.0)
 
 
 PAIR = Scene("sky", ((thing(),), (thing("ring", "green", "small", 0.75, 0.55),)))
@@ -122,7 +122,7 @@ def test_a_data_set_is_written_in_cocos_layout_and_does_not_depend_on_workers(tm
     assert {"id", "image_id", "caption"} <= coco["annotations"][0].keys()
     with zipfile.ZipFile(raw / "images.zip") as archive:
         assert all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
-        dataset = read(raw).checked()
+        dataset = load_scenes(raw).checked()
         assert set(dataset.images["member"]) == set(archive.namelist())
     assert dataset.images["split"].value_counts().to_dict() == counts
     assert len(dataset.captions) == 5 * 11
@@ -130,7 +130,7 @@ def test_a_data_set_is_written_in_cocos_layout_and_does_not_depend_on_workers(tm
     captions = [tokenize(caption) for caption in dataset.captions["caption"]]
     scenes = [truth[image_id] for image_id in dataset.captions["image_id"]]
     assert all(holds(read_caption(tokens), scene) for tokens, scene in zip(captions, scenes, strict=True))
-    assert share_true_of_others(which_hold([read_caption(tokens) for tokens in captions[::5]], scenes[::5])) < 0.2
+    assert shuffled_truth(truth_matrix([read_caption(tokens) for tokens in captions[::5]], scenes[::5])) < 0.2
 
 
 def test_the_share_true_of_others_is_over_all_pairs_of_different_pictures():
@@ -139,4 +139,4 @@ def test_the_share_true_of_others_is_over_all_pairs_of_different_pictures():
     statements = [read_caption(tokenize(caption)) for caption in captions]
     pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
     expected = sum(holds(statements[i], scenes[j]) for i, j in pairs) / len(pairs)
-    assert share_true_of_others(which_hold(statements, scenes)) == expected == 1 / 6  # "a red star" is true of PAIR
+    assert shuffled_truth(truth_matrix(statements, scenes)) == expected == 1 / 6  # "a red star" is true of PAIR

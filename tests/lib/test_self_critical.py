@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from lib.core.errors import UserError
-from lib.finetuning.reward import Resemblance
+from lib.finetuning.reward import CiderReward
 from lib.finetuning.self_critical import (
-    Recipe,
     SelfCritical,
+    SelfCriticalConfig,
     finetune_decoder,
     leave_one_out,
     log_probabilities,
 )
 from lib.model.decoder import Decoder, DecoderConfig
-from lib.model.decoding import Caption
+from lib.model.decoding import Hypothesis
 from lib.scoring.cider import cider_d
 from lib.text.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from lib.training.batches import caption_set
@@ -26,8 +26,8 @@ from lib.training.split import Split
 VOCABULARY = Vocabulary(["a", "dog", "cat"])
 CAPTIONS = [[["a", "dog"], ["dog"]], [["a", "cat"]], [["cat", "dog"], ["a", "a"]]]
 LONGEST = 2
-RECIPE = Recipe(
-    epochs=1, batch_size=1, learning_rate=0.01, best_by="val_cider_d", seed=1, samples=3000, baseline="mean"
+RECIPE = SelfCriticalConfig(
+    epochs=1, batch_size=1, learning_rate=0.01, monitor="val_cider_d", seed=1, samples=3000, baseline="mean"
 )  # fmt: skip
 
 
@@ -49,8 +49,8 @@ def all_captions() -> list[list[int]]:
     return ended + [list(body) for body in itertools.product(words, repeat=LONGEST)]
 
 
-def as_captions(ids: list[list[int]]) -> list[Caption]:
-    return [Caption(one, 0.0, torch.empty(0)) for one in ids]
+def as_captions(ids: list[list[int]]) -> list[Hypothesis]:
+    return [Hypothesis(one, 0.0, torch.empty(0)) for one in ids]
 
 
 @pytest.mark.parametrize("attention", ["none", "additive"])
@@ -66,7 +66,7 @@ def test_a_captions_log_probability_is_the_sum_of_its_words():
     rows = torch.arange(len(every)) % len(features)
     found = log_probabilities(model, features, rows, every)
     for row, ids, log_p in zip(rows, every, found.tolist(), strict=True):
-        state, expected = model.start(features[row : row + 1]), 0.0
+        state, expected = model.init_state(features[row : row + 1]), 0.0
         for current, following in itertools.pairwise([START, *ids]):
             step, state = model.step(torch.tensor([current]), state)
             expected += (step[0, following] - step[0].logsumexp(0)).item()
@@ -77,7 +77,7 @@ def test_a_captions_log_probability_is_the_sum_of_its_words():
 @pytest.mark.parametrize("cell", ["lstm", "rnn"])
 def test_the_gradient_is_that_of_the_expected_reward(baseline, cell):
     model, data = decoder(cell=cell), split()
-    reward = Resemblance(CAPTIONS, VOCABULARY)
+    reward = CiderReward(CAPTIONS, VOCABULARY)
     objective = SelfCritical(
         model, VOCABULARY, data, data, reward, replace(RECIPE, baseline=baseline), LONGEST
     )  # fmt: skip
@@ -107,7 +107,7 @@ def test_the_reward_is_cider_d_with_the_end_as_a_word():
     rows = [0, 1, 1, 2]
     tokens = [["a", "dog", "."], ["a", "cat", "."], ["a", "cat"], ["."]]
     ended = [[[*caption, "."] for caption in image] for image in CAPTIONS]
-    found = Resemblance(CAPTIONS, VOCABULARY)(rows, as_captions(ids))
+    found = CiderReward(CAPTIONS, VOCABULARY)(rows, as_captions(ids))
     for i, row in enumerate(rows):
         hypotheses = [["x"]] * len(CAPTIONS)
         hypotheses[row] = tokens[i]
@@ -117,7 +117,7 @@ def test_the_reward_is_cider_d_with_the_end_as_a_word():
 
 def test_what_may_not_be_written_stays_as_it_is():
     model, data = decoder(), split()
-    objective = SelfCritical(model, VOCABULARY, data, data, Resemblance(CAPTIONS, VOCABULARY), RECIPE, LONGEST)
+    objective = SelfCritical(model, VOCABULARY, data, data, CiderReward(CAPTIONS, VOCABULARY), RECIPE, LONGEST)
     objective.loss((np.array([0]), 1))[0].backward()
     assert model.output.bias.grad[[PAD, START, UNKNOWN]].tolist() == [0, 0, 0]
     assert model.output.bias.grad.abs().sum() > 0
@@ -125,7 +125,7 @@ def test_what_may_not_be_written_stays_as_it_is():
 
 def test_samples_are_drawn_without_dropout_and_with_a_backward_pass_for_torchs_cells_on_a_gpu():
     model, data = decoder().train(), split()
-    objective = SelfCritical(model, VOCABULARY, data, data, Resemblance(CAPTIONS, VOCABULARY), RECIPE, LONGEST)
+    objective = SelfCritical(model, VOCABULARY, data, data, CiderReward(CAPTIONS, VOCABULARY), RECIPE, LONGEST)
     objective.loss((np.array([0]), 1))
     assert not model.dropout.training
     assert model.cell.training  # cuDNN has one in training mode alone

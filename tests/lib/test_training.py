@@ -10,12 +10,12 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 
 from lib.core.errors import UserError
-from lib.model.decoder import Captions, Decoder, DecoderConfig
+from lib.model.decoder import CaptionBatch, Decoder, DecoderConfig
 from lib.optim.optimiser import Optimiser, schedule
 from lib.search.beam import beam_search
 from lib.text.vocabulary import END, PAD, START, Vocabulary
 from lib.training.batches import caption_set
-from lib.training.cross_entropy import Recipe, batch_loss, mean_loss, train_decoder
+from lib.training.cross_entropy import CrossEntropyConfig, batch_loss, mean_loss, train_decoder
 from lib.training.loop import best_epoch
 from lib.training.split import Split
 
@@ -34,8 +34,8 @@ def decoder() -> Decoder:
     return Decoder(DecoderConfig(1, 8, len(VOCABULARY), "lstm", "scratch", "none", 32, 32, 0.0))
 
 
-def recipe(epochs: int, **parts) -> Recipe:
-    return Recipe(epochs=epochs, batch_size=2, learning_rate=0.01, best_by="val_cider_d", seed=1, **parts)
+def recipe(epochs: int, **parts) -> CrossEntropyConfig:
+    return CrossEntropyConfig(epochs=epochs, batch_size=2, learning_rate=0.01, monitor="val_cider_d", seed=1, **parts)
 
 
 @settings(max_examples=50)
@@ -44,9 +44,9 @@ def recipe(epochs: int, **parts) -> Recipe:
     size=st.integers(1, 12),
     seed=st.none() | st.integers(0, 9),
     by_image=st.booleans(),
-    bucketing=st.booleans(),
+    bucket_by_length=st.booleans(),
 )
-def test_batches_hold_each_caption_once_with_its_image(counts, size, seed, by_image, bucketing):
+def test_batches_hold_each_caption_once_with_its_image(counts, size, seed, by_image, bucket_by_length):
     words = [["a"] * (1 + (3 * row + i) % 7) for row, count in enumerate(counts) for i in range(count)]
     firsts = np.cumsum([0, *counts])
     images = [words[a:b] for a, b in itertools.pairwise(firsts)]
@@ -56,18 +56,19 @@ def test_batches_hold_each_caption_once_with_its_image(counts, size, seed, by_im
     assert sorted(np.concatenate(plan)) == list(range(len(words)))
     expected = [(row, VOCABULARY.encode(tokens, 20)) for row, image in enumerate(images) for tokens in image]
     for batch in plan:
-        taken = captions.take(batch, bucketing=bucketing)
+        taken = captions.take(batch, bucket_by_length=bucket_by_length)
         assert len(set(taken.images)) == len(taken.images)
         read = []
         for part in taken.parts:
-            rows = taken.images[part.rows.numpy()]
+            rows = taken.images[part.image_index.numpy()]
             read += [
-                (row, [i for i in ids if i != PAD]) for row, ids in zip(rows.tolist(), part.ids.tolist(), strict=True)
+                (row, [i for i in ids if i != PAD])
+                for row, ids in zip(rows.tolist(), part.token_ids.tolist(), strict=True)
             ]
-            assert (part.ids != PAD).any(dim=0).all()  # no longer than needed
-            assert torch.equal(part.words, part.ids[:, 1:][part.ids[:, 1:] != PAD])
+            assert (part.token_ids != PAD).any(dim=0).all()  # no longer than needed
+            assert torch.equal(part.words, part.token_ids[:, 1:][part.token_ids[:, 1:] != PAD])
         assert sorted(read) == sorted(expected[i] for i in batch)
-        assert bucketing or read == [expected[i] for i in batch]
+        assert bucket_by_length or read == [expected[i] for i in batch]
         assert len(taken.words) == captions.words(batch)
     parted = [set(captions.image_rows[batch].tolist()) for batch in plan]
     if by_image:
@@ -82,11 +83,11 @@ def test_bucketing_reads_captions_of_like_length_together_and_changes_no_loss():
     data = Split(torch.randn(300, 1, 8), dict(enumerate(images)), captions)
     model, batch = decoder(), captions.batches(256, np.random.default_rng(0))[0]
     losses, padding = [], []
-    for bucketing in (True, False):
-        parts = captions.take(batch, bucketing=bucketing).parts
-        padding.append(sum(int((part.ids == PAD).sum()) for part in parts))
+    for bucket_by_length in (True, False):
+        parts = captions.take(batch, bucket_by_length=bucket_by_length).parts
+        padding.append(sum(int((part.token_ids == PAD).sum()) for part in parts))
         model.zero_grad()
-        loss, words = batch_loss(model, data, batch, bucketing=bucketing)
+        loss, words = batch_loss(model, data, batch, bucket_by_length=bucket_by_length)
         loss.backward()
         losses.append((loss.item(), words, torch.cat([p.grad.flatten() for p in model.parameters()])))
     assert padding[0] < 0.2 * padding[1]
@@ -102,9 +103,9 @@ def test_the_validation_loss_is_the_mean_cross_entropy_of_a_word():
     for row, image in enumerate(CAPTIONS):
         for tokens in image:
             ids = VOCABULARY.encode(tokens, 20)
-            state = model.start(data.features[row : row + 1])
+            state = model.init_state(data.features[row : row + 1])
             for current, following in itertools.pairwise(ids):
-                h, state = model.run(torch.tensor([[current]]), state)
+                h, state = model.unroll(torch.tensor([[current]]), state)
                 total += nn.functional.cross_entropy(model.output(h[:, 0]), torch.tensor([following])).item()
                 words += 1
     assert mean_loss(model, data, 2) == pytest.approx(total / words, rel=1e-5)
@@ -132,7 +133,7 @@ def test_the_same_seed_gives_the_same_weights():
 
 def test_the_running_mean_of_the_weights_is_what_is_kept():
     model, plain = decoder(), decoder()
-    train_decoder(model, VOCABULARY, split(), split(), recipe(1, averaging=0.9), 20)
+    train_decoder(model, VOCABULARY, split(), split(), recipe(1, ema_decay=0.9), 20)
     seen = []
 
     class Watched(Optimiser):
@@ -157,9 +158,9 @@ def test_it_stops_when_nothing_gets_better():
     assert len(curve) == best + 2 < 30
 
 
-@pytest.mark.parametrize("averaging", [0.0, 0.9])
-def test_training_that_diverges_is_told(averaging):
-    beyond = replace(recipe(3, averaging=averaging), learning_rate=1e38)
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_training_that_diverges_is_told(ema_decay):
+    beyond = replace(recipe(3, ema_decay=ema_decay), learning_rate=1e38)
     with pytest.raises(UserError, match="no numbers in epoch 1: lower the learning rate"):
         train_decoder(decoder(), VOCABULARY, split(), split(), beyond, 20)
 
@@ -172,7 +173,7 @@ def test_bfloat16_learns_too():
 @pytest.mark.parametrize("clip", [0.0, 1e-3])
 def test_long_gradients_are_clipped(clip):
     weight = nn.Parameter(torch.zeros(2))
-    optimiser = Optimiser([weight], 0.1, 10, 0.0, clip=clip)
+    optimiser = Optimiser([weight], 0.1, 10, 0.0, max_grad_norm=clip)
     optimiser.step((weight * torch.tensor([3.0, 4.0])).sum())
     assert weight.grad.norm().item() == pytest.approx(clip or 5.0)
 
@@ -195,7 +196,7 @@ def test_the_learning_rate_warms_up_and_decays_to_nothing():
 
 def test_padding_and_the_start_are_never_asked_for():
     ids = torch.tensor([[START, 4, END, PAD], [START, 5, 6, END]])
-    captions = Captions.of_lengths(torch.tensor([0, 1]), ids, torch.tensor([3, 4]), 5)
+    captions = CaptionBatch.of_lengths(torch.tensor([0, 1]), ids, torch.tensor([3, 4]), 5)
     assert captions.words.tolist() == [4, END, 5, 6, END]
     scores = decoder()(torch.randn(2, 1, 8), captions)
     assert scores.shape == (5, len(VOCABULARY))
@@ -215,6 +216,8 @@ def test_a_model_that_one_implementation_trained_writes_the_same_captions_with_t
     twin = Decoder(replace(config, implementation=other))
     twin.load_state_dict(model.state_dict())
     twin.eval()
-    written = [[best.ids for best, *_ in beam_search(decoder, data.features, 3, 10, 0.7)] for decoder in (model, twin)]
+    written = [
+        [best.token_ids for best, *_ in beam_search(decoder, data.features, 3, 10, 0.7)] for decoder in (model, twin)
+    ]
     assert written[0] == written[1]
     assert any(written[0])

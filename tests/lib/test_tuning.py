@@ -11,12 +11,12 @@ from lib.optim.optimiser import make_deterministic
 from lib.pretraining import epochs, fitting
 from lib.pretraining.fitting import fit_backbone
 from lib.pretraining.phrases import phrase_shares
-from lib.pretraining.tuning import Recipe, random_views, tune_backbone
-from lib.vision.backbones import Backbone, override, untrained
+from lib.pretraining.tuning import TuneConfig, random_views, tune_backbone
+from lib.vision.backbones import Backbone, override, random_init
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 200, 30)}
-RECIPE = Recipe(epochs=3, batch_size=5, size=None, learning_rate=0.003, min_count=2, precision="float32", seed=1)
-FIT_RECIPE = fitting.Recipe(epochs=3, batch_size=5, learning_rate=0.003, min_count=2, seed=1)
+RECIPE = TuneConfig(epochs=3, batch_size=5, size=None, learning_rate=0.003, min_count=2, precision="float32", seed=1)
+FIT_RECIPE = fitting.PretrainConfig(epochs=3, batch_size=5, learning_rate=0.003, min_count=2, seed=1)
 
 
 @pytest.fixture(autouse=True)
@@ -36,12 +36,12 @@ def pictures(count: int) -> tuple[np.ndarray, list[list[list[str]]]]:
 
 def begun() -> Backbone:
     make_deterministic(1)
-    backbone = untrained("small_net")
+    backbone = random_init("small_net")
     backbone.preprocess = override(backbone.preprocess, size=32, mean=None, std=None)
     return backbone
 
 
-def tuned(tmp_path, recipe: Recipe = RECIPE) -> dict[str, torch.Tensor]:
+def tuned(tmp_path, recipe: TuneConfig = RECIPE) -> dict[str, torch.Tensor]:
     backbone = begun()
     tune_backbone(backbone, *pictures(24), recipe, tmp_path / "checkpoint.safetensors")
     return backbone.network.state_dict()

@@ -7,7 +7,7 @@ import torch
 from lib.model.decoder import Decoder, DecoderConfig
 from lib.model.saved import save_captioner
 from lib.text.vocabulary import Vocabulary
-from lib.vision.backbones import untrained
+from lib.vision.backbones import random_init
 
 WORDS = ["a", "dog", "cat", "runs", "sleeps"]
 
@@ -23,6 +23,6 @@ def write_model(folder: Path, attention: str = "additive", scale: float = 3) -> 
     decoder = Decoder(DecoderConfig(places, channels, len(vocabulary), "lstm", "scratch", attention, 8, 8, 0.0))
     for parameter in decoder.parameters():  # far from uniform predictions, and not the same for every picture
         parameter.data.mul_(scale)
-    untrained("small_net").save(folder.with_suffix(".cnn"))
+    random_init("small_net").save(folder.with_suffix(".cnn"))
     save_captioner(folder, folder.with_suffix(".cnn"), folder, decoder.eval(), vocabulary)
     return folder

@@ -110,12 +110,12 @@ def test_a_small_run_takes_its_images_alone_out_of_the_zip_on_the_server(name, m
 
 def test_of_two_small_runs_with_one_store_one_waits_and_then_fetches_nothing(mirror, tmp_path, monkeypatch):
     params, store = served("coco2014", mirror, tmp_path), tmp_path / "store"
-    files = catalogue.files("coco2014", mirror.url, Path(params["dataset.checksums"]))
+    files = catalogue.remote_files("coco2014", mirror.url, Path(params["dataset.checksums"]))
     fetch([file for file in files if file.name not in ARCHIVES], store)  # which they would wait for too
     monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
     waiting = partial(until, lambda: "waiting for another process" in screen.getvalue())
     mirror.pages["/train2014.zip"].before = waiting
-    bring = partial(remote.bring, "coco2014", files, limit=2, store=store, cache=None)
+    bring = partial(remote.fetch_dataset, "coco2014", files, limit=2, store=store, cache=None)
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(bring, tmp_path / name) for name in ("one", "other")]:
             done.result()

@@ -4,10 +4,10 @@ import pytest
 import yaml
 
 from lib.core.errors import UserError
-from stages.params import PARAMS_FILE, read
-from stages.params.backbone import Params as Backbone
-from stages.params.dataset import Params as Dataset
-from stages.params.train import Params as Train
+from stages.params import PARAMS_FILE, read_params
+from stages.params.backbone import BackboneParams as Backbone
+from stages.params.dataset import DatasetParams as Dataset
+from stages.params.train import TrainParams as Train
 from tests.stages.imports import ROOT
 
 
@@ -28,7 +28,7 @@ def changed(tmp_path):
 
 
 def test_the_shipped_params_are_valid():
-    assert read(Dataset, ROOT / PARAMS_FILE).name == "scenes"
+    assert read_params(Dataset, ROOT / PARAMS_FILE).name == "scenes"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_the_shipped_params_are_valid():
         ("train.learning_rate", "1e-3\n", r"train\.learning_rate: got '1e-3\\n'.*reads 1e-3 as a text"),
         ("train.learning_rate", "1e400", r"train\.learning_rate: got '1e400', should be a valid number$"),
         ("train.learning_rate", float("inf"), r"train\.learning_rate: got inf, should be a finite number"),
-        ("train.clip", float("nan"), r"train\.clip: got nan, should be a finite number"),
+        ("train.max_grad_norm", float("nan"), r"train\.max_grad_norm: got nan, should be a finite number"),
         ("train.seed", 2**63, r"train\.seed: got 9\d+, should be a whole number of 64 bits"),
         ("dataset.limit", 10**400, r"dataset\.limit: got 10+\.\.\.0+, should be a whole number of 64 bits"),
         ("dataset.local.images", "", r"dataset\.local\.images: got '', string should have at least 1 character"),
@@ -71,7 +71,7 @@ def test_the_shipped_params_are_valid():
 )
 def test_a_slip_in_any_section_is_told_to_every_stage(changed, key, value, message):
     with pytest.raises(UserError, match=message) as caught:
-        read(Dataset, changed(key, value))
+        read_params(Dataset, changed(key, value))
     assert "\n" not in str(caught.value)
 
 
@@ -80,7 +80,7 @@ def test_a_missing_key_is_told(tmp_path):
     del content["train"]["seed"]
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=r"train\.seed: missing"):
-        read(Train, tmp_path / "p.yaml")
+        read_params(Train, tmp_path / "p.yaml")
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path, text, message):
     if text is not None:
         (tmp_path / "p.yaml").write_bytes(text)
     with pytest.raises(UserError, match=message) as caught:
-        read(Backbone, tmp_path / "p.yaml")
+        read_params(Backbone, tmp_path / "p.yaml")
     assert "\n" not in str(caught.value)
 
 
 def test_a_whole_number_will_do_for_a_fraction(changed):
-    assert read(Train, changed("train.learning_rate", 1)).learning_rate == 1.0
+    assert read_params(Train, changed("train.learning_rate", 1)).learning_rate == 1.0

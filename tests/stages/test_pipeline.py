@@ -17,18 +17,18 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from safetensors.torch import save_file
+from stages.common.splits import features_of, images_with_features, references_of
 
 from lib.core.errors import UserError
-from lib.core.workdir import alone
+from lib.core.workdir import locked
 from lib.model.saved import load_decoder
 from lib.scoring import METRICS
 from lib.search.beam import beam_search
 from lib.search.consensus import Consensus
 from stages import generate
-from stages.common.splits import features_of, images_with_features, references_of
 from stages.generate import consensus_of_train
-from stages.params import read
-from stages.params.generate import Params
+from stages.params import read_params
+from stages.params.generate import GenerateParams
 from tests.pictures import saved
 from tests.stages.imports import ROOT
 from tests.stages.tiny import STAGES, files, run
@@ -106,7 +106,7 @@ def test_a_run_waits_for_another_that_makes_the_same_in_the_same_scratch_folder(
     before, environment = files(here), {**os.environ, "PYTHONPATH": str(ROOT)}
     with ExitStack() as other:
         for folder in (here / ".scratch" / stage).iterdir():
-            other.enter_context(alone(folder))
+            other.enter_context(locked(folder))
         process = subprocess.Popen(
             [sys.executable, "-m", f"stages.{stage}"], env=environment, stderr=subprocess.PIPE, text=True
         )
@@ -127,7 +127,12 @@ def test_a_run_waits_for_another_that_makes_the_same_in_the_same_scratch_folder(
         {"features.kind": "pooled", "model.attention": "none", "train.label_smoothing": 0.1, "dataset.limit": 5},
         {"features.precision": "bfloat16"},
         {"train.scst.epochs": 2, "train.scst.batch_size": 8, "train.scst.samples": 2},
-        {"generate.method": "sample", "generate.sample.top_p": 0.9, "generate.min_length": 3, "generate.no_repeat": 2},
+        {
+            "generate.method": "sample",
+            "generate.sample.top_p": 0.9,
+            "generate.min_length": 3,
+            "generate.no_repeat_ngram_size": 2,
+        },
         {"generate.consensus.neighbours": 3},
     ],
 )
@@ -143,13 +148,13 @@ def test_models_of_an_ensemble_write_together(scenes, tmp_path, monkeypatch, cap
         tmp_path / "here", monkeypatch, ["train", "finetune", "generate"],
         **at_length, **{"train.seed": 2, "train.epochs": 3},
     )  # fmt: skip
-    alone = files(here / "metrics")
+    locked = files(here / "metrics")
     shutil.copytree(scenes / "data/model", here / "data/ensemble/first")
     run(here, monkeypatch, ["generate"], **at_length)
     assert "6 captions written by 2 models" in capsys.readouterr().out
-    assert files(here / "metrics")["captions.json"] != alone["captions.json"]
+    assert files(here / "metrics")["captions.json"] != locked["captions.json"]
     save_file({"mean": torch.zeros(1)}, here / "data/ensemble/first/projection.safetensors")
-    with pytest.raises(UserError, match=r"cannot decode as one: their CNNs, or features\.components, differ"):
+    with pytest.raises(UserError, match=r"cannot decode as one: their CNNs, or features\.pca_components, differ"):
         run(here, monkeypatch, ["generate"])
     (here / "data/ensemble/first/projection.safetensors").unlink()
     words = json.loads((here / "data/ensemble/first/vocabulary.json").read_text())
@@ -163,7 +168,7 @@ def test_with_a_consensus_the_neighbours_choose_in_the_beam(scenes, tmp_path, mo
     monkeypatch.setattr(generate, "_ONE_IN", one_in)
     shutil.copytree(scenes, tmp_path / "here")
     beam = {"generate.beam_size": 5}
-    alone = files(run(tmp_path / "here", monkeypatch, ["generate"], **beam) / "metrics")
+    locked = files(run(tmp_path / "here", monkeypatch, ["generate"], **beam) / "metrics")
     run(
         tmp_path / "here", monkeypatch, ["generate"],
         **beam, **{"generate.consensus.neighbours": 3, "generate.consensus.weight": 100.0},
@@ -175,10 +180,10 @@ def test_with_a_consensus_the_neighbours_choose_in_the_beam(scenes, tmp_path, mo
     part = features_of(test)[:]
     beams = consensus.rerank(part, beam_search(decoder, part, 5, 20, 0.7), 0.7)
     written = [row["caption"] for row in json.loads(Path("metrics/captions.json").read_text())]
-    assert written == [" ".join(vocabulary.decode(best.ids)) for best, *_ in beams]
-    assert written != [row["caption"] for row in json.loads(alone["captions.json"])]
+    assert written == [" ".join(vocabulary.decode(best.token_ids)) for best, *_ in beams]
+    assert written != [row["caption"] for row in json.loads(locked["captions.json"])]
     with pytest.raises(UserError, match="trained on features of another CNN"):
-        consensus_of_train(read(Params), replace(decoder.config, channels=5), vocabulary)
+        consensus_of_train(read_params(GenerateParams), replace(decoder.config, channels=5), vocabulary)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +298,7 @@ def test_features_are_float16_shards_that_can_be_memory_mapped(scenes):
 @pytest.fixture(scope="module")
 def projected(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        folder = run(tmp_path_factory.mktemp("projected"), monkeypatch, **{"features.components": 24})
+        folder = run(tmp_path_factory.mktemp("projected"), monkeypatch, **{"features.pca_components": 24})
     assert np.load(folder / "data/features/features-00000.npy", mmap_mode="r").shape == (36, 16, 24)
     return folder
 

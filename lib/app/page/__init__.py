@@ -39,13 +39,13 @@ def create_app(captioner: Captioner) -> Flask:
     def caption() -> dict[str, Any]:
         """An error is an answer too, of status 200: browsers report any other as a fault of the page."""
         try:
-            picture = decode(request.get_data(), captioner.backbone.preprocess.least)
+            picture = decode(request.get_data(), captioner.backbone.preprocess.min_decode_size)
             (candidates,) = captioner.caption([picture])
         except (ImageError, UserError) as error:
             return {"error": f"This picture cannot be captioned: {error}."}
         return {
             "picture": _data_uri(picture),
-            "seen": captioner.backbone.preprocess.shown(picture.size),
+            "seen": captioner.backbone.preprocess.crop_box(picture.size),
             "candidates": [as_json(each) | {"attention": attention_grid(each).tolist()} for each in candidates],
         }
 

@@ -1,0 +1,40 @@
+"""What generate and the COCO submission share: which models decode together, and the consensus of the train split."""
+
+from pathlib import Path
+
+from lib.core.tables import read_images, read_tokens
+from lib.features.store import Features
+from lib.model.decoder import DecoderConfig
+from lib.model.saved import check_features
+from lib.runtime.distributed import print_once
+from lib.search.consensus import Consensus
+from lib.text.vocabulary import Vocabulary
+from stages.common.paths import CAPTION_TABLE, FEATURES, IMAGES, MODEL
+from stages.params import GenerateParams
+
+_IMAGES_PER_NEIGHBOUR = 50  # with more neighbours, most images of a small train split would share theirs
+
+
+def model_folders(params: GenerateParams) -> list[Path]:
+    """Return the folders of the models that decode together, the trained one first."""
+    return [MODEL, *sorted(path for path in Path(params.ensemble).iterdir() if path.is_dir())]
+
+
+def train_consensus(params: GenerateParams, config: DecoderConfig, vocabulary: Vocabulary) -> Consensus | None:
+    """Return the consensus that `generate.consensus` asks for, or None.
+
+    Raises UserError if the features of the train split are not those that the decoder was trained on.
+    """
+    wanted = params.consensus.neighbours
+    if not wanted:
+        return None
+    images = read_images(IMAGES, "train")
+    neighbours = min(wanted, max(1, len(images) // _IMAGES_PER_NEIGHBOUR))
+    if neighbours < wanted:
+        print_once(
+            f"generate.consensus.neighbours={wanted}: using {neighbours}, one per {_IMAGES_PER_NEIGHBOUR} train images"
+        )
+    features = Features(FEATURES, images)
+    check_features(config, features.shape, FEATURES)
+    references = list(read_tokens(CAPTION_TABLE, images["image_id"]).values())
+    return Consensus(features, references, vocabulary, neighbours, params.consensus.weight)

@@ -1,0 +1,18 @@
+"""Where the stages keep their outputs, relative to the top folder of the project."""
+
+import os
+from pathlib import Path
+
+RAW, CAPTIONS, BACKBONE, FEATURES = (Path("data") / name for name in ("raw", "captions", "backbone", "features"))
+DECODER, MODEL, METRICS = Path("data/decoder"), Path("data/model"), Path("metrics")
+
+ANNOTATED_IMAGES = CAPTIONS / "images.parquet"  # image_id, archive, member, split: the images that have captions
+CAPTION_TABLE = CAPTIONS / "captions.parquet"  # image_id, caption, tokens
+VOCABULARY = CAPTIONS / "vocabulary.json"
+IMAGES = FEATURES / "images.parquet"  # the images that exist: image_id, archive, member, split, shard, row
+SKIPPED = FEATURES / "skipped.parquet"  # the images that could not be read: image_id, reason
+
+# Interrupted work. DVC removes a stage's outputs before it runs the stage, but leaves this folder alone.
+SCRATCH = Path(os.environ.get("CAPTION_SCRATCH") or ".scratch")
+DOWNLOADS = SCRATCH / "downloads"
+PROVENANCE = SCRATCH / "provenance.json"  # when and where the model was trained; no stage reads it
