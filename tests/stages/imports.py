@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROOMS = ("lib", "stages")
+PACKAGES = ("lib", "stages")
 
 
 def imported_files(module: str) -> set[str]:
@@ -24,6 +24,11 @@ def imported_files(module: str) -> set[str]:
             found |= {file.relative_to(ROOT).as_posix() for file in path.parent.glob(f"{path.stem}.*")}
             waiting += _imports(tree)
     return found
+
+
+def imports_of(path: Path) -> list[str]:
+    """The modules of the project that a file imports, and the names that it imports from them."""
+    return _imports(ast.parse(path.read_text("utf-8")))
 
 
 def _files(module: str) -> list[Path]:
@@ -47,4 +52,4 @@ def _imports(tree: ast.AST) -> list[str]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in names if name.split(".")[0] in ROOMS]
+    return [name for name in names if name.split(".")[0] in PACKAGES]
