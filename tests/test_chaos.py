@@ -27,7 +27,7 @@ SIGNALS = itertools.cycle([signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 # Every kind of training, and each long enough to be struck at work.
 PARAMS = {
     "dataset.scenes.train": 64, "backbone.fit.epochs": 4, "backbone.tune.epochs": 2, "train.epochs": 4,
-    "train.scst.epochs": 2, "train.scst.batch_size": 8, "train.scst.samples": 2,
+    "finetune.epochs": 2, "finetune.batch_size": 8, "finetune.samples": 2,
 }  # fmt: skip
 GO_ON = {"backbone", "features", "train", "finetune"}  # from what they find in the scratch folder
 

@@ -53,9 +53,9 @@ def test_a_change_runs_what_depends_on_it_and_going_back_runs_nothing(clone):
     for name, (changes, stages) in CHANGES.items():
         output = command(clone, "dvc", "exp", "run", "--name", name, *settings(changes))
         assert sorted(stages_run(output)) == sorted(stages), name
-        inputs = json.loads((clone / "data/model/provenance.json").read_text())["inputs"]
+        inputs = yaml.safe_load(command(clone, "python", "-m", "stages.tools.provenance"))["inputs"]
         assert inputs.items() <= noted(clone).items()
-        assert inputs.keys() == {*(f"data/captions/{table}.parquet" for table in ("images", "captions")), *FOLDERS}
+        assert inputs.keys() >= {"data/captions/captions.parquet", *FOLDERS}
         made[name] = outputs(clone)
     assert len({tuple(each.items()) for each in (before, *made.values())}) == 1 + len(CHANGES)
     changed = {param for changes, _ in CHANGES.values() for param in changes}
@@ -84,7 +84,7 @@ def test_runs_in_another_folder_keep_their_work_where_they_are_told(clone, tmp_p
         command(clone, "dvc", "exp", "run", *how, "-S", f"train.seed={10 + number}")
         if how == ["--queue"]:
             command(clone, "dvc", "exp", "run", "--run-all")
-        assert len(list((tmp_path / "scratch/train").glob("*/checkpoint.safetensors"))) == number
+        assert len(list((tmp_path / "scratch/train").glob("*/checkpoint.pt"))) == number
 
 
 def test_a_grid_is_run_from_a_queue_and_any_two_runs_are_compared(clone):

@@ -38,7 +38,7 @@ SETTINGS = {
     "train.epochs": EPOCHS, "train.batch_size": 1024, "train.label_smoothing": 0.1, "train.ema_decay": 0.995,
     "train.precision": PRECISION, "train.monitor": "val_cider_d", "generate.beam_size": BEAM,
 }  # fmt: skip
-SCST_SETTINGS = {"train.scst.epochs": 1, "train.scst.samples": SAMPLES, "train.scst.batch_size": 256}
+SCST_SETTINGS = {"finetune.epochs": 1, "finetune.samples": SAMPLES, "finetune.batch_size": 256}
 
 
 def sentences(number: int) -> Iterator[str]:

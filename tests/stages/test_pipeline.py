@@ -17,18 +17,19 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from safetensors.torch import save_file
-from stages.common.splits import features_of, images_with_features, references_of
 
 from lib.core.errors import UserError
+from lib.core.tables import read_images, read_tokens
 from lib.core.workdir import locked
+from lib.features.store import Features
 from lib.model.saved import load_decoder
 from lib.scoring import METRICS
 from lib.search.beam import beam_search
 from lib.search.consensus import Consensus
-from stages import generate
-from stages.generate import consensus_of_train
-from stages.params import read_params
-from stages.params.generate import GenerateParams
+from stages.common import generation
+from stages.common.generation import train_consensus
+from stages.common.paths import CAPTION_TABLE, FEATURES, IMAGES
+from stages.params import GenerateParams, read_params
 from tests.pictures import saved
 from tests.stages.imports import ROOT
 from tests.stages.tiny import STAGES, files, run
@@ -112,7 +113,7 @@ def test_a_run_waits_for_another_that_makes_the_same_in_the_same_scratch_folder(
         )
         assert process.stderr
         said = next(line for line in process.stderr if "waiting" in line)
-        assert said.startswith(f"waiting for another process that works in {Path('.scratch', stage)}")
+        assert str(Path(".scratch", stage)) in said
         assert process.poll() is None
     process.communicate()
     assert process.returncode == 0
@@ -126,7 +127,7 @@ def test_a_run_waits_for_another_that_makes_the_same_in_the_same_scratch_folder(
         {"model.implementation": "torch", "generate.beam_size": 1},
         {"features.kind": "pooled", "model.attention": "none", "train.label_smoothing": 0.1, "dataset.limit": 5},
         {"features.precision": "bfloat16"},
-        {"train.scst.epochs": 2, "train.scst.batch_size": 8, "train.scst.samples": 2},
+        {"finetune.epochs": 2, "finetune.batch_size": 8, "finetune.samples": 2},
         {
             "generate.method": "sample",
             "generate.sample.top_p": 0.9,
@@ -148,42 +149,43 @@ def test_models_of_an_ensemble_write_together(scenes, tmp_path, monkeypatch, cap
         tmp_path / "here", monkeypatch, ["train", "finetune", "generate"],
         **at_length, **{"train.seed": 2, "train.epochs": 3},
     )  # fmt: skip
-    locked = files(here / "metrics")
+    before = files(here / "metrics")
     shutil.copytree(scenes / "data/model", here / "data/ensemble/first")
     run(here, monkeypatch, ["generate"], **at_length)
-    assert "6 captions written by 2 models" in capsys.readouterr().out
-    assert files(here / "metrics")["captions.json"] != locked["captions.json"]
-    save_file({"mean": torch.zeros(1)}, here / "data/ensemble/first/projection.safetensors")
-    with pytest.raises(UserError, match=r"cannot decode as one: their CNNs, or features\.pca_components, differ"):
+    assert "6 captions by 2 models" in capsys.readouterr().out
+    assert files(here / "metrics")["captions.json"] != before["captions.json"]
+    save_file({"mean": torch.zeros(1)}, here / "data/ensemble/first/pca.safetensors")
+    with pytest.raises(UserError, match=r"features\.pca_components"):
         run(here, monkeypatch, ["generate"])
-    (here / "data/ensemble/first/projection.safetensors").unlink()
+    (here / "data/ensemble/first/pca.safetensors").unlink()
     words = json.loads((here / "data/ensemble/first/vocabulary.json").read_text())
     (here / "data/ensemble/first/vocabulary.json").write_text(json.dumps({"words": words["words"][::-1]}))
-    with pytest.raises(UserError, match="data/ensemble/first cannot decode as one: they know different words"):
+    with pytest.raises(UserError, match="data/ensemble/first"):
         run(here, monkeypatch, ["generate"])
 
 
 @pytest.mark.parametrize(("one_in", "asked"), [(4, 3), (9, 2), (50, 1)])  # of the 24 pictures to train on
 def test_with_a_consensus_the_neighbours_choose_in_the_beam(scenes, tmp_path, monkeypatch, capsys, one_in, asked):
-    monkeypatch.setattr(generate, "_ONE_IN", one_in)
+    monkeypatch.setattr(generation, "_IMAGES_PER_NEIGHBOUR", one_in)
     shutil.copytree(scenes, tmp_path / "here")
     beam = {"generate.beam_size": 5}
-    locked = files(run(tmp_path / "here", monkeypatch, ["generate"], **beam) / "metrics")
+    before = files(run(tmp_path / "here", monkeypatch, ["generate"], **beam) / "metrics")
     run(
         tmp_path / "here", monkeypatch, ["generate"],
         **beam, **{"generate.consensus.neighbours": 3, "generate.consensus.weight": 100.0},
     )  # fmt: skip
-    assert (f"{asked} neighbours are asked, one in {one_in} " in capsys.readouterr().out) == (asked < 3)
+    assert (f"generate.consensus.neighbours=3: using {asked}" in capsys.readouterr().out) == (asked < 3)
     decoder, vocabulary = load_decoder(Path("data/model"))
-    train, test = images_with_features("train"), images_with_features("test")
-    consensus = Consensus(features_of(train), list(references_of(train).values()), vocabulary, asked, 100.0)
-    part = features_of(test)[:]
+    train, test = read_images(IMAGES, "train"), read_images(IMAGES, "test")
+    references = list(read_tokens(CAPTION_TABLE, train["image_id"]).values())
+    consensus = Consensus(Features(FEATURES, train), references, vocabulary, asked, 100.0)
+    part = Features(FEATURES, test)[:]
     beams = consensus.rerank(part, beam_search(decoder, part, 5, 20, 0.7), 0.7)
     written = [row["caption"] for row in json.loads(Path("metrics/captions.json").read_text())]
     assert written == [" ".join(vocabulary.decode(best.token_ids)) for best, *_ in beams]
-    assert written != [row["caption"] for row in json.loads(locked["captions.json"])]
-    with pytest.raises(UserError, match="trained on features of another CNN"):
-        consensus_of_train(read_params(GenerateParams), replace(decoder.config, channels=5), vocabulary)
+    assert written != [row["caption"] for row in json.loads(before["captions.json"])]
+    with pytest.raises(UserError, match="data/features"):
+        train_consensus(read_params(GenerateParams), replace(decoder.config, feature_size=5), vocabulary)
 
 
 @pytest.mark.parametrize(
@@ -193,8 +195,8 @@ def test_with_a_consensus_the_neighbours_choose_in_the_beam(scenes, tmp_path, mo
         ("backbone", "data/captions/captions.parquet"),
         ("features", "data/captions/images.parquet"),
         ("train", "data/captions/captions.parquet"),
-        ("generate", "data/captions/images.parquet"),
-        ("evaluate", "data/features/index.parquet"),
+        ("generate", "data/features/images.parquet"),
+        ("evaluate", "data/features/images.parquet"),
         ("gradients", "data/captions/captions.parquet"),
         ("report", "metrics/per_image.parquet"),
         ("report", "data/features/skipped.parquet"),
@@ -203,7 +205,7 @@ def test_with_a_consensus_the_neighbours_choose_in_the_beam(scenes, tmp_path, mo
 def test_a_damaged_table_is_named_by_the_stage_that_reads_it(scenes, tmp_path, monkeypatch, stage, table):
     shutil.copytree(scenes, tmp_path / "here")
     (tmp_path / "here" / table).write_bytes(b"damaged")
-    with pytest.raises(UserError, match=f"^{table} is damaged, or of another version: "):
+    with pytest.raises(UserError, match=f"^{table} "):
         run(tmp_path / "here", monkeypatch, [stage])
 
 
@@ -211,7 +213,7 @@ def test_a_damaged_table_is_named_by_the_stage_that_reads_it(scenes, tmp_path, m
     ("stage", "name"),
     [
         ("evaluate", "metrics/captions.json"),
-        ("java", "metrics/captions.json"),
+        ("tools.meteor_spice", "metrics/captions.json"),
         ("report", "metrics/scores.json"),
         ("report", "metrics/train/curves.csv"),
         ("report", "metrics/gradients.csv"),
@@ -225,7 +227,7 @@ def test_a_damaged_file_is_named_by_the_stage_that_reads_it(scenes, tmp_path, mo
     shutil.copytree(scenes, tmp_path / "here")
     shutil.copytree(ROOT / "metrics/compare", tmp_path / "here/metrics/compare")
     (tmp_path / "here" / name).write_bytes(b'<<<<<<< HEAD\n"')
-    with pytest.raises(UserError, match=f"^{name} is damaged, or of another version: "):
+    with pytest.raises(UserError, match=f"^{name} "):
         run(tmp_path / "here", monkeypatch, [stage])
 
 
@@ -264,11 +266,11 @@ def test_local_photographs_go_through_and_unreadable_ones_are_listed(tmp_path, m
     skipped = pd.read_parquet("data/features/skipped.parquet")
     assert skipped["image_id"].tolist() == [3, 4]
     assert skipped["reason"].tolist() == ["missing", "not an image"]
-    assert len(pd.read_parquet("data/features/index.parquet")) == 14
+    assert len(pd.read_parquet("data/features/images.parquet")) == 14
     scores = json.loads(Path("metrics/scores.json").read_text())
     assert list(scores) == list(METRICS)
     page = Path("metrics/report/index.html").read_text()
-    assert "2 test pictures, of 16 in all; 2 could not be read and are left out, captions and all" in page
+    assert "2 test images of 16 in total; 2 could not be read" in page
     assert [row["image_id"] for row in json.loads(Path("metrics/captions.json").read_text())] == [7, 15]
     assert set(json.loads(Path("data/captions/vocabulary.json").read_text())["words"]) >= {"noise", "grey"}
     words = json.loads(Path("data/captions/vocabulary.json").read_text())["words"]
@@ -276,23 +278,23 @@ def test_local_photographs_go_through_and_unreadable_ones_are_listed(tmp_path, m
 
 
 def test_too_many_unreadable_images_stop_the_features_stage(tmp_path, monkeypatch, photographs):
-    with pytest.raises(UserError, match=r"2 of 16 images cannot be read, more than features\.max_skipped \(0\.01\)"):
+    with pytest.raises(UserError, match=r"features\.max_skipped=0\.01: 2 of 16 images"):
         run(tmp_path / "local", monkeypatch, STAGES[:4], **{**photographs, "features.max_skipped": 0.01})
 
 
 def test_a_transformer_that_is_to_be_fitted_is_refused_before_any_picture_is_read(scenes, tmp_path, monkeypatch):
     shutil.copytree(scenes, tmp_path / "here")
-    monkeypatch.setattr("stages.backbone.read_pixels", lambda *args, **how: pytest.fail("pictures are read"))
-    with pytest.raises(UserError, match=r"vit_b_16 ends in no convolutional layer, .* fit learns on the grid"):
+    monkeypatch.setattr("stages.backbone.read_pixels", lambda *args, **options: pytest.fail("pictures are read"))
+    with pytest.raises(UserError, match=r"vit_b_16.*features\.kind"):
         run(tmp_path / "here", monkeypatch, ["backbone"], **{"backbone.name": "vit_b_16"})
 
 
 def test_features_are_float16_shards_that_can_be_memory_mapped(scenes):
-    index = pd.read_parquet(scenes / "data/features/index.parquet")
+    images = pd.read_parquet(scenes / "data/features/images.parquet")
     shard = np.load(scenes / "data/features/features-00000.npy", mmap_mode="r")
     assert shard.dtype == np.float16
     assert shard.shape == (36, 16, 128)
-    assert index["row"].tolist() == list(range(36))
+    assert images["row"].tolist() == list(range(36))
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,6 @@ def run(folder: Path, monkeypatch, stages=STAGES, **changes) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """What is in a folder, but for the scratch folder and the note of when and where the model was made."""
-    left_out = {".scratch", "made.json"}
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and left_out.isdisjoint(path.parts)]
+    """The files of a folder, without the scratch folder."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".scratch" not in path.parts]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
