@@ -10,11 +10,22 @@ import pytest
 import yaml
 
 from tests import miniature
-from tests.commands import attempt, command, stages_run
+from tests.commands import attempt, command, outputs, stages_run
 from tests.servers import serving
 from tests.stages.tiny import STAGES, write_params
 
 pytestmark = pytest.mark.slow
+
+RERUNS = {
+    "lib/search/beam.py": ["generate"],
+    "lib/search/constraints.py": ["generate"],
+    "lib/search/consensus.py": ["generate"],
+    "lib/search/ensemble.py": ["generate"],
+    "lib/finetuning/sampling.py": ["finetune", "generate"],
+    "lib/finetuning/reward.py": ["finetune", "generate"],
+    "lib/evaluation/intervals.py": ["evaluate"],
+    "lib/report/plots.py": ["report"],
+}
 
 
 def test_with_nothing_changed_nothing_is_run(clone):
@@ -23,6 +34,18 @@ def test_with_nothing_changed_nothing_is_run(clone):
     print(f"no-op dvc repro: {time.perf_counter() - start:.1f} s")
     assert stages_run(output) == []
     assert "up to date" in output
+
+
+@pytest.mark.parametrize(("edited", "rerun"), RERUNS.items())
+def test_an_edit_of_code_reruns_the_stages_that_list_its_room(clone, edited, rerun):
+    """Outputs do not depend on a comment, so DVC runs no stage further down."""
+    code = clone / edited
+    before, text = outputs(clone), code.read_text()
+    code.write_text(f"{text}# edited\n")
+    assert stages_run(command(clone, "dvc", "repro")) == rerun
+    code.write_text(text)
+    assert stages_run(command(clone, "dvc", "repro")) == []
+    assert outputs(clone) == before
 
 
 def test_plots_are_drawn(clone):
