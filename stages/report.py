@@ -10,7 +10,7 @@ from lib.report.figures import draw_contact_sheet, save_png
 from lib.report.gallery import write_gallery
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, gradient_flow, learning_curves, self_critical_curves
-from lib.report.sprites import thumbnail, write_sheets
+from lib.report.sprites import thumbnail, write_sprites
 from lib.vision.images import Archives
 from lib.vision.pixels import image_rows
 from lib.vision.preprocess import read_preprocess
@@ -40,7 +40,7 @@ def main() -> None:
     spaced = np.unique(np.linspace(0, len(per_image) - 1, min(_GALLERY_SIZE, len(per_image))).astype(int))
     pictures = [thumbnail(archives, rows[i]) for i in spaced]
     draw_contact_sheet(pictures, per_image["caption"].iloc[spaced].tolist(), out / "gallery.png")
-    sheets, sizes = write_sheets(rows, archives, out, worker_count())
+    sprites, sizes = write_sprites(rows, archives, out, worker_count())
     archives.close()
     with readable_errors(METRICS / "attention.npy"):
         attention = np.load(METRICS / "attention.npy", mmap_mode="r")
@@ -50,7 +50,7 @@ def main() -> None:
         out / "gallery.js",
         per_image,
         references.groupby("image_id")["caption"].agg(list),
-        sheets,
+        sprites,
         sizes,
         attention,
         read_preprocess(BACKBONE),

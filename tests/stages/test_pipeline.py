@@ -83,8 +83,8 @@ def test_the_page_works_offline_and_shows_the_captions(scenes):
     pictures = [json.loads(line.removesuffix(",")) for line in lines]
     shown = [{"image_id": picture["id"], "caption": " ".join(picture["words"])} for picture in pictures]
     assert shown == json.loads((scenes / "metrics/captions.json").read_text())
-    assert all(len(picture["looked"]) == len(picture["words"]) for picture in pictures)
-    for name in ("curves.png", "bleu.png", "gradients.png", "gallery.png", "pictures-000.jpg"):
+    assert all(len(picture["attention"]) == len(picture["words"]) for picture in pictures)
+    for name in ("curves.png", "bleu.png", "gradients.png", "gallery.png", "sprite-000.jpg"):
         with Image.open(report / name) as picture:
             assert min(picture.size) > 200
 
