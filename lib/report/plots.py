@@ -103,7 +103,7 @@ def gradient_flow(norms: pd.DataFrame) -> list[Panel]:
         axes.set(xlabel="words back", ylabel="norm (1 for one word back)", yscale="log", ylim=(1e-12, 3))
         axes.legend()
 
-    return [Panel("Gradient of the last word's loss, by distance of the state", draw)]
+    return [Panel("Gradient norm by distance from the last word", draw)]
 
 
 def _epoch_panel(

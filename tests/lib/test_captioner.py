@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.app.captioner import BATCH, Captioner
+from lib.app.captioner import BATCH_SIZE, Captioner
 from lib.core.errors import UserError
 from lib.model.saved import load_decoder
 from lib.scoring.cider import CiderD
@@ -73,7 +73,7 @@ def test_the_best_comes_first(captioner):
 
 
 def test_many_pictures_at_once_get_what_each_gets_alone(captioner):
-    some = pictures(2 * BATCH + 3)
+    some = pictures(2 * BATCH_SIZE + 3)
     together = captioner.caption(some, beam_size=2)
     assert len(together) == len(some)
     assert len({candidates[0].text for candidates in together}) > 1
