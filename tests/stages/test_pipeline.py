@@ -268,7 +268,7 @@ def test_local_photographs_go_through_and_unreadable_ones_are_listed(tmp_path, m
     scores = json.loads(Path("metrics/scores.json").read_text())
     assert list(scores) == list(METRICS)
     page = Path("metrics/report/index.html").read_text()
-    assert "2 test pictures, of 16 in all; 2 could not be read and are left out, captions and all" in page
+    assert "2 test images of 16 in total; 2 unreadable images were skipped" in page
     assert [row["image_id"] for row in json.loads(Path("metrics/captions.json").read_text())] == [7, 15]
     assert set(json.loads(Path("data/captions/vocabulary.json").read_text())["words"]) >= {"noise", "grey"}
     words = json.loads(Path("data/captions/vocabulary.json").read_text())["words"]
