@@ -75,13 +75,11 @@ def compared_curves(curves: Mapping[str, pd.DataFrame]) -> list[Panel]:
     The `curves` of each run have the columns epoch, val_loss, val_bleu_4 and val_cider_d.
     """
     # Rings around dots keep both runs visible when their curves are equal.
-    styles: tuple[dict[str, Any], ...] = (
-        {"color": COLOURS["orange"], "markersize": 8, "mfc": "none"},
-        {"color": COLOURS["blue"]},
-    )
+    rings: dict[str, Any] = {"color": COLOURS["orange"], "markersize": 8, "mfc": "none"}
+    dots: dict[str, Any] = {"color": COLOURS["blue"]}
 
     def compare(column: str, axes: Axes) -> None:
-        for (run, curve), style in zip(curves.items(), styles, strict=True):
+        for (run, curve), style in zip(curves.items(), (rings, dots), strict=True):
             axes.plot(curve["epoch"], curve[column], "o-", label=run, **style)
         _label_epochs(axes)
 
