@@ -1,6 +1,6 @@
-"""The library: everything that the stages call, importable without DVC.
+"""The library behind the stages. It needs no DVC.
 
-What comes of it all, in Python:
+Caption images with a trained model:
 
     from lib import Captioner
 
@@ -17,7 +17,7 @@ __all__ = ["Captioner"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `Captioner` when it is asked for: it needs torch, for which the rest of lib should not have to wait."""
+    """Import `Captioner` on first use, because it imports torch, which takes seconds."""
     if name != "Captioner":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from lib.app.captioner import Captioner

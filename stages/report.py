@@ -1,4 +1,4 @@
-"""report: plots, a gallery of all test images and one page, from what the other stages left in metrics/."""
+"""Stage report: draw plots and a gallery of all test images, on one page that works offline."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from lib.report.figures import draw_contact_sheet, save_png
 from lib.report.gallery import write_gallery
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, gradient_flow, learning_curves, self_critical_curves
-from lib.report.sprites import thumbnail, write_sheets
+from lib.report.sprites import thumbnail, write_sprites
 from lib.vision.images import Archives
 from lib.vision.pixels import image_rows
 from lib.vision.preprocess import read_preprocess
@@ -19,7 +19,7 @@ from stages.common.metrics_io import read_csv, read_json
 from stages.common.paths import BACKBONE, CAPTION_TABLE, IMAGES, METRICS, RAW, SKIPPED
 from stages.params import DatasetParams, ModelParams, read_params
 
-_GALLERY_SIZE = 12  # images of gallery.png, evenly spaced by id
+_GALLERY_SIZE = 12  # images of gallery.png
 
 
 def main() -> None:
@@ -37,33 +37,27 @@ def main() -> None:
     images, skipped = read_table(IMAGES), read_table(SKIPPED)
     rows = image_rows(per_image[["image_id"]].merge(images, "left"))
     archives = Archives(RAW)
-    spaced = np.unique(np.linspace(0, len(per_image) - 1, min(_GALLERY_SIZE, len(per_image))).astype(int))
-    pictures = [thumbnail(archives, rows[i]) for i in spaced]
-    draw_contact_sheet(pictures, per_image["caption"].iloc[spaced].tolist(), out / "gallery.png")
-    sheets, sizes = write_sheets(rows, archives, out, worker_count())
+    sample = np.unique(np.linspace(0, len(per_image) - 1, min(_GALLERY_SIZE, len(per_image))).astype(int))
+    thumbnails = [thumbnail(archives, rows[i]) for i in sample]
+    draw_contact_sheet(thumbnails, per_image["caption"].iloc[sample].tolist(), out / "gallery.png")
+    sprites, sizes = write_sprites(rows, archives, out, worker_count())
     archives.close()
     with readable_errors(METRICS / "attention.npy"):
         attention = np.load(METRICS / "attention.npy", mmap_mode="r")
-    of_test = [("image_id", "in", per_image["image_id"].tolist())]
-    references = read_table(CAPTION_TABLE, columns=["image_id", "caption"], filters=of_test)
-    write_gallery(
-        out / "gallery.js",
-        per_image,
-        references.groupby("image_id")["caption"].agg(list),
-        sheets,
-        sizes,
-        attention,
-        read_preprocess(BACKBONE),
-    )
+    test_ids = [("image_id", "in", per_image["image_id"].tolist())]
+    captions = read_table(CAPTION_TABLE, columns=["image_id", "caption"], filters=test_ids)
+    references = captions.groupby("image_id")["caption"].agg(list)
+    preprocess = read_preprocess(BACKBONE)
+    write_gallery(out / "gallery.js", per_image, references, sprites, sizes, attention, preprocess)
 
     model = read_params(ModelParams)
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped["reason"].value_counts().items())
-    left_out = f"; {len(skipped)} could not be read and are left out: {reasons}" if reasons else ""
+    unreadable = f"; {len(skipped)} unreadable images were skipped: {reasons}" if reasons else ""
     write_page(
         out / "index.html",
         title=f"Captions of {read_params(DatasetParams).name}",
         summary=f"{model.cell.upper()} decoder ({model.implementation} cell); {len(per_image)} test images of "
-        f"{len(images) + len(skipped)} in total{left_out}.",
+        f"{len(images) + len(skipped)} in total{unreadable}.",
         scores=read_json("scores.json"),
         intervals=read_json("intervals.json"),
         statistics=read_json("statistics.json"),

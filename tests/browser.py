@@ -1,4 +1,4 @@
-"""A real browser, headless, where this machine has one: Debian's chromium, and playwright to drive it."""
+"""Chromium, headless, driven by playwright. Install it with `apt-get install chromium`."""
 
 import shutil
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium")
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A browser of playwright's; skips the test where there is no playwright."""
+    """Start a browser. Skip the test if playwright is not installed."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with playwright.sync_playwright() as driver:
-        # No sandbox: root may have none, and the pages are our own.
+        # root cannot use the sandbox
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()

@@ -1,1 +1,1 @@
-"""Commands for people: caption a photo of one's own, at the command line or on a local web page."""
+"""Caption your own images: the command `caption`, the local demo page, and the class `Captioner`."""

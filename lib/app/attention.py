@@ -1,48 +1,40 @@
-"""Where the model looked for each word of a caption: Xu et al. 2015, "Show, attend and tell", figure 3."""
+"""Draw the attention weights of a caption, as Xu et al. 2015, "Show, attend and tell", figure 3."""
 
 import math
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from lib.app.captioner import Candidate
 from lib.core.errors import UserError
 from lib.vision.preprocess import Preprocess
 
-_COLUMNS, _INCHES = 5, 2.4  # of the drawing: pictures in a row, and the width of one
+_COLUMNS, _WIDTH = 5, 2.4  # images per row, and inches of an image
 
 
-def attention_grid(candidate: Candidate) -> np.ndarray:
-    """The attention of each token, laid out as the picture is: (T, side, side); (T, 0, 0) if there is none."""
-    tokens, places = candidate.attention.shape
-    side = math.isqrt(places)  # of a square picture a CNN makes a square grid
-    return candidate.attention.numpy().reshape(tokens, side, side)
+def draw_attention(image: Image.Image, preprocess: Preprocess, candidate: Candidate, path: Path) -> None:
+    """Draw the grey image once per word, under the word's heat map. The suffix of `path` sets the file format.
 
-
-def draw_attention(picture: Image.Image, preprocess: Preprocess, candidate: Candidate, path: Path) -> None:
-    """Draws the picture once for each word, in grey, with the attention over it as heat and the word below.
-
-    The scale is each word's own: its hottest place is the one that it looked at most. The suffix of `path` says what
-    kind of file is made. Raises UserError where none can be.
+    The largest weight of each word gets the full colour. Raises UserError if `path` cannot be written.
     """
-    from matplotlib.figure import Figure  # half a second that the demo page does not need
+    from matplotlib.figure import Figure  # the import takes half a second, and most calls of `caption` do not draw
 
-    width, height = picture.size
-    left, top, across, down = (share / 100 for share in preprocess.crop_box(picture.size))
-    extent = (left * width, (left + across) * width, (top + down) * height, top * height)
+    width, height = image.size
+    left, top, crop_width, crop_height = (percent / 100 for percent in preprocess.crop_box(image.size))
+    extent = (left * width, (left + crop_width) * width, (top + crop_height) * height, top * height)
     rows = -(-max(1, len(candidate.tokens)) // _COLUMNS)
-    figure = Figure(figsize=(_INCHES * _COLUMNS, (_INCHES * height / width + 0.4) * rows), layout="constrained")
-    grey = picture.convert("L")
-    for number, (token, weights) in enumerate(zip(candidate.tokens, attention_grid(candidate), strict=True), 1):
-        axes = figure.add_subplot(rows, _COLUMNS, number)
+    figure = Figure(figsize=(_WIDTH * _COLUMNS, (_WIDTH * height / width + 0.4) * rows), layout="constrained")
+    grey = image.convert("L")
+    side = math.isqrt(candidate.attention.shape[1])  # the regions are a square grid
+    for index, (token, weights) in enumerate(zip(candidate.tokens, candidate.attention, strict=True), 1):
+        axes = figure.add_subplot(rows, _COLUMNS, index)
         axes.imshow(grey, "gray", vmin=0, vmax=255)
-        share = weights / weights.max()
-        axes.imshow(share, "autumn_r", alpha=0.8 * share, interpolation="bilinear", extent=extent)
+        heat = (weights / weights.max()).reshape(side, side).numpy()
+        axes.imshow(heat, "autumn_r", alpha=0.8 * heat, interpolation="bilinear", extent=extent)
         axes.set(xlim=(0, width), ylim=(height, 0))
         axes.set_title(token, y=-0.04, va="top")
         axes.axis("off")
     try:
         figure.savefig(path, dpi=100)
-    except (OSError, ValueError) as error:  # nowhere to write to, or a suffix that is no picture's
+    except (OSError, ValueError) as error:  # no such folder, or an unknown suffix
         raise UserError(f"cannot draw to {path}: {error}") from error

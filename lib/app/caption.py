@@ -1,4 +1,4 @@
-"""Captions pictures of one's own: `caption photo.jpg another.png folder/`."""
+"""Caption your own images: `caption photo.jpg another.png folder/`."""
 
 import argparse
 import io
@@ -6,192 +6,141 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, exit_on_error
 from lib.core.zips import IMAGE_SUFFIXES
 
-if TYPE_CHECKING:  # torch takes its time: who asks for help, or has mistyped something, does not wait for it
+if TYPE_CHECKING:  # torch takes seconds to import, and --help needs none
     from lib.app.captioner import Candidate, Captioner
 
 MODEL = Path("data/model")
+_SEARCH_OPTIONS = ("beam_size", "max_length", "length_penalty", "min_length", "no_repeat_ngram_size")
 
 
-def main() -> int:
-    """Prints a caption for each picture; those that cannot be read are named on stderr, and make the exit code 1."""
-    parser = _parser()
-    arguments = parser.parse_args()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name, or a word, may be none that the terminal can show
+@exit_on_error()
+def main() -> None:
+    """Print a caption for each image. Report unreadable images on stderr and exit with 1 at the end."""
+    arguments = _parse_arguments()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the characters of a file name
         sys.stdout.reconfigure(errors="backslashreplace")
-    if arguments.top > arguments.beam:
-        parser.error(f"--top {arguments.top} asks for more captions than --beam {arguments.beam} keeps")
     try:
-        return _run(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # who reads the captions has seen enough, like head
+        succeeded = _run(arguments)
+    except BrokenPipeError:  # `head` has closed the pipe; without this line Python fails again when it flushes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        succeeded = False
+    if not succeeded:
+        sys.exit(1)
 
 
-def load(folders: Sequence[Path]) -> "Captioner":
-    """The model of a folder, or several as one. Raises UserError that says how to get one where there is none."""
+def add_model_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--model DIR`, which may be repeated. `load_captioner` takes its value."""
+    message = f"a model of the finetune stage (default: {MODEL}); repeat it to decode with an ensemble"
+    parser.add_argument("--model", type=Path, action="append", metavar="DIR", help=message)
+
+
+def load_captioner(folders: Sequence[Path] | None) -> "Captioner":
+    """Load the model of a folder, or an ensemble. Raises UserError if a folder is missing."""
+    folders = folders or [MODEL]
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"no model in {folder}: run make repro, or name one with --model")
+            raise UserError(f"{folder}: no model in this folder; run `make repro`, or name another folder with --model")
     from lib.app.captioner import Captioner
 
     return Captioner.load(*folders)
 
 
-def as_json(candidate: "Candidate") -> dict[str, Any]:
-    """All but the attention, as `--json` prints it."""
-    return {
-        "text": candidate.text,
-        "tokens": candidate.tokens,
-        "score": candidate.score,
-        "mean_score": candidate.mean_score,
-    }
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="caption",
-        description="Caption pictures with a trained model.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="a file, or a folder for all pictures in it")
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="caption", description="Caption images with a trained model.")
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="an image file, or a folder of images")
     add_model_option(parser)
-    parser.add_argument("--top", type=_positive, default=1, metavar="N", help="captions to print for each picture")
-    parser.add_argument("--json", action="store_true", help="print a JSON array, with scores")
-    parser.add_argument("--attention", type=Path, metavar="OUT", help="draw where the model looked, to this PNG or PDF")
-    search = parser.add_argument_group("beam search")
-    search.add_argument("--beam", type=_positive, default=5, metavar="N", help="captions kept at each step")
-    search.add_argument("--max-length", type=_positive, default=20, metavar="WORDS", help="of a caption")
-    search.add_argument("--min-length", type=int, default=0, metavar="WORDS", help="of a caption")
-    search.add_argument("--length-penalty", type=float, default=1.0, metavar="X", help="0 favours short captions")
-    search.add_argument(
-        "--no-repeat-ngram-size", type=int, default=0, metavar="N", help="no N words in a row come twice; 0: may"
-    )
-    return parser
+    add("--top", type=int, default=1, metavar="N", help="captions to print per image")
+    add("--json", action="store_true", help="print a JSON array, with scores")
+    add("--attention", type=Path, metavar="OUT", help="draw the attention weights of each word to this PNG or PDF")
+    add("--beam", dest="beam_size", type=int, default=5, metavar="N", help="captions kept at each step (default: 5)")
+    add("--max-length", type=int, default=20, metavar="WORDS", help="longest caption (default: 20)")
+    add("--min-length", type=int, default=0, metavar="WORDS", help="shortest caption (default: 0)")
+    add("--length-penalty", type=float, default=1.0, metavar="X", help="0 favours short captions (default: 1.0)")
+    add("--no-repeat-ngram-size", type=int, default=0, metavar="N", help="no n-gram of N words repeats; 0 allows it")
+    arguments = parser.parse_args()
+    if not 1 <= arguments.top <= arguments.beam_size:
+        parser.error(f"--top {arguments.top}: must be from 1 to --beam, which is {arguments.beam_size}")
+    return arguments
 
 
-def add_model_option(parser: argparse.ArgumentParser) -> None:
-    """`--model`, once for each folder; `models_of` says which."""
-    told = f"what the finetune stage wrote (default: {MODEL}); given again, another that decodes with it as one"
-    parser.add_argument("--model", type=Path, action="append", default=argparse.SUPPRESS, metavar="DIR", help=told)
-
-
-def models_of(arguments: argparse.Namespace) -> list[Path]:
-    """The folders that `--model` names."""
-    return getattr(arguments, "model", [MODEL])
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} should be at least 1")
-    return number
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    told: list[dict[str, Any]] = []  # for each picture, what --json prints
-
-    def refuse(picture: str, error: UserError) -> None:
-        print(f"error: {error}", file=sys.stderr)
-        told.append({"image": picture, "error": str(error)})
-
-    files: list[str] = []
-    for picture in arguments.pictures:
-        try:
-            files += _files(picture)
-        except UserError as error:
-            refuse(picture, error)
+def _run(arguments: argparse.Namespace) -> bool:
+    """Caption and print all images. Return whether all could be read."""
+    files = [file for path in arguments.images for file in _image_files(path)]
     if arguments.attention and len(files) > 1:
-        raise UserError(f"--attention draws one picture, not {len(files)}")
-    if files:
-        captioner = load(models_of(arguments))
-        for file, found in _captioned(captioner, files, arguments):
-            if isinstance(found, UserError):
-                refuse(file, found)
-                continue
-            top = found[: arguments.top]
-            told.append({"image": file, "caption": top[0].text, "candidates": [as_json(each) for each in top]})
-            if not arguments.json:
-                _print(file, top)
-            if arguments.attention:
-                _draw(captioner, file, top[0], arguments.attention)
+        raise UserError(f"--attention {arguments.attention}: draws one image, but {len(files)} were given")
+    captioner = load_captioner(arguments.model)
+    results: list[dict[str, Any]] = []  # the output of --json
+    for file, result in _caption_files(captioner, files, {name: getattr(arguments, name) for name in _SEARCH_OPTIONS}):
+        if isinstance(result, UserError):
+            print(f"error: {result}", file=sys.stderr)
+            results.append({"image": file, "error": str(result)})
+            continue
+        top = result[: arguments.top]
+        results.append({"image": file, "caption": top[0].text, "candidates": [c.to_json() for c in top]})
+        if not arguments.json:
+            _print_captions(file, top)
+        if arguments.attention:
+            _draw(captioner, file, top[0], arguments.attention)
     if arguments.json:
-        print(json.dumps(told, indent=2))
-    return int(any("error" in each for each in told))
+        print(json.dumps(results, indent=2))
+    return not any("error" in result for result in results)
 
 
-def _files(picture: str) -> list[str]:
-    """The file itself; of a folder, the pictures in it, by name. Raises UserError."""
-    if "://" in picture:
-        raise UserError(f"{picture}: nothing is fetched from the net: download the picture, and give the file")
-    folder = Path(picture)
-    try:
-        if not folder.is_dir():
-            return [picture]
-        inside = list(folder.iterdir())
-    except OSError as error:  # a folder that may not be read, a name that is too long
-        raise UserError(f"{picture}: {error.strerror}") from error
-    found = sorted(
-        str(path) for path in inside if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
-    if not found:
-        raise UserError(f"{picture}: no picture in this folder (none of {' '.join(sorted(IMAGE_SUFFIXES))})")
-    return found
+def _caption_files(
+    captioner: "Captioner", files: Sequence[str], search: dict[str, Any]
+) -> "Iterator[tuple[str, list[Candidate] | UserError]]":
+    """Yield each file with its captions, the best first, or with the reason why it has none."""
+    from lib.app.captioner import BATCH_SIZE
 
-
-def _captioned(
-    captioner: "Captioner", files: Sequence[str], arguments: argparse.Namespace
-) -> Iterator[tuple[str, "list[Candidate] | UserError"]]:
-    """Each file with its captions, the best first, or with the reason why there are none; a batch at a time."""
-    from lib.app.captioner import BATCH
-
-    waiting = iter(files)
-    while batch := list(islice(waiting, BATCH)):
-        seen, refused = {}, {}
+    for first in range(0, len(files), BATCH_SIZE):
+        batch = files[first : first + BATCH_SIZE]
+        pixels, errors = {}, {}
         for file in batch:
             try:
-                seen[file] = captioner.see(file)
+                pixels[file] = captioner.pixels(file)
             except UserError as error:
-                refused[file] = error
-        captions = captioner.caption(
-            list(seen.values()),
-            beam_size=arguments.beam,
-            max_length=arguments.max_length,
-            length_penalty=arguments.length_penalty,
-            min_length=arguments.min_length,
-            no_repeat_ngram_size=arguments.no_repeat_ngram_size,
-        )
-        found = refused | dict(zip(seen, captions, strict=True))
-        yield from ((file, found[file]) for file in batch)
+                errors[file] = error
+        captions = dict(zip(pixels, captioner.caption(list(pixels.values()), **search), strict=True))
+        yield from ((file, captions.get(file) or errors[file]) for file in batch)
 
 
-def _print(file: str, top: "Sequence[Candidate]") -> None:
-    if len(top) == 1:
-        print(f"{file}: {top[0].text}", flush=True)
+def _image_files(path: str) -> list[str]:
+    """Return the path of a file, or the images in a folder, sorted by name. Raises UserError."""
+    try:
+        if not Path(path).is_dir():
+            return [path]
+        names = sorted(file.name for file in Path(path).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    except OSError as error:  # no permission, or a name that is too long
+        raise UserError(f"{path}: {error.strerror}") from error
+    files = [str(Path(path) / name) for name in names if not name.startswith(".")]
+    if not files:
+        raise UserError(f"{path}: no image in this folder; looked for {' '.join(sorted(IMAGE_SUFFIXES))}")
+    return files
+
+
+def _print_captions(file: str, candidates: "Sequence[Candidate]") -> None:
+    if len(candidates) == 1:
+        print(f"{file}: {candidates[0].text}", flush=True)
     else:
-        scored = [f"  {each.mean_score:6.2f} a word, {each.score:7.2f}:  {each.text}" for each in top]
-        print(f"{file}:", *scored, sep="\n", flush=True)
+        lines = [f"  {c.mean_score:6.2f} per word, {c.score:7.2f}:  {c.text}" for c in candidates]
+        print(f"{file}:", *lines, sep="\n", flush=True)
 
 
-def _draw(captioner: "Captioner", file: str, candidate: "Candidate", out: Path) -> None:
+def _draw(captioner: "Captioner", file: str, candidate: "Candidate", path: Path) -> None:
     if not captioner.decoder.attends:
-        raise UserError("this model does not attend, so there is nothing to draw: it has model.attention=none")
+        raise UserError(f"--attention {path}: this model has no attention; train one with model.attention=additive")
     from lib.app.attention import draw_attention
     from lib.app.captioner import open_image
 
-    draw_attention(open_image(file), captioner.backbone.preprocess, candidate, out)
+    draw_attention(open_image(file), captioner.backbone.preprocess, candidate, path)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

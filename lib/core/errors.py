@@ -1,5 +1,6 @@
 """Errors that the user can fix, printed in one line."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,3 +36,15 @@ def readable_errors(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path} is damaged or of another version: {one_line(error)[:_MAX_REASON]}; create it again or use another file"
         ) from error
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Print a UserError in one line and exit with 1; exit with 130 after Ctrl-C."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:  # DVC takes a stage that exits with 0 after Ctrl-C for finished
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,1 +1,1 @@
-"""Curves, galleries, and the page that shows them."""
+"""Plots, the gallery, and the page that shows them."""

@@ -1,4 +1,4 @@
-"""How a figure is made: panels, drawn side by side into a PNG, or each on its own into an HTML page, light and dark."""
+"""Draw panels side by side into a PNG, or one by one as SVG for an HTML page, light and dark."""
 
 import io
 import re
@@ -10,15 +10,15 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("agg")  # draws into files, wherever there is no screen
+matplotlib.use("agg")  # works without a screen
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-# By name: page.css has a variable of each name, with this value on a light page and another on a dark one. Blue and
-# orange are told apart by the colour-blind too.
+# shared/base.css has a variable for each name: this value on a light page and another on a dark page. Colour-blind
+# readers can tell blue from orange.
 COLOURS = {
     "ink": "#1d2126",
     "muted": "#5a636d",
@@ -31,44 +31,33 @@ COLOURS = {
 
 _STYLE: dict[Any, Any] = {
     "text.color": COLOURS["ink"],
-    "axes.labelcolor": COLOURS["muted"],
-    "axes.edgecolor": COLOURS["line"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
-    "grid.color": COLOURS["line"],
+    **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), COLOURS["muted"]),
+    **dict.fromkeys(("axes.edgecolor", "grid.color", "xtick.color", "ytick.color"), COLOURS["line"]),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.axisbelow", "axes.grid"), True),
     "grid.linewidth": 0.6,
-    "xtick.color": COLOURS["line"],
-    "ytick.color": COLOURS["line"],
-    "xtick.labelcolor": COLOURS["muted"],
-    "ytick.labelcolor": COLOURS["muted"],
-    "legend.frameon": False,
     "lines.linewidth": 1.6,
     "lines.markersize": 4,
 }
 
 _SVG_METADATA = ("Creator", "Date", "Format", "Type")
-# What an SVG file needs and a page has of its own: namespaces, a style, a font; and matplotlib's names of groups, which
-# are the same in every figure.
+# An inline <svg> needs no namespaces, style or font of its own. The group ids of matplotlib repeat in every figure.
 _UNWANTED = (r' xmlns(:\w+)?="[^"]*"', r"(?s)<style.*?</style>", r"font-family: [^;]*; ", r'(?<=<g) id="[^"]*"')
 
-_WIDTH, _HEIGHT = 5.2, 3.3  # inches, of a panel
-_PICTURES = 4  # in a row of a contact sheet
-_CHARACTERS = 34  # of a caption's line
-_LINES = 4  # of a caption
+_WIDTH, _HEIGHT = 5.2, 3.3  # inches of a panel
+_PER_ROW = 4  # images of a contact sheet
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: its title, and what draws it."""
+    """A plot: its title and the function that draws it."""
 
     title: str
     draw: Callable[[Axes], None]
 
 
 def save_png(panels: Sequence[Panel], path: Path, columns: int = 2) -> None:
-    """Draws the panels, row by row, into one PNG; the same panels give the same bytes."""
+    """Draw the panels, row by row, into one PNG. The same panels give the same bytes."""
     rows = -(-len(panels) // columns)
     with matplotlib.rc_context(_STYLE):
         size = (_WIDTH * columns, _HEIGHT * rows)
@@ -80,9 +69,9 @@ def save_png(panels: Sequence[Panel], path: Path, columns: int = 2) -> None:
 
 
 def as_svg(panel: Panel, section: str) -> str:
-    """The panel, without its title, as an <svg> element of an HTML page that has a variable for each of `COLOURS`.
+    """Return the panel, without its title, as an <svg> element for a page with the CSS variables of `COLOURS`.
 
-    `section` is where it stands in the page: the ids within it are then nowhere else.
+    `section` is the name of the panel's section in the page; it makes the ids in the SVG unique.
     """
     text = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.fonttype": "none", "svg.hashsalt": f"{section}/{panel.title}"}):
@@ -99,17 +88,16 @@ def as_svg(panel: Panel, section: str) -> str:
     return svg
 
 
-def draw_contact_sheet(pictures: Sequence[Image.Image], captions: Sequence[str], path: Path) -> None:
-    """Pictures in rows of four, each over its caption, as a PNG."""
-    rows = -(-len(pictures) // _PICTURES)
-    size = (2.6 * _PICTURES, 3.0 * rows)
-    figure, grid = plt.subplots(rows, _PICTURES, figsize=size, squeeze=False, layout="constrained")
+def draw_contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: Path) -> None:
+    """Draw images in rows of four, each above its caption, into a PNG."""
+    rows = -(-len(images) // _PER_ROW)
+    size = (2.6 * _PER_ROW, 3.0 * rows)
+    figure, grid = plt.subplots(rows, _PER_ROW, figsize=size, squeeze=False, layout="constrained")
     for axes in grid.flat:
         axes.axis("off")
-    for axes, picture, caption in zip(grid.flat, pictures, captions, strict=False):
-        axes.imshow(picture)
-        lines = textwrap.wrap(caption, _CHARACTERS, max_lines=_LINES, placeholder=" …")
-        # A dollar sign is one: it begins no formula.
+    for axes, image, caption in zip(grid.flat, images, captions, strict=False):
+        axes.imshow(image)
+        lines = textwrap.wrap(caption, width=34, max_lines=4, placeholder=" …")
         axes.set_title("\n".join(lines) or "(no words)", y=-0.04, va="top", fontsize=9, parse_math=False)
     _save_png(figure, path)
 

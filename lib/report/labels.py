@@ -1,4 +1,4 @@
-"""What people call the numbers of a run."""
+"""Display names of scores and statistics."""
 
 _LABELS = {
     "bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4",
@@ -7,5 +7,5 @@ _LABELS = {
 
 
 def label(name: str) -> str:
-    """The name in the field's own spelling, or else as words: `mean_length` is "Mean length"."""
+    """Return the usual spelling of a metric's name, or its words: `mean_length` becomes "Mean length"."""
     return _LABELS.get(name, name.replace("_", " ").capitalize())

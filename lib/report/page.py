@@ -1,4 +1,4 @@
-"""One HTML page of a run that works offline: the template page.html, with its style and its script, filled in."""
+"""Write one HTML page for a run. It works offline: the style, the scripts and the plots are inside the page."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,16 +23,12 @@ def write_page(
     comparisons: Sequence[Comparison],
     gradients: Sequence[Panel],
 ) -> None:
-    """Writes the page, which shows the gallery that `gallery.js` beside it holds.
+    """Write the page. It shows the gallery in the file gallery.js, which must be in the same folder.
 
-    `intervals` has [low, high] for some of the `scores`; `statistics` say what the captions are like.
+    `intervals` has [low, high] for some of the `scores`. `statistics` are the caption statistics.
     """
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
     )
     environment.filters |= {"label": label, "columns": columns, "compared_curves": compared_curves, "svg": as_svg}
     page = environment.get_template("page.html").render(

@@ -3,13 +3,12 @@
 import errno
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, exit_on_error
 from stages.common.paths import SCRATCH
 
 # How Python, pyarrow, safetensors and NumPy each report a full disk. Not all of them set errno.
@@ -18,15 +17,11 @@ _DISK_FULL = re.compile(rf"(?i)\b(errno|os error) ({errno.ENOSPC}|{errno.EDQUOT}
 
 def run(main: Callable[[], None]) -> None:
     """Run `main`. Print a user's or disk error in one line and exit with 1; exit with 130 after Ctrl-C."""
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except (OSError, SafetensorError) as error:
-        sys.exit(f"error: {_disk_error(error)}")
-    except KeyboardInterrupt:  # DVC takes a stage that exits with 0 after Ctrl-C for finished
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    with exit_on_error():
+        try:
+            main()
+        except (OSError, SafetensorError) as error:
+            raise UserError(_disk_error(error)) from error
 
 
 def _disk_error(error: OSError | SafetensorError) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from lib.app.captioner import BATCH, Captioner
+from lib.app.captioner import BATCH_SIZE, Captioner
 from lib.core.errors import UserError
 from lib.core.files import atomic_write
 from lib.core.workers import worker_count
@@ -77,11 +77,11 @@ def _captions(captioner: Captioner, path: Path, part: str, search: dict[str, Any
     archives = Archives(path.parent)
     see = partial(decoded_pixels, archives, captioner.backbone.preprocess)
     with ThreadPoolExecutor(worker_count()) as pool:
-        for first in tqdm(range(0, len(rows), BATCH), part, unit="batch", disable=None):
-            seen = dict(pool.map(see, rows[first : first + BATCH]))
+        for first in tqdm(range(0, len(rows), BATCH_SIZE), part, unit="batch", disable=None):
+            seen = dict(pool.map(see, rows[first : first + BATCH_SIZE]))
             readable = {image_id: found for image_id, found in seen.items() if isinstance(found, np.ndarray)}
             captions = dict(zip(readable, captioner.caption(list(readable.values()), **search), strict=True))
-            for image_id, _, name in rows[first : first + BATCH]:
+            for image_id, _, name in rows[first : first + BATCH_SIZE]:
                 if image_id in captions:
                     yield image_id, captions[image_id][0].text
                 else:

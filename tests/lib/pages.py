@@ -1,4 +1,4 @@
-"""A report page as the stage writes it, from pictures and captions of a test's own."""
+"""Write a report page, as the report stage does, from the images and captions of a test."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +9,16 @@ import pandas as pd
 from lib.report.gallery import RANKED_BY, write_gallery
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, gradient_flow, learning_curves
-from lib.report.sprites import write_sheets
+from lib.report.sprites import write_sprites
 from lib.vision.images import Archives
 from lib.vision.preprocess import Preprocess
 
-WHOLE = Preprocess(64, (0.5,) * 3, (0.5,) * 3)  # the CNN is shown the whole picture
+WHOLE = Preprocess(64, (0.5,) * 3, (0.5,) * 3)  # the CNN sees the whole image
 CURVES = pd.DataFrame({
     "epoch": [1, 2], "train_loss": [4.0, 3.0], "val_loss": [3.5, 3.2], "val_bleu_1": [0.6, 0.7],
     "val_bleu_2": [0.4, 0.5], "val_bleu_3": [0.3, 0.4], "val_bleu_4": [0.1, 0.2], "val_cider_d": [0.5, 0.7],
 })  # fmt: skip
-FADING = pd.DataFrame({
+NORMS = pd.DataFrame({
     "steps_back": [1, 2], "rnn_untrained": [1, 0.1], "rnn_trained": [1, 0.2], "lstm_untrained": [1, 0.3],
     "lstm_trained": [1, 0.5],
 })  # fmt: skip
@@ -26,7 +26,7 @@ FIRST_ID = 101
 
 
 def per_image(captions: Sequence[str]) -> pd.DataFrame:
-    """What the evaluate stage leaves of images 101, 102 and so on, with scores drawn from a seed."""
+    """Return the table that the evaluate stage writes, for images 101, 102, ..., with random scores."""
     count = len(captions)
     return pd.DataFrame({
         "image_id": range(FIRST_ID, FIRST_ID + count),
@@ -42,27 +42,25 @@ def write_report(
     members: Sequence[str],
     captions: Sequence[str],
     references: Sequence[Sequence[str]],
-    places: int = 0,
+    regions: int = 0,
     preprocess: Preprocess = WHOLE,
     workers: int = 2,
 ) -> pd.DataFrame:
-    """Writes index.html, gallery.js and the sheets of the pictures that are `members` of a zip; returns `per_image`.
+    """Write index.html, gallery.js and the sprites of the `members` of a zip. Return the table `per_image`.
 
-    The attention over `places` is drawn from a seed; with none, there is nothing to hover.
+    The attention weights of the `regions` are random.
     """
-    each = per_image(captions)
+    table = per_image(captions)
     archives = Archives(archive.parent)
-    rows = [(image_id, archive.name, member) for image_id, member in zip(each["image_id"], members, strict=True)]
-    sheets, sizes = write_sheets(rows, archives, folder, workers)
+    rows = [(image_id, archive.name, member) for image_id, member in zip(table["image_id"], members, strict=True)]
+    sprites, sizes = write_sprites(rows, archives, folder, workers)
     archives.close()
-    attention = np.random.default_rng(2).integers(1, 200, (each["length"].sum(), places), np.uint8).astype(np.float16)
-    by_id = dict(zip(each["image_id"], references, strict=True))
-    write_gallery(folder / "gallery.js", each, by_id, sheets, sizes, attention, preprocess)
-    learning, bleu = learning_curves(CURVES, 2), bleu_analysis(each, CURVES, 2)
+    attention = np.random.default_rng(2).integers(1, 200, (table["length"].sum(), regions), np.uint8).astype(np.float16)
+    by_id = dict(zip(table["image_id"], references, strict=True))
+    write_gallery(folder / "gallery.js", table, by_id, sprites, sizes, attention, preprocess)
+    learning, bleu = learning_curves(CURVES, 2), bleu_analysis(table, CURVES, 2)
     scores = {"bleu_4": 0.25, "truth": 0.5}
     intervals, statistics = {"bleu_4": [0.2, 0.3]}, {"distinct_words": 12, "mean_length": 5.25}
     index = folder / "index.html"
-    write_page(
-        index, "Captions", "Of a test.", scores, intervals, statistics, learning, bleu, [], gradient_flow(FADING)
-    )
-    return each
+    write_page(index, "Captions", "Of a test.", scores, intervals, statistics, learning, bleu, [], gradient_flow(NORMS))
+    return table

@@ -1,7 +1,6 @@
-"""From pictures to captions: `lib.Captioner`."""
+"""`lib.Captioner`: from images to captions."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lib.app.captioner import BATCH, Captioner
+from lib.app.captioner import BATCH_SIZE, Captioner
 from lib.core.errors import UserError
 from lib.model.saved import load_decoder
 from lib.scoring.cider import CiderD
@@ -32,12 +31,12 @@ def captioner(request, models):
 
 @pytest.fixture
 def model(models, tmp_path):
-    """A copy to damage."""
+    """A copy that a test may damage."""
     shutil.copytree(models["additive"], tmp_path / "model")
     return tmp_path / "model"
 
 
-def pictures(count: int) -> list[Image.Image]:
+def images(count: int) -> list[Image.Image]:
     rng = np.random.default_rng(0)
     return [
         Image.fromarray(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)).resize((90, 60), Image.Resampling.NEAREST)
@@ -45,50 +44,49 @@ def pictures(count: int) -> list[Image.Image]:
     ]
 
 
-def test_a_score_is_what_the_decoder_gives_the_caption_when_it_is_taught(captioner):
-    picture = pictures(1)[0]
-    pixels = torch.from_numpy(captioner.backbone.preprocess.pixels(picture).copy())[None]
+def test_scores_are_the_log_probabilities_of_the_decoder(captioner):
+    image = images(1)[0]
+    pixels = torch.from_numpy(captioner.backbone.preprocess.pixels(image).copy())[None]
     kind = "grid" if captioner.decoder.attends else "pooled"
     features = captioner.backbone.features(pixels, kind).half().float()
-    (candidates,) = captioner.caption([picture], beam_size=4)
+    (candidates,) = captioner.caption([image], beam_size=4)
     assert 1 < len(candidates) <= 4
     for candidate in candidates:
         words = [4 + WORDS.index(token) for token in candidate.tokens]
         ids = torch.tensor([[START, *words, *([END] if len(words) < 20 else [])]])
         with torch.inference_mode():
             log_p = torch.log_softmax(captioner.decoder(features, taught(torch.tensor([0]), ids)), dim=1)  # (T, V)
-        each = log_p.gather(1, ids[0, 1:, None])
-        assert candidate.score == pytest.approx(each.sum().item(), abs=1e-4)
-        assert candidate.mean_score == pytest.approx(each.mean().item(), abs=1e-4)
+        word_log_probs = log_p.gather(1, ids[0, 1:, None])
+        assert candidate.score == pytest.approx(word_log_probs.sum().item(), abs=1e-4)
+        assert candidate.mean_score == pytest.approx(word_log_probs.mean().item(), abs=1e-4)
         assert candidate.text == " ".join(candidate.tokens)
 
 
-def test_the_best_comes_first(captioner):
-    for candidates in captioner.caption(pictures(5), beam_size=4, length_penalty=1):
+def test_captions_are_sorted_by_score(captioner):
+    for candidates in captioner.caption(images(5), beam_size=4, length_penalty=1):
         means = [candidate.mean_score for candidate in candidates]
         assert means == sorted(means, reverse=True)
-    for candidates in captioner.caption(pictures(5), beam_size=4, length_penalty=0):
+    for candidates in captioner.caption(images(5), beam_size=4, length_penalty=0):
         scores = [candidate.score for candidate in candidates]
         assert scores == sorted(scores, reverse=True)
 
 
-def test_many_pictures_at_once_get_what_each_gets_alone(captioner):
-    some = pictures(2 * BATCH + 3)
-    together = captioner.caption(some, beam_size=2)
-    assert len(together) == len(some)
-    assert len({candidates[0].text for candidates in together}) > 1
-    for picture, candidates in zip(some, together, strict=True):
-        (alone,) = captioner.caption([picture], beam_size=2)
-        assert [each.text for each in alone] == [each.text for each in candidates]
-        assert [each.score for each in alone] == pytest.approx([each.score for each in candidates], abs=1e-3)
+def test_several_batches_give_the_captions_of_single_images(captioner):
+    inputs = images(2 * BATCH_SIZE + 3)
+    beams = captioner.caption(inputs, beam_size=2)
+    assert len({beam[0].text for beam in beams}) > 1
+    for image, beam in zip(inputs, beams, strict=True):
+        (single,) = captioner.caption([image], beam_size=2)
+        assert [c.text for c in single] == [c.text for c in beam]
+        assert [c.score for c in single] == pytest.approx([c.score for c in beam], abs=1e-3)
 
 
-def test_no_pictures_get_no_captions(captioner):
+def test_no_images_give_no_captions(captioner):
     assert captioner.caption([]) == []
 
 
-def test_each_word_has_its_look_at_the_picture_if_the_model_attends(captioner):
-    for candidate in captioner.caption(pictures(3))[0]:
+def test_each_word_has_attention_weights_if_the_model_attends(captioner):
+    for candidate in captioner.caption(images(3))[0]:
         words = len(candidate.tokens)
         if captioner.decoder.attends:
             assert candidate.attention.shape == (words, 16)
@@ -97,35 +95,35 @@ def test_each_word_has_its_look_at_the_picture_if_the_model_attends(captioner):
             assert candidate.attention.shape == (words, 0)
 
 
-def test_the_caption_keeps_to_what_is_asked_for(captioner):
-    for best, *_ in captioner.caption(pictures(4), min_length=4, max_length=5, no_repeat_ngram_size=1):
+def test_captions_follow_the_constraints(captioner):
+    for best, *_ in captioner.caption(images(4), min_length=4, max_length=5, no_repeat_ngram_size=1):
         assert 4 <= len(best.tokens) <= 5
         assert len(set(best.tokens)) == len(best.tokens)
-    assert [len(found) for found in captioner.caption(pictures(2), beam_size=1)] == [1, 1]
-    for wrong in ({"beam_size": 0}, {"max_length": 0}):
-        with pytest.raises(UserError, match="at least 1"):
-            captioner.caption(pictures(1), **wrong)
+    assert [len(beam) for beam in captioner.caption(images(2), beam_size=1)] == [1, 1]
+    for name in ("beam_size", "max_length"):
+        with pytest.raises(UserError, match=f"{name}=0"):
+            captioner.caption(images(1), **{name: 0})
 
 
-def test_a_consensus_ranks_the_captions_anew(captioner):
-    shown = pictures(3)
-    features = captioner._features(torch.from_numpy(np.stack([captioner.see(picture) for picture in shown])))
+def test_a_consensus_reranks_the_captions(captioner):
+    inputs = images(3)
+    features = captioner._features(torch.from_numpy(np.stack([captioner.pixels(image) for image in inputs])))
     words = [[["cat", "sleeps"]], [["a", "dog", "runs"]], [["dog", "dog"]]]
     consensus = Consensus(features, words, captioner.vocabulary, neighbours=1, weight=100.0)
-    like = CiderD([[[*tokens, "."] for tokens in caption] for caption in words])
-    asked = {"beam_size": 30, "max_length": 3}
-    own, reranked = captioner.caption(shown, **asked), captioner.caption(shown, consensus=consensus, **asked)
-    for row, (before, after) in enumerate(zip(own, reranked, strict=True)):
+    cider = CiderD([[[*tokens, "."] for tokens in caption] for caption in words])
+    search = {"beam_size": 30, "max_length": 3}
+    ranked, reranked = captioner.caption(inputs, **search), captioner.caption(inputs, consensus=consensus, **search)
+    for row, (before, after) in enumerate(zip(ranked, reranked, strict=True)):
         assert sorted(c.text for c in after) == sorted(c.text for c in before)
-        ended = [[*c.tokens, "."] if len(c.tokens) < 3 else c.tokens for c in after]
-        agreed = like.scores([row] * len(after), ended)
-        assert agreed[0] == pytest.approx(agreed.max(), abs=0.1)
-    assert [beam[0].text for beam in own] != [beam[0].text for beam in reranked]
+        tokens = [[*c.tokens, "."] if len(c.tokens) < 3 else c.tokens for c in after]
+        scores = cider.scores([row] * len(after), tokens)
+        assert scores[0] == pytest.approx(scores.max(), abs=0.1)
+    assert [beam[0].text for beam in ranked] != [beam[0].text for beam in reranked]
 
 
 NOISE = Image.effect_noise((80, 60), 90).convert("RGB")
 EXIF = Image.Exif()
-EXIF[0x0112] = 6  # to be turned by a quarter
+EXIF[0x0112] = 6  # rotate by 90 degrees
 KINDS = {
     "rgb.png": saved(NOISE, "PNG"),
     "photo.jpg": saved(NOISE, "JPEG"),
@@ -141,13 +139,13 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_file_and_picture_of_every_kind_are_seen_as_a_viewer_would_show_them(captioner, name, tmp_path):
+def test_files_and_images_of_every_kind_are_read_as_a_viewer_shows_them(captioner, name, tmp_path):
     (tmp_path / name).write_bytes(KINDS[name])
     shown = captioner.backbone.preprocess.pixels(decode(KINDS[name]))
-    ways = [tmp_path / name, str(tmp_path / name), Image.open(tmp_path / name), shown]
-    for way in ways:
-        np.testing.assert_array_equal(captioner.see(way), shown)
-    assert len({candidates[0].text for candidates in captioner.caption(ways)}) == 1
+    inputs = [tmp_path / name, str(tmp_path / name), Image.open(tmp_path / name), shown]
+    for value in inputs:
+        np.testing.assert_array_equal(captioner.pixels(value), shown)
+    assert len({candidates[0].text for candidates in captioner.caption(inputs)}) == 1
 
 
 BAD = {
@@ -160,26 +158,20 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_that_cannot_be_shown_is_named(captioner, name, tmp_path):
+def test_an_error_names_an_unreadable_file(captioner, name, tmp_path):
     content, reason = BAD[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name}: .*{reason}"):
         captioner.caption([tmp_path / name])
 
 
-def test_what_is_no_file_is_named(captioner, tmp_path):
+def test_an_error_names_a_missing_file_or_a_folder(captioner, tmp_path):
     with pytest.raises(UserError, match=r"gone\.jpg: No such file"):
-        captioner.see(tmp_path / "gone.jpg")
+        captioner.pixels(tmp_path / "gone.jpg")
     with pytest.raises(UserError, match=f"{tmp_path.name}: Is a directory"):
-        captioner.see(tmp_path)
+        captioner.pixels(tmp_path)
     with pytest.raises(UserError, match="mode=F"):
-        captioner.see(Image.new("F", (4, 4)))
-
-
-@pytest.mark.skipif(os.name != "posix", reason="has no /dev/zero")
-def test_a_file_without_an_end_is_not_read_to_it(captioner):
-    with pytest.raises(UserError, match="larger than 256 MB"):
-        captioner.see("/dev/zero")
+        captioner.pixels(Image.new("F", (4, 4)))
 
 
 FILES = [
@@ -192,75 +184,73 @@ FILES = [
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_of_the_model_is_told_in_one_line(model, name):
+def test_a_missing_model_file_is_a_one_line_error(model, name):
     (model / name).unlink()
-    with pytest.raises(UserError, match=name.rpartition("/")[2]) as told:
+    with pytest.raises(UserError, match=name.rpartition("/")[2]) as caught:
         Captioner.load(model)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("change", [{"layers": 2}, {"cell": "gru"}, {"hidden_size": 9}, {"vocabulary_size": 8}])
-def test_a_model_of_another_version_is_told_of(model, change):
+def test_a_decoder_of_another_version_is_an_error(model, change):
     config = json.loads((model / "decoder.json").read_text())
     (model / "decoder.json").write_text(json.dumps(config | change))
-    with pytest.raises(UserError, match="damaged, or of another version"):
+    with pytest.raises(UserError, match=r"decoder\.(json|safetensors)"):
         Captioner.load(model)
 
 
 @pytest.mark.parametrize("change", [{"hidden_size": 2**40}, {"vocabulary_size": 2**31}, {"hidden_size": -1}])
-def test_sizes_out_of_all_proportion_are_told_and_take_no_memory(model, change):
+def test_absurd_sizes_are_an_error_and_take_no_memory(model, change):
     config = json.loads((model / "decoder.json").read_text())
     (model / "decoder.json").write_text(json.dumps(config | change))
-    with pytest.raises(UserError, match="damaged, or of another version"):
+    with pytest.raises(UserError, match=r"decoder\.(json|safetensors)"):
         load_decoder(model)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "resnet5000"}, r"backbone\.json is damaged, or of another version: backbone\.name is resnet5000"),
-        ({"name": "resnet18"}, r"weights\.safetensors is damaged, or of another version: .*Missing key"),
-        ({"preprocess": {}}, r"backbone\.json is damaged, or of another version: 'mean'"),
-        ({"preprocess": {"size": 10**6, "mean": [0, 0, 0], "std": [1, 1, 1]}}, "size is 1000000, and should be"),
-        ({"preprocess": {"size": 64, "mean": [0, 0], "std": [1, 1, 1]}}, r"backbone\.json is damaged"),
-        ({"preprocess": {"size": 64, "mean": [0] * 3, "std": [1] * 3, "colours": 3}}, "unexpected keyword"),
+        ({"name": "resnet5000"}, "resnet5000"),
+        ({"name": "resnet18"}, r"weights\.safetensors"),
+        ({"preprocess": {}}, r"backbone\.json.*'mean'"),
+        ({"preprocess": {"size": 10**6, "mean": [0, 0, 0], "std": [1, 1, 1]}}, r"backbone\.json.*1000000"),
+        ({"preprocess": {"size": 64, "mean": [0, 0], "std": [1, 1, 1]}}, r"backbone\.json"),
+        ({"preprocess": {"size": 64, "mean": [0] * 3, "std": [1] * 3, "colours": 3}}, "colours"),
     ],
 )
-def test_a_cnn_of_another_version_is_told_of(model, change, message):
+def test_a_cnn_of_another_version_is_an_error(model, change, message):
     path = model / "backbone" / "backbone.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=message):
         Captioner.load(model)
 
 
-def test_a_folder_that_is_no_model_is_named_among_those_of_an_ensemble(model, tmp_path):
+def test_an_error_names_the_incomplete_folder_of_an_ensemble(model, tmp_path):
     (tmp_path / "ensemble").mkdir()
     for load in (lambda: load_decoder(tmp_path / "ensemble"), lambda: Captioner.load(model, tmp_path / "ensemble")):
-        with pytest.raises(UserError, match=r"there is no decoder\.json in .*/ensemble"):
+        with pytest.raises(UserError, match=r"ensemble.*decoder\.json"):
             load()
 
 
-def test_a_vocabulary_of_another_model_is_told_of(model):
+def test_a_vocabulary_of_another_model_is_an_error(model):
     (model / "vocabulary.json").write_text(json.dumps({"words": WORDS[:-1]}))
-    with pytest.raises(UserError, match=r"vocabulary\.json is of another model: 8 words are listed, 9 were learned"):
+    with pytest.raises(UserError, match=r"vocabulary\.json"):
         Captioner.load(model)
 
 
-def test_a_cnn_of_another_model_is_told_of(model):
+def test_a_cnn_of_another_model_is_an_error(model):
     random_init("mobilenet_v3_small").save(model / "backbone")
-    with pytest.raises(
-        UserError, match="another CNN: on 16 x 128 numbers a picture, where mobilenet_v3_small gives 49 x"
-    ):
-        Captioner.load(model).caption(pictures(1))
+    with pytest.raises(UserError, match="mobilenet_v3_small"):
+        Captioner.load(model).caption(images(1))
 
 
-def test_the_library_itself_does_not_import_torch():
+def test_the_package_does_not_import_torch():
     code = "import sys, lib; assert 'torch' not in sys.modules; from lib import Captioner; print(Captioner.__module__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == Captioner.__module__
 
 
-def test_the_library_has_no_other_names():
+def test_the_package_has_no_other_names():
     import lib
 
     with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):

@@ -1,4 +1,4 @@
-"""The report's parts: plots, sheets of thumbnails, the gallery's data, and the page around them."""
+"""The parts of the report: plots, sprites, the data of the gallery, and the page."""
 
 import json
 import re
@@ -11,26 +11,25 @@ import pytest
 from hypothesis import assume, given, settings, strategies as st
 from PIL import Image
 
-from lib.report import page as page_module
 from lib.report.figures import COLOURS, Panel, as_svg, draw_contact_sheet, save_png
 from lib.report.gallery import RANKED_BY, write_gallery
+from lib.report.heatmap import SHARED
+from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, compared_curves, gradient_flow, learning_curves
-from lib.report.sprites import MARGIN, PER_ROW, SIDE, write_sheets
+from lib.report.sprites import MARGIN, PER_ROW, SIDE, write_sprites
 from lib.vision.images import Archives
 from lib.vision.preprocess import Preprocess
-from tests.lib.pages import CURVES, FADING, FIRST_ID, WHOLE, per_image, write_report
+from tests.lib.pages import CURVES, FIRST_ID, NORMS, WHOLE, per_image, write_report
 from tests.pictures import saved
-from tests.stages.imports import ROOT
 
-STYLE = (ROOT / "lib/report/page.css").read_text()
-WILD = [
+MALFORMED = [
     "", "👩‍🚀 in space 🚀", "كلب يجري في الثلج", "</script><script>window.hacked = 1</script>",
     "\"it's\" `${1}` \\ $5 & <b>", "a\u2028b\u2029c", "x" * 10_000, "word " * 2_000,
 ]  # fmt: skip
 
 
 def write_zip(path, pictures) -> list[str]:
-    """The members' names."""
+    """Write the images as PNGs. Return the names of the members."""
     with zipfile.ZipFile(path, "w") as archive:
         for number, picture in enumerate(pictures):
             archive.writestr(f"{number}.png", saved(picture))
@@ -45,17 +44,17 @@ def plain(size, colour) -> Image.Image:
 
 
 def sections() -> dict[str, list[Panel]]:
-    each = per_image(["a dog", "a dog runs", "a cat"])
+    table = per_image(["a dog", "a dog runs", "a cat"])
     return {
         "curves": learning_curves(CURVES, 1),
-        "bleu": bleu_analysis(each, CURVES, 1),
+        "bleu": bleu_analysis(table, CURVES, 1),
         "A against B": compared_curves({"A": CURVES, "B": CURVES}),
         "C against D": compared_curves({"C": CURVES, "D": CURVES}),
-        "gradients": gradient_flow(FADING),
+        "gradients": gradient_flow(NORMS),
     }
 
 
-def test_panels_stand_in_rows_and_the_same_ones_give_the_same_bytes(tmp_path):
+def test_panels_are_drawn_in_rows_and_the_bytes_are_reproducible(tmp_path):
     panels = sections()["bleu"]
     for name, columns in (("one", 2), ("two", 2), ("wide", 4)):
         save_png(panels, tmp_path / f"{name}.png", columns)
@@ -65,7 +64,7 @@ def test_panels_stand_in_rows_and_the_same_ones_give_the_same_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("section", sections())
-def test_a_panel_of_the_page_takes_its_colours_and_its_font_from_the_page(section):
+def test_svg_panels_use_the_colours_and_the_font_of_the_page(section):
     for panel in sections()[section]:
         svg = as_svg(panel, section)
         assert svg == as_svg(panel, section)
@@ -73,14 +72,14 @@ def test_a_panel_of_the_page_takes_its_colours_and_its_font_from_the_page(sectio
         assert {"ink", "muted", "line"} <= set(re.findall(r"var\(--(\w+)\)", svg)) <= set(COLOURS)
 
 
-def test_no_id_is_given_twice_in_a_page_of_all_panels():
+def test_svg_ids_are_unique_in_the_page():
     svgs = [as_svg(panel, section) for section, panels in sections().items() for panel in panels]
     ids = [name for svg in svgs for name in re.findall(r'\bid="([^"]+)"', svg)]
     assert len(ids) == len(set(ids)) > 0
 
 
-def test_the_curves_are_where_the_numbers_are():
-    """The lines' points, taken back from the SVG, are an affine map of the data."""
+def test_svg_curves_follow_the_data():
+    """The points of the lines in the SVG are an affine map of the data."""
     svg = as_svg(learning_curves(CURVES, 2)[0], "here")
     lines = re.findall(r'd="M ([\d. ]+) \nL ([\d. ]+) \n" clip-path[^>]*stroke: var\(--(orange|blue)\)', svg)
     (train, validation) = ([*map(float, f"{first} {last}".split())] for first, last, _ in lines)
@@ -91,7 +90,7 @@ def test_the_curves_are_where_the_numbers_are():
     assert drops[0] / drops[1] == pytest.approx(losses[0] / losses[1], rel=1e-3)
 
 
-def test_what_a_run_is_called_is_text_in_a_plot():
+def test_run_names_are_escaped_in_a_plot():
     svg = as_svg(compared_curves({"<b>&": CURVES, "LSTM": CURVES})[0], "here")
     assert "&lt;b&gt;&amp;" in svg
     assert "<b>" not in svg
@@ -105,8 +104,9 @@ def luminance(colour: str) -> float:
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
 
-def test_the_page_has_the_figures_colours_and_all_text_contrasts_in_both_lights():
-    light, dark = (dict(re.findall(r"--(\w+): (#\w{6})", part)) for part in STYLE.split("@media")[:2])
+def test_colours_match_the_figures_and_text_has_contrast_in_light_and_dark():
+    variables = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", (SHARED / "base.css").read_text())
+    light, dark = ({name: colours[i] for name, *colours in variables} for i in (0, 1))
     assert {name: light[name] for name in COLOURS} == COLOURS
     for colours in (light, dark):
         for name in COLOURS.keys() - {"line"}:
@@ -115,48 +115,48 @@ def test_the_page_has_the_figures_colours_and_all_text_contrasts_in_both_lights(
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
-def test_a_contact_sheet_takes_any_caption(tmp_path):
-    draw_contact_sheet([plain((30, 20), "red")] * len(WILD), WILD, tmp_path / "a.png")
+def test_a_contact_sheet_accepts_malformed_captions(tmp_path):
+    draw_contact_sheet([plain((30, 20), "red")] * len(MALFORMED), MALFORMED, tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as sheet:
         assert sheet.width > 500
         assert 500 < sheet.height < 1500
 
 
-# Sheets
+# Sprites
 
 
 def pack(folder, pictures, workers=2):
     folder.mkdir()
     members = write_zip(folder / "a.zip", pictures)
     archives = Archives(folder)
-    return write_sheets([(i, "a.zip", name) for i, name in enumerate(members)], archives, folder / "out", workers)
+    return write_sprites([(i, "a.zip", name) for i, name in enumerate(members)], archives, folder / "out", workers)
 
 
 def test_each_thumbnail_is_in_its_cell_and_keeps_its_shape(tmp_path):
     shapes = [(640, 480), (480, 640), (1000, 10), (30, 20), (1, 1), (SIDE, SIDE)]
     colours = ["red", "lime", "blue", "yellow", "black", "white"]
-    sheets, sizes = pack(tmp_path / "a", [plain(shape, colour) for shape, colour in zip(shapes, colours, strict=True)])
+    sprites, sizes = pack(tmp_path / "a", [plain(shape, colour) for shape, colour in zip(shapes, colours, strict=True)])
     assert sizes == [(220, 165), (165, 220), (220, 2), (30, 20), (1, 1), (220, 220)]
-    (sheet,) = sheets
-    pixels = np.asarray(Image.open(sheet)).astype(int)
+    (sprite,) = sprites
+    pixels = np.asarray(Image.open(sprite)).astype(int)
     assert pixels.shape == (SIDE, PER_ROW * SIDE, 3)
     for cell, ((width, height), colour) in enumerate(zip(sizes, colours, strict=True)):
         left = cell * SIDE + MARGIN
-        # A pixel more on each side: what is beside a picture looks like it, so that nothing else shines through.
-        found = pixels[MARGIN - 1 : MARGIN + height + 1, left - 1 : left + width + 1]
-        assert abs(found - np.array(plain((1, 1), colour).getpixel((0, 0)))).max() < 12, colour
+        # One pixel more on each side, because the edge pixels are repeated around the thumbnail.
+        pixels_of_cell = pixels[MARGIN - 1 : MARGIN + height + 1, left - 1 : left + width + 1]
+        assert abs(pixels_of_cell - np.array(plain((1, 1), colour).getpixel((0, 0)))).max() < 12, colour
 
 
-def test_sheets_do_not_depend_on_the_number_of_workers(tmp_path):
+def test_sprites_do_not_depend_on_the_number_of_workers(tmp_path):
     rng = np.random.default_rng(1)
     pictures = [Image.fromarray(rng.integers(0, 255, (20, 30, 3), np.uint8)) for _ in range(PER_ROW**2 + 9)]
     one, other = (pack(tmp_path / f"{workers}", pictures, workers)[0] for workers in (1, 5))
-    assert [path.name for path in one] == [path.name for path in other] == ["pictures-000.jpg", "pictures-001.jpg"]
+    assert [path.name for path in one] == [path.name for path in other] == ["sprite-000.jpg", "sprite-001.jpg"]
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
     assert [Image.open(path).height for path in one] == [PER_ROW * SIDE, 2 * SIDE]
 
 
-def test_no_pictures_make_no_sheet(tmp_path):
+def test_no_images_give_no_sprite(tmp_path):
     assert pack(tmp_path / "a", []) == ([], [])
 
 
@@ -165,39 +165,39 @@ def test_no_pictures_make_no_sheet(tmp_path):
 
 def read_gallery(path) -> dict:
     first, rest = path.read_text("utf-8").split(";\n", 1)
-    pictures = rest.removeprefix("galleryData.pictures = ").removesuffix(",\n];\n") + "]"
-    return {**json.loads(first.removeprefix("var galleryData = ")), "pictures": json.loads(pictures)}
+    images = rest.removeprefix("galleryData.images = ").removesuffix(",\n];\n") + "]"
+    return {**json.loads(first.removeprefix("var galleryData = ")), "images": json.loads(images)}
 
 
 def gallery_of(tmp_path, captions, attention, **columns) -> list[dict]:
-    each = per_image(captions).assign(**columns)
-    references = {image_id: [f"reference of {image_id}"] for image_id in each["image_id"]}
-    sizes = [(220, 165)] * len(each)
-    write_gallery(tmp_path / "gallery.js", each, references, [], sizes, attention, WHOLE)
-    return read_gallery(tmp_path / "gallery.js")["pictures"]
+    table = per_image(captions).assign(**columns)
+    references = {image_id: [f"reference of {image_id}"] for image_id in table["image_id"]}
+    sizes = [(220, 165)] * len(table)
+    write_gallery(tmp_path / "gallery.js", table, references, [], sizes, attention, WHOLE)
+    return read_gallery(tmp_path / "gallery.js")["images"]
 
 
-def test_a_word_is_told_where_the_model_looked(tmp_path):
+def test_attention_weights_are_digits_per_word(tmp_path):
     attention = np.array([[0, 0.5, 0.25, 1], [0.3, 0.3, 0.3, 0.3], [0, 0, 0, 0.1]], np.float16)
     first, none, last = gallery_of(tmp_path, ["a dog", "", "runs"], attention)
     assert first["words"] == ["a", "dog"]
-    assert first["looked"] == ["0i9z", "zzzz"]
-    assert none["looked"] == none["words"] == []
-    assert last["looked"] == ["000z"]
-    assert last["seen"] == [0, 0, 100, 100]
+    assert first["attention"] == ["0i9z", "zzzz"]
+    assert none["attention"] == none["words"] == []
+    assert last["attention"] == ["000z"]
+    assert last["cropBox"] == [0, 0, 100, 100]
 
 
 @pytest.mark.parametrize("attention", [np.empty((3, 0)), np.empty((0, 0)), np.ones((3, 1))])
-def test_without_a_choice_of_places_there_is_nothing_to_hover(tmp_path, attention):
-    assert all("looked" not in picture for picture in gallery_of(tmp_path, ["a dog", "", "runs"], attention))
+def test_without_several_regions_there_are_no_heat_maps(tmp_path, attention):
+    assert all(picture["attention"] == [] for picture in gallery_of(tmp_path, ["a dog", "", "runs"], attention))
 
 
-def test_scores_and_truth_are_those_of_the_image(tmp_path):
+def test_scores_and_truth_belong_to_the_image(tmp_path):
     pictures = gallery_of(tmp_path, ["a", "b"], np.empty((2, 0)), true=[True, False])
-    each = per_image(["a", "b"])
+    table = per_image(["a", "b"])
     assert [picture["true"] for picture in pictures] == [True, False]
     assert [picture["id"] for picture in pictures] == [FIRST_ID, FIRST_ID + 1]
-    for picture, (_, row) in zip(pictures, each.iterrows(), strict=True):
+    for picture, (_, row) in zip(pictures, table.iterrows(), strict=True):
         assert picture["scores"] == pytest.approx([row[name] for name in RANKED_BY], abs=5e-4)
         assert picture["references"] == [f"reference of {picture['id']}"]
     assert "true" not in gallery_of(tmp_path, ["a"], np.empty((1, 0)))[0]
@@ -205,11 +205,11 @@ def test_scores_and_truth_are_those_of_the_image(tmp_path):
 
 @settings(max_examples=40)
 @given(st.integers(40, 300), st.integers(40, 300), st.integers(16, 64), st.one_of(st.none(), st.integers(32, 80)))
-def test_the_part_that_is_seen_is_the_part_that_the_cnn_is_shown(width, height, size, resize):
-    """In a picture whose red tells the column and whose green the row, its pixels tell where they come from."""
+def test_the_crop_box_is_the_part_that_the_cnn_sees(width, height, size, resize):
+    """Red encodes the column and green the row, so the pixels tell their origin."""
     preprocess = Preprocess(size, (0.5,) * 3, (0.5,) * 3, resize)
     left, top, wide, high = preprocess.crop_box((width, height))
-    assume(max(wide, high) <= 100)  # beyond the edges, the CNN is shown black
+    assume(max(wide, high) <= 100)  # beyond the edges, the CNN sees black
     ramp = np.zeros((height, width, 3), np.uint8)
     ramp[..., 0] = np.linspace(0, 255, width)
     ramp[..., 1] = np.linspace(0, 255, height)[:, None]
@@ -219,8 +219,8 @@ def test_the_part_that_is_seen_is_the_part_that_the_cnn_is_shown(width, height, 
         assert pixels[..., axis].max() == pytest.approx(first + extent, abs=4)
 
 
-@pytest.mark.parametrize("caption", WILD, ids=range(len(WILD)))
-def test_wild_captions_come_through_as_they_are(tmp_path, caption):
+@pytest.mark.parametrize("caption", MALFORMED, ids=range(len(MALFORMED)))
+def test_malformed_captions_are_kept(tmp_path, caption):
     (picture,) = gallery_of(tmp_path, [caption], np.empty((0, 0)))
     assert picture["words"] == caption.split()
 
@@ -233,10 +233,10 @@ class Tags(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.found = []
+        self.attributes = []
 
     def handle_starttag(self, tag, attrs):
-        self.found += [(tag, name, value) for name, value in attrs]
+        self.attributes += [(tag, name, value) for name, value in attrs]
 
 
 @pytest.fixture
@@ -246,7 +246,7 @@ def report(tmp_path):
     return tmp_path / "report"
 
 
-def test_the_page_shows_scores_with_their_intervals_and_asks_nothing_of_the_network(report):
+def test_the_page_shows_scores_with_intervals_and_loads_nothing_from_the_network(report):
     text = (report / "index.html").read_text("utf-8")
     assert re.search(r"<dt>BLEU-4</dt>\s*<dd>0\.250</dd>\s*<dd class=\"interval\">0\.200 to 0\.300</dd>", text)
     assert re.search(r"<dt>Truth</dt>\s*<dd>0\.500</dd>\s*</div>", text)
@@ -254,9 +254,9 @@ def test_the_page_shows_scores_with_their_intervals_and_asks_nothing_of_the_netw
     assert "<dt>Mean length</dt><dd>5.250</dd>" in text
     tags = Tags()
     tags.feed(text)
-    assert {value for _, name, value in tags.found if name == "src"} == {"gallery.js"}
-    links = [value for _, name, value in tags.found if name in ("href", "xlink:href")]
-    ids = [value for _, name, value in tags.found if name == "id"]
+    assert {value for _, name, value in tags.attributes if name == "src"} == {"gallery.js"}
+    links = [value for _, name, value in tags.attributes if name in ("href", "xlink:href")]
+    ids = [value for _, name, value in tags.attributes if name == "id"]
     assert {link.removeprefix("#") for link in links if link != "data:,"} <= set(ids)
     assert len(ids) == len(set(ids))
     assert "http" not in text
@@ -264,24 +264,24 @@ def test_the_page_shows_scores_with_their_intervals_and_asks_nothing_of_the_netw
     assert "url(" not in re.sub(r"url\(#\w+\)", "", text)
 
 
-def test_the_same_run_gives_the_same_bytes_wherever_it_is(report, tmp_path):
+def test_the_report_is_reproducible(report, tmp_path):
     members = zipfile.ZipFile(tmp_path / "a.zip").namelist()
     again = tmp_path / "elsewhere/again"
     write_report(again, tmp_path / "a.zip", members, ["a red picture", ""], [["red"], ["blue", "sea"]], 4, workers=1)
-    assert sorted(path.name for path in again.iterdir()) == ["gallery.js", "index.html", "pictures-000.jpg"]
+    assert sorted(path.name for path in again.iterdir()) == ["gallery.js", "index.html", "sprite-000.jpg"]
     for path in again.iterdir():
         assert path.read_bytes() == (report / path.name).read_bytes(), path.name
 
 
-def test_titles_and_runs_are_text(tmp_path):
-    page_module.write_page(tmp_path / "a.html", "<i>T</i>", '"S" & <script>', {}, {}, {}, [], [], [], [])
+def test_titles_are_escaped(tmp_path):
+    write_page(tmp_path / "a.html", "<i>T</i>", '"S" & <script>', {}, {}, {}, [], [], [], [])
     text = (tmp_path / "a.html").read_text()
     assert "<h1>&lt;i&gt;T&lt;/i&gt;</h1>" in text
     assert "&#34;S&#34; &amp; &lt;script&gt;" in text
 
 
-def test_a_plot_of_one_image_and_one_epoch_is_drawn_too(tmp_path):
-    each, curves = per_image([""]), CURVES[:1]
-    save_png([*learning_curves(curves, 1), *bleu_analysis(each, curves, 1)], tmp_path / "a.png")
+def test_one_image_and_one_epoch_can_be_plotted(tmp_path):
+    table, curves = per_image([""]), CURVES[:1]
+    save_png([*learning_curves(curves, 1), *bleu_analysis(table, curves, 1)], tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.width > 500

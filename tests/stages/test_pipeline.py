@@ -84,8 +84,8 @@ def test_the_page_works_offline_and_shows_the_captions(scenes):
     pictures = [json.loads(line.removesuffix(",")) for line in lines]
     shown = [{"image_id": picture["id"], "caption": " ".join(picture["words"])} for picture in pictures]
     assert shown == json.loads((scenes / "metrics/captions.json").read_text())
-    assert all(len(picture["looked"]) == len(picture["words"]) for picture in pictures)
-    for name in ("curves.png", "bleu.png", "gradients.png", "gallery.png", "pictures-000.jpg"):
+    assert all(len(picture["attention"]) == len(picture["words"]) for picture in pictures)
+    for name in ("curves.png", "bleu.png", "gradients.png", "gallery.png", "sprite-000.jpg"):
         with Image.open(report / name) as picture:
             assert min(picture.size) > 200
 
@@ -270,7 +270,7 @@ def test_local_photographs_go_through_and_unreadable_ones_are_listed(tmp_path, m
     scores = json.loads(Path("metrics/scores.json").read_text())
     assert list(scores) == list(METRICS)
     page = Path("metrics/report/index.html").read_text()
-    assert "2 test images of 16 in total; 2 could not be read" in page
+    assert "2 test images of 16 in total; 2 unreadable" in page
     assert [row["image_id"] for row in json.loads(Path("metrics/captions.json").read_text())] == [7, 15]
     assert set(json.loads(Path("data/captions/vocabulary.json").read_text())["words"]) >= {"noise", "grey"}
     words = json.loads(Path("data/captions/vocabulary.json").read_text())["words"]

@@ -1,0 +1,41 @@
+// A caption whose words show their attention weights as a heat map. The report and the demo page share this file.
+"use strict";
+
+// Writes the words into the element `caption`. With attention, each word is a button: while the pointer or the focus is
+// on it, `canvas` shows its weights. Tab reaches the first word, and the arrow keys move between words.
+// `cropBox` is the part of the image that the CNN sees: left, top, width and height in percent.
+function showCaption(caption, canvas, words, attention, cropBox) {
+  canvas.hidden = true;
+  if (attention.length === 0) {
+    caption.textContent = words.join(" ") || "(no words)";
+    return;
+  }
+  const [left, top, width, height] = cropBox.map((percent) => `${percent}%`);
+  Object.assign(canvas.style, { left, top, width, height });
+  const buttons = words.map((word, t) => {
+    const button = document.createElement("button");
+    button.onmouseenter = button.onfocus = () => drawHeatMap(canvas, attention[t]);
+    button.onmouseleave = button.onblur = () => (canvas.hidden = true);
+    return Object.assign(button, { type: "button", textContent: word, tabIndex: t === 0 ? 0 : -1 });
+  });
+  caption.append(...buttons.flatMap((button) => [button, " "]));
+  caption.onkeydown = (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!step) return;
+    const rightToLeft = getComputedStyle(caption).direction === "rtl";
+    buttons[buttons.indexOf(event.target) + (rightToLeft ? -step : step)]?.focus();
+    event.preventDefault();
+  };
+}
+
+// Draws one pixel per region of a square grid, from dark blue to transparent amber; the browser scales and smooths it.
+// `digits` has a weight per region, in base 36: 0 to z.
+function drawHeatMap(canvas, digits) {
+  canvas.width = canvas.height = Math.sqrt(digits.length);
+  const pixels = [...digits].flatMap((digit) => {
+    const weight = parseInt(digit, 36) / 35;
+    return [20 + 235 * weight, 20 + 150 * weight, 60 - 40 * weight, 190 - 120 * weight];
+  });
+  canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels), canvas.width), 0, 0);
+  canvas.hidden = false;
+}
