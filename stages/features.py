@@ -27,8 +27,8 @@ def main() -> None:
         print(f"skipped image {image_id}: {reason}")
     if len(skipped) / len(annotated) > params.max_skipped:
         raise UserError(
-            f"features.max_skipped={params.max_skipped}: {len(skipped)} of {len(annotated)} images cannot be read; "
-            f"the first is image {skipped['image_id'][0]}, {skipped['reason'][0]}. Repair the images or raise the limit."
+            f"features.max_skipped={params.max_skipped}: {len(skipped)} of {len(annotated)} images cannot be read; the "
+            f"first is image {skipped['image_id'][0]}, {skipped['reason'][0]}. Repair the images or raise the limit."
         )
     images = annotated.merge(result.index, on="image_id", validate="1:1")
     for split in SPLITS:
