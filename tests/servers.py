@@ -23,7 +23,7 @@ class Page:
     head: bool = True  # if HEAD is answered with the length
     ranges: bool = True  # if parts are sent when asked for
     length: int = 0  # added to the true Content-Length
-    shift: int = 0  # added to the true beginning, in Content-Range
+    misplace: int = 0  # bytes by which a range starts too late
     redirect: str = ""  # another URL, where the file is
     headers: dict[str, str] = field(default_factory=dict)
     raw: bytes | None = None  # sent as it is, in place of an HTTP answer
@@ -95,13 +95,13 @@ class _Handler(BaseHTTPRequestHandler):
         if page.redirect:
             return self._empty(302, page)
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.range or "") if page.ranges else None
-        start = int(asked[1]) if asked else 0
+        start = int(asked[1]) + page.misplace if asked else 0
         end = min(int(asked[2]) + 1, len(page.content)) if asked and asked[2] else len(page.content)
         if asked and start >= len(page.content):
             return self._empty(416, page)
         self.send_response(206 if asked else 200)
         if asked:
-            self.send_header("Content-Range", f"bytes {start + page.shift}-{end - 1}/{len(page.content)}")
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(page.content)}")
         self.send_header("Content-Length", str(end - start + page.length))
         self.end_headers()
         return self._body(page, page.content[start:end], request)
