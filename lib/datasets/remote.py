@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from lib.core.errors import UserError
+from lib.core.errors import readable_errors
 from lib.core.files import atomic_write, link_or_copy
 from lib.core.workdir import fingerprint, locked
 from lib.core.zips import MAX_IMAGE_BYTES, open_zip, read_member, write_stored_zip
@@ -58,21 +58,17 @@ def _limited_zip(file: RemoteFile, members: list[str], store: Path) -> Path:
     """Return a zip of some members. Its bytes are the same, whether they come from `store` or from the server."""
     complete, target = store / file.md5, store / f"{file.md5}-{fingerprint(members)}"
     with locked(store):
-        if target.exists():
-            return target
-        if complete.exists():
+        if not target.exists() and complete.exists():
             with open_zip(complete) as archive, atomic_write(target) as unfinished:
-                write_stored_zip(unfinished, _contents(archive, members))
-        else:
+                write_stored_zip(unfinished, _contents(complete, archive, members))
+        elif not target.exists():
             fetch_members(file.url, members, target)
     return target
 
 
-def _contents(archive: zipfile.ZipFile, members: list[str]) -> Iterator[tuple[str, bytes]]:
+def _contents(path: Path, archive: zipfile.ZipFile, members: list[str]) -> Iterator[tuple[str, bytes]]:
     names = set(archive.namelist())
-    for member in members:
-        if member in names:
-            try:
+    with readable_errors(path):
+        for member in members:
+            if member in names:
                 yield member, read_member(archive, member, MAX_IMAGE_BYTES)
-            except zipfile.BadZipFile as error:
-                raise UserError(f"{archive.filename}: cannot read {member}: {error}") from error

@@ -75,13 +75,20 @@ class HttpClient(requests.Session):
         for scheme in ("http://", "https://"):
             self.mount(scheme, HTTPAdapter(max_retries=self.retry))
 
+    def open(self, method: str, url: str, headers: dict[str, str] | None = None) -> requests.Response:
+        """Send a request, with retries. Raises UserError if no proper answer comes."""
+        try:
+            return self.request(method, url, headers=headers, stream=True, timeout=self.policy.timeout)
+        except _REQUEST_ERRORS as error:
+            raise UserError(
+                f"{url}: no proper answer ({_cause(error)}). Check the network and dataset.mirror"
+            ) from error
+
     def size(self, url: str) -> int:
         """Return the length of a file in bytes, or 0 if HEAD does not report it."""
-        try:  # without retries, because some servers never answer HEAD
-            response = requests.head(url, headers=self.headers, allow_redirects=True, timeout=self.policy.timeout)
-            return int(response.headers["Content-Length"]) if response.ok else 0
-        except (*_REQUEST_ERRORS, KeyError):
-            return 0
+        with self.open("HEAD", url) as response:
+            length = response.headers.get("Content-Length", "")
+            return int(length) if response.ok and length.isdecimal() and len(length) < 19 else 0
 
     def map(self, function: Callable[..., Any], *items: Sequence[Any]) -> list[Any]:
         """Return `list(map(function, *items))`, run in threads. The first error, or Ctrl-C, stops all of them."""
@@ -167,11 +174,7 @@ def _get_rest(client: HttpClient, url: str, sink: BinaryIO, first: int, end: int
     """Send one request for the bytes that `sink` lacks. An MD5 or CRC-32 must reject wrong bytes."""
     start, length = first + sink.tell(), end - first if end else sys.maxsize
     headers = {"Range": f"bytes={start}-{end - 1 if end else ''}"} if start or end else {}
-    try:
-        response = client.get(url, headers=headers, stream=True, timeout=client.policy.timeout)
-    except _REQUEST_ERRORS as error:
-        raise UserError(f"{url}: no proper answer ({_cause(error)}). Check the network and dataset.mirror.") from error
-    with response:
+    with client.open("GET", url, headers) as response:
         if response.status_code == 416 and not end:
             return  # the file has no further bytes
         if response.status_code not in ((206,) if end else (200, 206)):

@@ -57,8 +57,7 @@ class _RangeReader(io.IOBase):
         self.client, self.url, self.size = client, url, client.size(url)
         self.position, self.window = 0, (0, b"")
         if not self.size:
-            resume_get(client, url, io.BytesIO(), 0, 1)  # raises what is wrong with the server, if anything
-            raise UserError(f"{url}: the server does not report the size of the file. Use another dataset.mirror.")
+            raise UserError(f"{url}: the server has no such file, or does not report its size. Check dataset.mirror.")
 
     def fetch(self, start: int, end: int) -> bytes:
         content, end = io.BytesIO(), min(end, self.size)
