@@ -26,8 +26,6 @@ from lib.core.errors import UserError
 from lib.core.workdir import locked
 
 _CHUNK = 256 * 2**10  # bytes read at once, at most
-# requests does not wrap all errors of malformed responses in its own.
-_REQUEST_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -79,10 +77,8 @@ class HttpClient(requests.Session):
         """Send a request, with retries. Raises UserError if no proper answer comes."""
         try:
             return self.request(method, url, headers=headers, stream=True, timeout=self.policy.timeout)
-        except _REQUEST_ERRORS as error:
-            raise UserError(
-                f"{url}: no proper answer ({_cause(error)}). Check the network and dataset.mirror"
-            ) from error
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+            raise UserError(f"{url}: no proper answer ({_cause(error)}). Check dataset.mirror.") from error
 
     def size(self, url: str) -> int:
         """Return the length of a file in bytes, or 0 if HEAD does not report it."""
@@ -119,7 +115,8 @@ def fetch(files: Sequence[RemoteFile], store: Path, policy: RetryPolicy = DEFAUL
         present = sum(part.stat().st_size for part in parts if part.exists())
         needed, free = total - present, shutil.disk_usage(store).free
         if needed > free:
-            raise UserError(f"{store}: needs {needed / 1e9:.2f} GB, but the disk has {free / 1e9:.2f} GB free")
+            sizes = f"{needed / 1e9:.2f} GB, but the disk has {free / 1e9:.2f} GB free"
+            raise UserError(f"{store}: the download needs {sizes}. Free some space and run again.")
         with tqdm(desc="downloading", total=total, initial=present, unit="B", unit_scale=True, disable=None) as bar:
             client.on_progress = bar.update
             client.map(partial(_fetch_one, client), missing, parts)
