@@ -1,4 +1,4 @@
-"""A real HTTP server on 127.0.0.1 that serves files with the faults that real ones have."""
+"""An HTTP server on 127.0.0.1 with the faults of real servers."""
 
 import contextlib
 import re
@@ -14,20 +14,20 @@ _STEP = 2**12  # bytes sent at once
 
 @dataclass
 class Page:
-    """One file, and what goes wrong with it. Of the lists, each GET takes one entry, until none is left."""
+    """A file and its faults. Each GET takes one entry from each list until the list is empty."""
 
     content: bytes = b""
-    statuses: list[int] = field(default_factory=list)  # answered instead of the file
+    statuses: list[int] = field(default_factory=list)  # sent instead of the file
     cuts: list[int] = field(default_factory=list)  # bytes of the body after which the connection ends
-    stalls: list[int] = field(default_factory=list)  # bytes of the body after which it falls silent
-    head: bool = True  # if HEAD is answered with the length
-    ranges: bool = True  # if parts are sent when asked for
+    stalls: list[int] = field(default_factory=list)  # bytes of the body after which the server stays silent
+    head: bool = True  # whether HEAD reports the length
+    ranges: bool = True  # whether the server supports Range
     length: int = 0  # added to the true Content-Length
-    shift: int = 0  # added to the true beginning, in Content-Range
-    redirect: str = ""  # another URL, where the file is
+    misplace: int = 0  # bytes by which a range starts too late
+    redirect: str = ""  # the URL to redirect to
     headers: dict[str, str] = field(default_factory=dict)
-    raw: bytes | None = None  # sent as it is, in place of an HTTP answer
-    before: Callable[[], object] = lambda: None  # called before a GET is answered
+    raw: bytes | None = None  # bytes sent instead of an HTTP response
+    before: Callable[[], object] = lambda: None  # called before the response to a GET
     pace: float = 0.0  # seconds before each 4 KiB
 
 
@@ -40,7 +40,7 @@ class Request:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `pages` by path, and logs what it is asked for in `requests`."""
+    """Serve `pages` by path, and log each request in `requests`."""
 
     daemon_threads = True
     block_on_close = False
@@ -60,10 +60,10 @@ class Server(ThreadingHTTPServer):
         return self.pages[path]
 
     def gets(self, path: str | None = None) -> list[Request]:
-        return [one for one in self.requests if one.method == "GET" and path in (None, one.path)]
+        return [request for request in self.requests if request.method == "GET" and path in (None, request.path)]
 
     def handle_error(self, request, client_address) -> None:
-        """Says nothing: clients that go away are what the tests are about."""
+        """Print nothing, because the tests break connections on purpose."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -94,14 +94,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self._empty(page.statuses.pop(0), page)
         if page.redirect:
             return self._empty(302, page)
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.range or "") if page.ranges else None
-        start = int(asked[1]) if asked else 0
-        end = min(int(asked[2]) + 1, len(page.content)) if asked and asked[2] else len(page.content)
-        if asked and start >= len(page.content):
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", request.range or "") if page.ranges else None
+        start = int(match[1]) + page.misplace if match else 0
+        end = min(int(match[2]) + 1, len(page.content)) if match and match[2] else len(page.content)
+        if match and start >= len(page.content):
             return self._empty(416, page)
-        self.send_response(206 if asked else 200)
-        if asked:
-            self.send_header("Content-Range", f"bytes {start + page.shift}-{end - 1}/{len(page.content)}")
+        self.send_response(206 if match else 200)
+        if match:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(page.content)}")
         self.send_header("Content-Length", str(end - start + page.length))
         self.end_headers()
         return self._body(page, page.content[start:end], request)
@@ -110,10 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
         cut = page.cuts.pop(0) if page.cuts else len(body)
         stall = page.stalls.pop(0) if page.stalls else len(body)
         self.close_connection = cut < len(body) or page.length != 0
-        for place in range(0, min(cut, stall), _STEP):
+        for offset in range(0, min(cut, stall), _STEP):
             if page.pace and self.server.closing.wait(page.pace):
                 return
-            step = body[place : min(place + _STEP, cut, stall)]
+            step = body[offset : min(offset + _STEP, cut, stall)]
             self.wfile.write(step)
             request.sent += len(step)
         if stall < len(body):
@@ -135,12 +135,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *arguments) -> None:
-        """Keeps the screen quiet."""
+        """Print nothing."""
 
 
 @contextlib.contextmanager
 def serving() -> Iterator[Server]:
-    """A running server; nothing on 127.0.0.1 is asked for through a proxy meanwhile."""
+    """Yield a running server. Requests to 127.0.0.1 bypass any proxy."""
     with pytest.MonkeyPatch.context() as patch, Server() as server:
         patch.setenv("NO_PROXY", "127.0.0.1")
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

@@ -1,14 +1,14 @@
-"""Where the files of the data sets that are fetched by name lie, and what their bytes are known by.
+"""The files of the data sets that are downloaded by name, with their addresses and MD5s.
 
-COCO's zips: https://cocodataset.org/#download. Karpathy's split: as lists from Salesforce's LAVIS, for the zip that he
-published is gone. Flickr8k: as Jason Brownlee keeps it for his tutorials.
+COCO: https://cocodataset.org/#download. Karpathy's split: the lists of Salesforce's LAVIS, because his own zip is gone.
+Flickr8k: the copy in Jason Brownlee's tutorials.
 """
 
 import re
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, readable_errors
 from lib.fetch.http import RemoteFile
 
 _COCO = "http://images.cocodataset.org"
@@ -38,42 +38,35 @@ _FILES = {
         RemoteFile(f"{_FLICKR8K}/Flickr8k_text.zip", "bf6c1abcb8e4a833b7f922104de18627"),
         RemoteFile(f"{_FLICKR8K}/Flickr8k_Dataset.zip", "f18a1e2920de5bd84dae7cf08ec78978"),
     ),
-    # What COCO's evaluation server asks to caption.
+    # The images that COCO's evaluation server asks for.
     "server": (_VAL2014, RemoteFile(f"{_COCO}/zips/test2014.zip", "04127eef689ceac55e3a572c2c92f264")),
 }
 
-# The zips of which a limited run needs some members only.
-IMAGE_ARCHIVES = frozenset(
-    ["train2014.zip", "val2014.zip", "train2017.zip", "val2017.zip", "Flickr8k_Dataset.zip"],
-)
+# A limited run needs only some members of these.
+IMAGE_ARCHIVES = {"train2014.zip", "val2014.zip", "train2017.zip", "val2017.zip", "Flickr8k_Dataset.zip"}
 
 
 def remote_files(name: str, mirror: str | None, checksums: Path | None) -> list[RemoteFile]:
-    """The files of the data set `name`: coco2014, coco2017 or flickr8k; or of `server`, COCO's, the images alone.
+    """Return the files of coco2014, coco2017, flickr8k, or `server` (the images for COCO's evaluation server).
 
-    `mirror` is a base URL with all files flat under their own names, in the place of the official addresses.
-    `checksums` is a file of lines `md5  name`, as md5sum writes them, for a mirror whose files differ from the official
-    ones; of a file that it does not name, the official md5 is asked for. Raises UserError where it is not such a file.
+    `mirror` is a base URL that replaces the official addresses; it has all files in one folder. `checksums` is a file
+    of lines `md5  name`, as md5sum writes them; they replace the official MD5s. Raises UserError if it is malformed.
     """
-    known = _read_checksums(checksums) if checksums else {}
-    found = [replace(file, digest=known.get(file.name, file.digest)) for file in _FILES[name]]
-    return [file.at(mirror) for file in found] if mirror else found
+    md5s = _read_checksums(checksums) if checksums else {}
+    files = [replace(file, md5=md5s.get(file.name, file.md5)) for file in _FILES[name]]
+    return [replace(file, url=f"{mirror.rstrip('/')}/{file.name}") for file in files] if mirror else files
 
 
 def _read_checksums(path: Path) -> dict[str, str]:
-    """The md5 of each file name. A name may stand with its folder, and be preceded by md5sum's * for binary."""
-    try:
+    """Return the MD5 of each file name, without its folder and the * by which md5sum marks binary files."""
+    with readable_errors(path):
         lines = path.read_text("utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: {error}") from error
-    digests = {}
+    md5s = {}
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        found = re.fullmatch(r"([0-9a-fA-F]{32})\s+\*?(\S.*)", line.strip())
-        if not found:
-            raise UserError(f"{path}, line {number}: should be an md5 (32 hex digits), blanks and a file's name")
-        digests[PurePosixPath(found[2]).name] = found[1].lower()
-    return digests
+        match = re.fullmatch(r"([0-9a-fA-F]{32})\s+\*?(\S.*)", line.strip())
+        if not match:
+            raise UserError(f"{path}, line {number}: must be an MD5 (32 hex digits), a space and a file name")
+        md5s[PurePosixPath(match[2]).name] = match[1].lower()
+    return md5s
