@@ -32,7 +32,7 @@ class Dataset:
         """
         duplicates = self.images["image_id"][self.images["image_id"].duplicated()]
         if len(duplicates):
-            raise UserError(f"{self.source}: {len(duplicates)} image ids occur twice, such as {duplicates.iloc[0]}")
+            raise UserError(f"{self.source}: {len(duplicates)} duplicate image ids, such as {duplicates.iloc[0]}")
         # A file with two ids could be in train and in test.
         duplicates = self.images["member"][self.images.duplicated(["archive", "member"])]
         if len(duplicates):
@@ -45,8 +45,8 @@ class Dataset:
         for split in SPLITS:
             if not (images["split"] == split).any():
                 raise UserError(
-                    f"{self.source}: the {split} split has no image with a caption, but every split needs one; "
-                    "check the annotations, dataset.local.val_share and dataset.local.test_share"
+                    f"{self.source}: the {split} split has no image with a caption; every split needs one. "
+                    "Check the annotations and the share of each split"
                 )
         images = images.sort_values("image_id", ignore_index=True)
         captions = captions.sort_values("image_id", kind="stable", ignore_index=True)

@@ -55,10 +55,12 @@ class JsonRecord:
         return value
 
     def text(self, key: str) -> str:
-        """Return a string that UTF-8 can encode: without half of a surrogate pair."""
+        """Return a string that UTF-8 can encode."""
         value = self._get(key)
-        if not isinstance(value, str) or re.search(r"[\ud800-\udfff]", value):
-            raise self.error(f"{key!r} is {reprlib.repr(value)}, should be a string of complete Unicode characters")
+        if not isinstance(value, str):
+            raise self.error(f"{key!r} is {reprlib.repr(value)}, should be a string")
+        if re.search(r"[\ud800-\udfff]", value):
+            raise self.error(f"{key!r} is {reprlib.repr(value)}, which contains half of a surrogate pair")
         return value
 
     def error(self, problem: str) -> UserError:
