@@ -16,7 +16,7 @@ import numpy as np
 
 from lib.scenes.world import COLOURS, SHAPES, Group, Scene, SceneObject, position, relation
 
-SHAPE_WORDS = {shape: (shape,) for shape in SHAPES}
+SHAPE_WORDS: dict[str, tuple[str, ...]] = {shape: (shape,) for shape in SHAPES}
 SHAPE_WORDS |= {"circle": ("circle", "disc"), "square": ("square", "box"), "ring": ("ring", "hoop")}
 COLOUR_WORDS = {colour: (colour,) for colour in COLOURS} | {"purple": ("purple", "violet")}
 SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
