@@ -10,6 +10,8 @@ from typing import Any
 
 from lib.core.errors import UserError, readable_errors
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # half of a pair
+
 
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file. Raises UserError."""
@@ -27,7 +29,7 @@ def parse_json(content: bytes, source: Path) -> Any:
         raise UserError(f"{source} is not JSON in UTF-8 or is incomplete: {reason}") from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class JsonRecord:
     """A JSON value and its place in the file, such as "a.json is not a Karpathy JSON: images[3]".
 
@@ -42,8 +44,9 @@ class JsonRecord:
         rows = self._get(key)
         if not isinstance(rows, list):
             raise self.error(f"{key!r} is {reprlib.repr(rows)}, should be a list")
+        prefix = f"{self.place}: {key}"
         for i, row in enumerate(rows):
-            yield JsonRecord(row, f"{self.place}: {key}[{i}]")
+            yield JsonRecord(row, f"{prefix}[{i}]")
 
     def integer(self, key: str) -> int:
         """Return an integer of 64 bits, which may be written as a string of digits."""
@@ -59,7 +62,7 @@ class JsonRecord:
         value = self._get(key)
         if not isinstance(value, str):
             raise self.error(f"{key!r} is {reprlib.repr(value)}, should be a string")
-        if re.search(r"[\ud800-\udfff]", value):
+        if _SURROGATE.search(value):
             raise self.error(f"{key!r} is {reprlib.repr(value)}, which contains half of a surrogate pair")
         return value
 
