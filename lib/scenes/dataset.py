@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def write_scenes(
                 {"id": image_id * CAPTIONS_PER_IMAGE + i, "image_id": image_id, "caption": caption}
                 for i, caption in enumerate(captions)
             ]
-            truth.append({"image_id": image_id, **scene.to_json()})
+            truth.append({"image_id": image_id, **asdict(scene)})
             yield f"{split}/{name}", jpeg
 
     with worker_processes(workers) as pool:

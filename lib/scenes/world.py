@@ -4,7 +4,7 @@ Coordinates are fractions of the image's side: x grows to the right, y grows dow
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -58,9 +58,6 @@ class Scene:
     @property
     def objects(self) -> Group:
         return tuple(item for group in self.groups for item in group)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Scene":
