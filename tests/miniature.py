@@ -1,4 +1,4 @@
-"""COCO and Flickr8k in miniature: files of the same names and layout as the real ones, with a few drawn pictures."""
+"""Miniatures of COCO and Flickr8k: the names and layout of the real files, with a few drawn images."""
 
 import hashlib
 import json
@@ -13,13 +13,13 @@ from lib.scenes.dataset import make_scene
 from lib.scenes.world import KINDS
 
 PICTURES = 40
-# What becomes of picture 1, 2, 3 and so on. Restval is what Karpathy trains on of val2014; some is in no list.
+# The role of image 1, 2, 3 and so on, repeated. Karpathy puts restval, a part of val2014, into train.
 _ROLES = ["train", "train", "train", "train", "train", "train", "restval", "val", "test", "unlisted"]
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def roles() -> dict[int, str]:
-    """train, restval, val, test or unlisted, by image id."""
+    """Return the role of each image id: train, restval, val, test or unlisted (in no list)."""
     return dict(enumerate(islice(cycle(_ROLES), PICTURES), 1))
 
 
@@ -28,34 +28,34 @@ def split_of(role: str) -> str:
 
 
 def file_name(image_id: int, year: int) -> str:
-    """Where COCO keeps an image, without `.zip`: a folder of the zip's own name, and the file name."""
+    """Return the folder (named like the zip) and file name of an image in COCO."""
     if year == 2014:
         part = "train2014" if roles()[image_id] == "train" else "val2014"
         return f"{part}/COCO_{part}_{image_id:012d}.jpg"
-    # Of the images of val2014, 2017 calls a part val2017, whatever their split.
+    # val2017 is a part of val2014, of every split.
     part = "val2017" if roles()[image_id] != "train" and image_id <= PICTURES // 2 else "train2017"
     return f"{part}/{image_id:012d}.jpg"
 
 
 def draw(image_ids: Iterable[int], size: int) -> dict[int, tuple[bytes, list[str]]]:
-    """(JPEG of size x size pixels, five captions) by image id."""
+    """Return (JPEG of size x size pixels, five captions) of each image id."""
     mix = dict.fromkeys(KINDS, 1.0)
     return {image_id: make_scene(image_id, seed=1, size=size, mix=mix)[1:] for image_id in image_ids}
 
 
 def pictures() -> dict[int, tuple[bytes, list[str]]]:
-    """Those of the data sets in miniature."""
+    """Return (JPEG, captions) of each image id of the miniatures."""
     return draw(roles(), 48)
 
 
 def write_coco(folder: Path, year: int) -> list[Path]:
-    """COCO's three zips and Karpathy's three lists, which have the file names of 2014 for both years."""
+    """Write COCO's three zips and Karpathy's three lists, which use the file names of 2014 for both years."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = pictures()
+    images = pictures()
     captions = {}
     for part in (f"train{year}", f"val{year}"):
-        ids = [image_id for image_id in drawn if file_name(image_id, year).startswith(f"{part}/")]
-        members = [(file_name(image_id, year), drawn[image_id][0]) for image_id in ids]
+        ids = [image_id for image_id in images if file_name(image_id, year).startswith(f"{part}/")]
+        members = [(file_name(image_id, year), images[image_id][0]) for image_id in ids]
         write_stored_zip(folder / f"{part}.zip", [(f"{part}/", b""), *members])
         captions[part] = {
             "info": {"year": year},
@@ -63,21 +63,21 @@ def write_coco(folder: Path, year: int) -> list[Path]:
             "annotations": [
                 {"id": 5 * i + number, "image_id": i, "caption": caption}
                 for i in ids
-                for number, caption in enumerate(drawn[i][1])
+                for number, caption in enumerate(images[i][1])
             ],
         }
     write_annotations(folder, year, captions)
-    listed: dict[str, list] = {split: [] for split in SPLITS}
+    lists: dict[str, list] = {split: [] for split in SPLITS}
     for image_id, role in roles().items():
         if role != "unlisted":
-            listed[split_of(role)] += karpathy_rows(split_of(role), image_id, drawn[image_id][1])
-    for split, rows in listed.items():
+            lists[split_of(role)] += karpathy_rows(split_of(role), image_id, images[image_id][1])
+    for split, rows in lists.items():
         (folder / f"coco_karpathy_{split}.json").write_text(json.dumps(rows))
     return sorted(folder.iterdir())
 
 
 def write_annotations(folder: Path, year: int, captions: dict[str, dict]) -> None:
-    """COCO's zip of annotations: `captions` by part (train2014 and val2014), and a file that nobody asks for."""
+    """Write COCO's annotation zip: `captions` of each part (train2014 and val2014), and a file that is not used."""
     with zipfile.ZipFile(folder / f"annotations_trainval{year}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         _deflate(archive, f"annotations/instances_train{year}.json", "[1, 2, 3]")
         for part, content in captions.items():
@@ -85,7 +85,7 @@ def write_annotations(folder: Path, year: int, captions: dict[str, dict]) -> Non
 
 
 def karpathy_rows(split: str, image_id: int, captions: list[str]) -> list[dict]:
-    """The rows of one image: for train one a caption, else one of them all."""
+    """Return the rows of one image: one per caption for train, else one for all captions."""
     name = file_name(image_id, 2014)
     if split == "train":
         return [{"caption": caption, "image": name, "image_id": f"coco_{image_id}"} for caption in captions]
@@ -97,17 +97,17 @@ def flickr_name(image_id: int) -> str:
 
 
 def write_flickr8k(folder: Path) -> list[Path]:
-    """Flickr8k's two zips, with what a Mac leaves in them, and the captions of a photograph that is not there."""
+    """Write Flickr8k's two zips, with the junk files of macOS and a caption of an image that is missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    drawn = pictures()
+    images = pictures()
     members = [("Flicker8k_Dataset/", b"")]
-    for image_id, (jpeg, _) in drawn.items():
+    for image_id, (jpeg, _) in images.items():
         name = flickr_name(image_id)
         members += [(f"Flicker8k_Dataset/{name}", jpeg), (f"__MACOSX/Flicker8k_Dataset/._{name}", b"junk")]
     write_stored_zip(folder / "Flickr8k_Dataset.zip", members)
 
     tokens = [("2258277193_586949ec62.jpg.1", "Some people are here .")]
-    tokens += [(flickr_name(image_id), caption) for image_id, (_, captions) in drawn.items() for caption in captions]
+    tokens += [(flickr_name(image_id), caption) for image_id, (_, captions) in images.items() for caption in captions]
     lists = {
         name: [flickr_name(image_id) for image_id, role in roles().items() if split_of(role) == split]
         for name, split in (("trainImages", "train"), ("devImages", "val"), ("testImages", "test"))
@@ -117,12 +117,12 @@ def write_flickr8k(folder: Path) -> list[Path]:
         _deflate(archive, "Flickr8k.token.txt", "".join(lines))
         _deflate(archive, "__MACOSX/._Flickr8k.token.txt", "\0junk")
         for name, names in lists.items():
-            _deflate(archive, f"Flickr_8k.{name}.txt", "".join(f"{one}\n" for one in names))
+            _deflate(archive, f"Flickr_8k.{name}.txt", "".join(f"{image}\n" for image in names))
     return sorted(folder.iterdir())
 
 
 def write_checksums(files: list[Path], path: Path) -> Path:
-    """A file of `md5  name` lines, for `dataset.checksums`."""
+    """Write a file of `md5  name` lines, for `dataset.checksums`."""
     lines = [f"{hashlib.md5(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
     path.write_text("".join(lines))
     return path

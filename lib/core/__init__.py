@@ -1,1 +1,1 @@
-"""Errors, files, work in progress, worker processes, tables and zips: what every room uses."""
+"""Errors, files, scratch folders, worker processes, tables and zips: what every room uses."""

@@ -29,12 +29,12 @@ def readable_errors(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"{path.parent} has no {path.name}: is it the right folder, and is it complete?") from error
     except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise UserError(f"cannot read {path}: {reason}; create it again or use another file") from error
+    except Exception as error:  # malformed bytes raise many kinds of error
+        reason = one_line(error)[:_MAX_REASON]
         raise UserError(
-            f"cannot read {path}: {error.strerror or error}; create it again or use another file"
-        ) from error
-    except Exception as error:  # a reader of malformed bytes may raise almost anything
-        raise UserError(
-            f"{path} is damaged or of another version: {one_line(error)[:_MAX_REASON]}; create it again or use another file"
+            f"{path} is damaged or of another version: {reason}; create it again or use another file"
         ) from error
 
 

@@ -1,30 +1,27 @@
-"""Writing files so that a reader never sees half of one."""
+"""Write files so that a reader never sees an incomplete one."""
 
-import contextlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def stat_signature(path: Path) -> list[object]:
-    """Stands for the content of a file that is too large to be read again: its name, size and time of change."""
+    """Return name, size and modification time: they stand for the content of a file that is too large to hash."""
     status = path.stat()
     return [path.name, status.st_size, status.st_mtime_ns]
 
 
 def link_into(files: Iterable[Path], folder: Path) -> None:
-    """Puts finished files into `folder` under their own names, without a second copy where the disk knows hard links.
-
-    They stay in the scratch folder too: until the output is in DVC's cache, that is what survives an interruption.
-    """
+    """Link finished files into `folder`. They stay in the scratch folder too, in case DVC has not cached them yet."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         link_or_copy(file, folder / file.name)
 
 
 def link_or_copy(file: Path, target: Path) -> None:
-    """A hard link to `file` at `target`, or a copy where the disk knows none."""
+    """Make `target` a hard link to `file`, or a copy if the file system has no hard links."""
     target.unlink(missing_ok=True)
     try:
         os.link(file, target)
@@ -33,9 +30,9 @@ def link_or_copy(file: Path, target: Path) -> None:
             shutil.copyfile(file, unfinished)
 
 
-@contextlib.contextmanager
+@contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` when all of it is on the disk: `path` is whole, or is not there."""
+    """Yield a path to write to; rename it to `path` when it is complete and on disk, or delete it after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
     try:
@@ -44,5 +41,5 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except BaseException:
-        unfinished.unlink(missing_ok=True)  # half a file only takes room, of which there may be none left
+        unfinished.unlink(missing_ok=True)  # the disk may be full
         raise

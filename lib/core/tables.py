@@ -1,4 +1,4 @@
-"""Tables as parquet files whose bytes depend on their content alone."""
+"""Parquet tables whose bytes depend on their content alone."""
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -16,7 +16,7 @@ SPLITS = ("train", "val", "test")
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Writes parquet whose bytes depend on the table alone."""
+    """Write a parquet file and its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pandas(table, preserve_index=False), path, compression="zstd")
 
@@ -24,25 +24,20 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 def read_table(
     path: Path, columns: Sequence[str] | None = None, filters: Sequence[tuple[str, str, Any]] | None = None
 ) -> pd.DataFrame:
-    """Reads parquet: some columns, or all; of the rows that meet all filters, such as ("image_id", "in", [1, 2]).
-
-    Raises UserError where there is none, or a damaged one.
-    """
+    """Read all or some columns of the rows that meet all filters, such as ("split", "==", "val"). Raises UserError."""
     with readable_errors(path):
         return pd.read_parquet(path, columns=columns, filters=filters)
 
 
 def read_images(path: Path, split: str) -> pd.DataFrame:
-    """Read the rows of one split of an images table."""
-    images = read_table(path)
-    return images[images["split"] == split].reset_index(drop=True)
+    """Read the rows of one split of an images table. Raises UserError."""
+    return read_table(path, filters=[("split", "==", split)])
 
 
 def read_tokens(path: Path, image_ids: Iterable[int]) -> dict[int, list[list[str]]]:
-    """The captions' tokens of some images, in that order, out of a table with the columns image_id and tokens.
+    """Return the tokenised captions of each image, in the given order; an empty list for an unknown image.
 
-    None of an image that the table does not have. Equal words are one object: COCO has seven million of them. Raises
-    UserError as `read_table` does.
+    Equal words are one object, because COCO has seven million words. Raises UserError.
     """
     references: dict[int, list[list[str]]] = {int(image_id): [] for image_id in image_ids}
     with readable_errors(path):

@@ -1,7 +1,6 @@
-"""Zips, which nothing ever unpacks: an image in a stored (uncompressed) one is a seek and a read away.
+"""Zip archives, which are read in place and never unpacked: reading an image from a stored zip is one seek.
 
-What lies in a zip is as its maker pleased, so a name is only ever looked up among the zip's own names, never on disk,
-and no member is read beyond a bound.
+Zips come from strangers. So a member name is looked up in the zip only, never on disk, and every read has a size limit.
 """
 
 import unicodedata
@@ -11,93 +10,81 @@ from pathlib import Path
 
 from lib.core.errors import UserError, one_line
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the bytes of a zip must not depend on when it was written
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that equal content gives equal bytes
+_SAFE_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # Python cannot limit the output of the other decoders
 
-# Python's decoders of the other methods cannot be told to stop after so many bytes.
-_BOUNDED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
-
-IMAGE_SUFFIXES = {
-    ".avif",
-    ".bmp",
-    ".gif",
-    ".jpeg",
-    ".jpg",
-    ".png",
-    ".tif",
-    ".tiff",
-    ".webp",
-}  # how their files' names end
-MAX_IMAGE_BYTES = 2**28  # bytes; what claims to be larger is no photograph
-_MAX_ANNOTATION_BYTES = 2**30  # bytes; the largest file of captions that is read here, COCO's, has a tenth of that
+IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+MAX_IMAGE_BYTES = 2**28
+_MAX_ANNOTATION_BYTES = 2**30  # COCO's captions have a tenth of that
 
 
 def write_stored_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """Writes (name, content) pairs, in their order, to a zip whose bytes depend on them alone."""
+    """Write (name, content) pairs, in this order, to an uncompressed zip whose bytes depend on them alone."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, content in members:
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), content)
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """The zip, open for reading; raises UserError where there is none."""
+    """Open a zip for reading. Raises UserError."""
     try:
         return zipfile.ZipFile(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error:  # beside BadZipFile, wild bytes may raise almost anything
-        raise UserError(f"{path} is not a zip, or a broken one: {one_line(error)}") from error
+    except Exception as error:  # malformed bytes raise many kinds of error
+        raise UserError(f"{path} is not a zip or is damaged: {one_line(error)}") from error
 
 
 def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """The content of a member of at most `limit` bytes; however much it would unpack to, no more is ever unpacked.
+    """Return the content of a member of at most `limit` bytes; never unpack more than it declares.
 
-    Raises KeyError where there is no such member, and BadZipFile, whose text is one line, where it is larger or broken.
+    Raises KeyError if the member is missing and BadZipFile, with a text of one line, if it is too large or damaged.
     """
     info = archive.getinfo(name)
     if info.file_size > limit:
-        raise zipfile.BadZipFile(f"it holds {info.file_size} bytes, more than the {limit} that are read")
-    if info.compress_type not in _BOUNDED:
+        raise zipfile.BadZipFile(f"it has {info.file_size} bytes, more than the limit of {limit}")
+    if info.compress_type not in _SAFE_METHODS:
         raise zipfile.BadZipFile("it is neither stored nor deflated")
     try:
         with archive.open(info) as member:
-            # Not read(): that unpacks all there is, and only then cuts it to the size that the zip declares.
-            content = member.read(info.file_size)
-    except Exception as error:  # beside BadZipFile, wild bytes may raise almost anything
+            content = member.read(info.file_size)  # read() without a size would unpack everything first
+    except Exception as error:  # malformed bytes raise many kinds of error
         raise zipfile.BadZipFile(one_line(error)) from error
     if len(content) != info.file_size:
-        raise zipfile.BadZipFile(f"it holds {len(content)} bytes, where the zip declares {info.file_size}")
+        raise zipfile.BadZipFile(f"it has {len(content)} bytes, but the zip declares {info.file_size}")
     return content
 
 
-def read_annotations(path: Path, name: str) -> bytes:
-    """The content of a member of the zip at `path`. Raises UserError, which calls the member `path`/`name`."""
+def read_zipped_file(path: Path, name: str) -> bytes:
+    """Return the content of an annotation file in the zip at `path`. Raises UserError, which names `path`/`name`."""
     with open_zip(path) as archive:
         try:
             return read_member(archive, name, _MAX_ANNOTATION_BYTES)
         except KeyError:
-            raise UserError(f"{path} is not the zip that it should be: it lacks {name}") from None
+            raise UserError(f"{path} lacks {name}: it is another zip than expected") from None
         except zipfile.BadZipFile as error:
             raise UserError(f"cannot read {path / name}: {error}") from error
 
 
 def find_members(wanted: Iterable[str], names: list[str]) -> list[str]:
-    """For each wanted name the member of a zip that holds `names`: the one of that very name, else the only one with
-    its file name, in whatever folder, else the name as it is, which the zip will be found to lack. A Mac writes é as
-    e and an accent, others as one character: that makes no difference."""
+    """Return the zip's own name (one of `names`) of each wanted image.
+
+    Look for the exact name, then for the name in another Unicode form (macOS writes é as two characters), then for a
+    file name that only one folder of the zip has. Return a name that is not found as it is.
+    """
+    by_name = {_normalise(name): name for name in names} | {name: name for name in names}
     by_file_name: dict[str, str | None] = {}
     for name in names:
-        short = _file_name(_composed(name))
-        by_file_name[short] = None if short in by_file_name else name
-    by_name = {_composed(name): name for name in names} | {name: name for name in names}
+        key = _normalise(name).rpartition("/")[2]
+        by_file_name[key] = None if key in by_file_name else name
     return [
-        by_name.get(name) or by_name.get(_composed(name)) or by_file_name.get(_file_name(_composed(name))) or name
+        by_name.get(name)
+        or by_name.get(_normalise(name))
+        or by_file_name.get(_normalise(name).rpartition("/")[2])
+        or name
         for name in wanted
     ]
 
 
-def _composed(name: str) -> str:
+def _normalise(name: str) -> str:
     return unicodedata.normalize("NFC", name)
-
-
-def _file_name(name: str) -> str:
-    return name.rpartition("/")[2]

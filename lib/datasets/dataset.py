@@ -1,9 +1,10 @@
-"""The two tables that every data set is read into, and their checks.
+"""The two tables of every data set, and their checks.
 
     images    image_id (int), archive, member, split         one row per image
     captions  image_id (int), caption                        one row per caption
 
-`archive` is the name of a zip in the raw folder, `member` the image's name in that zip; `split` is train, val or test.
+`archive` is the name of a zip in the raw folder, `member` the name of the image in that zip, `split` is train, val or
+test.
 """
 
 import reprlib
@@ -18,45 +19,41 @@ from lib.core.tables import SPLITS
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set as its annotations describe it; see the module for the columns."""
+    """Images and captions; see the module for the columns."""
 
     images: pd.DataFrame
     captions: pd.DataFrame
-    source: Path  # the file or folder of the annotations, for what is to be said of them
+    source: Path  # the file or folder of the annotations, for error messages
 
     def checked(self) -> "Dataset":
-        """Itself, sorted by image id, once nothing in it would mislead a later stage.
+        """Return the data set sorted by image id, without images that lack captions and captions that lack an image.
 
-        Images without a caption are left out, and captions without an image. Raises UserError for image ids that occur
-        twice, for files that are two images', and for a split without a captioned image.
+        Raises UserError if an image id or an image file occurs twice, or if a split has no image with a caption.
         """
-        if (twice := self.images["image_id"].duplicated()).any():
-            example = self.images["image_id"][twice].iloc[0]
+        duplicates = self.images["image_id"][self.images["image_id"].duplicated()]
+        if len(duplicates):
+            raise UserError(f"{self.source}: {len(duplicates)} duplicate image ids, such as {duplicates.iloc[0]}")
+        # A file with two ids could be in train and in test.
+        duplicates = self.images["member"][self.images.duplicated(["archive", "member"])]
+        if len(duplicates):
             raise UserError(
-                f"{self.source} names {twice.sum()} image ids twice, such as {example}: each may occur once"
-            )
-        if (twice := self.images.duplicated(["archive", "member"])).any():  # one might be in train, the other in test
-            example = reprlib.repr(self.images["member"][twice].iloc[0])
-            raise UserError(
-                f"{self.source} has {twice.sum()} images whose file is another image's too, such as {example}: "
-                "name each file once, with its folder, and give it all its captions"
+                f"{self.source}: {len(duplicates)} images have the file of another image, such as "
+                f"{reprlib.repr(duplicates.iloc[0])}; list each file once, with its folder and all its captions"
             )
         captions = self.captions[self.captions["image_id"].isin(self.images["image_id"])]
         images = self.images[self.images["image_id"].isin(captions["image_id"])]
         for split in SPLITS:
             if not (images["split"] == split).any():
                 raise UserError(
-                    f"{self.source}: no image with a caption is in the {split} split, and each split needs one: "
-                    "check the annotations and the split's shares"
+                    f"{self.source}: the {split} split has no image with a caption; every split needs one. "
+                    "Check the annotations and the share of each split"
                 )
-        return replace(
-            self,
-            images=images.sort_values("image_id", ignore_index=True),
-            captions=captions.sort_values("image_id", kind="stable", ignore_index=True),
-        )
+        images = images.sort_values("image_id", ignore_index=True)
+        captions = captions.sort_values("image_id", kind="stable", ignore_index=True)
+        return replace(self, images=images, captions=captions)
 
     def first(self, limit: int) -> "Dataset":
-        """The first `limit` images of each split, by id, and their captions."""
+        """Return the first `limit` images of each split, by id, with their captions."""
         images = self.images.groupby("split").head(limit)
         captions = self.captions[self.captions["image_id"].isin(images["image_id"])]
         return replace(self, images=images, captions=captions)

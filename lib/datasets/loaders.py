@@ -1,18 +1,18 @@
-"""Reading the data sets that go by a name of the field."""
+"""Loaders of the data sets that are downloaded by name."""
 
 from pathlib import Path
 
-from lib.datasets import coco, flickr8k
+from lib.datasets.coco import load_coco
 from lib.datasets.dataset import Dataset
+from lib.datasets.flickr8k import load_flickr8k
+
+_LOADERS = {
+    "coco2014": lambda raw: load_coco(raw, 2014),
+    "coco2017": lambda raw: load_coco(raw, 2017),
+    "flickr8k": load_flickr8k,
+}
 
 
 def load_named(name: str, raw: Path) -> Dataset:
-    """Reads coco2014, coco2017 or flickr8k from its own files in `raw`. Raises UserError."""
-    match name:
-        case "coco2014":
-            return coco.load_coco(raw, 2014)
-        case "coco2017":
-            return coco.load_coco(raw, 2017)
-        case "flickr8k":
-            return flickr8k.load_flickr8k(raw)
-    raise ValueError(name)
+    """Read a downloaded data set from its own files in `raw`. Raises UserError."""
+    return _LOADERS[name](raw)

@@ -1,6 +1,5 @@
-"""`scenes`: pictures of coloured shapes, drawn from a seed, with captions whose truth can be checked.
+"""`scenes`: pictures of coloured shapes, drawn from a seed, with captions that are checked against the scene.
 
-A scene is sampled (`world`), drawn (`render`), described (`language`) and, once a model has described it
-too, its description is judged (`truth`). `writing` writes a whole data set in COCO's layout, and
-`reading` reads it back.
+A scene is sampled (`world`), drawn (`drawing`) and described (`grammar`). `truth` decides whether a caption is true.
+`dataset` writes and reads a whole data set.
 """

@@ -1,8 +1,9 @@
-"""A data set of scenes in COCO's layout: a stored zip of JPEGs, and a captions JSON per split; written and read here."""
+"""Write and read a data set of scenes in COCO's layout: a stored zip of JPEGs and a captions JSON per split."""
 
 import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from tqdm import tqdm
 from lib.core.tables import SPLITS
 from lib.core.workers import worker_processes
 from lib.core.zips import write_stored_zip
-from lib.datasets import annotations
+from lib.datasets.annotations import read_annotations
 from lib.datasets.dataset import Dataset
+from lib.datasets.json_records import read_json
 from lib.scenes.drawing import render
 from lib.scenes.grammar import describe
 from lib.scenes.world import Scene, sample_scene
@@ -24,29 +26,24 @@ CAPTIONS_PER_IMAGE = 5
 IMAGES, TRUTH = "images.zip", "truth.json"
 
 
-def captions_file(split: str) -> str:
-    return f"captions_{split}.json"
-
-
 def load_scenes(raw: Path) -> Dataset:
-    """Reads what `write_scenes` left in `raw`."""
+    """Read the data set that `write_scenes` wrote to `raw`."""
     parts = []
     for split in SPLITS:
-        source = raw / captions_file(split)
-        images, captions = annotations.read_coco(annotations.read_json(source), source)
-        images = images.assign(split=split, archive=IMAGES, member=[f"{split}/{name}" for name in images["file_name"]])
-        parts.append((images[["image_id", "archive", "member", "split"]], captions))
+        images, captions = read_annotations(raw / f"captions_{split}.json")
+        images = images.assign(archive=IMAGES, member=f"{split}/" + images["file_name"], split=split)
+        parts.append((images.drop(columns="file_name"), captions))
     images, captions = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
     return Dataset(images, captions, raw)
 
 
 def read_truth(raw: Path) -> dict[int, Scene]:
-    """The scene behind each image id."""
-    return {record["image_id"]: Scene.from_json(record) for record in annotations.read_json(raw / TRUTH)}
+    """Return the scene of each image id."""
+    return {record["image_id"]: Scene.from_json(record) for record in read_json(raw / TRUTH)}
 
 
 def make_scene(image_id: int, *, seed: int, size: int, mix: dict[str, float]) -> tuple[Scene, bytes, list[str]]:
-    """The scene with that id, its JPEG and its captions: a pure function of its arguments."""
+    """Return a scene, its JPEG and its captions; they depend on the arguments alone."""
     rng = np.random.default_rng([seed, image_id])
     scene = sample_scene(rng, mix)
     captions = [describe(scene, rng) for _ in range(CAPTIONS_PER_IMAGE)]
@@ -56,9 +53,9 @@ def make_scene(image_id: int, *, seed: int, size: int, mix: dict[str, float]) ->
 def write_scenes(
     raw: Path, counts: Mapping[str, int], *, seed: int, size: int, mix: dict[str, float], workers: int = 1
 ) -> None:
-    """Draws `counts[split]` scenes for each split into `raw`: images.zip, captions_*.json and truth.json.
+    """Draw `counts[split]` scenes for each split; write images.zip, captions_*.json and truth.json to `raw`.
 
-    `workers` processes share the drawing; the bytes do not depend on how many.
+    The bytes do not depend on the number of worker processes.
     """
     raw.mkdir(parents=True, exist_ok=True)
     splits = [split for split in SPLITS for _ in range(counts[split])]
@@ -68,19 +65,19 @@ def write_scenes(
     def members(pool: Executor) -> Iterator[tuple[str, bytes]]:
         make = partial(make_scene, seed=seed, size=size, mix=mix)
         ids = range(1, len(splits) + 1)
-        made = tqdm(pool.map(make, ids, chunksize=50), "drawing scenes", len(ids), unit="picture", disable=None)
-        for image_id, split, (scene, jpeg, captions) in zip(ids, splits, made, strict=True):
+        scenes = tqdm(pool.map(make, ids, chunksize=50), "drawing scenes", len(ids), unit="picture", disable=None)
+        for image_id, split, (scene, jpeg, captions) in zip(ids, splits, scenes, strict=True):
             name = f"{image_id:012d}.jpg"
             coco[split]["images"].append({"id": image_id, "file_name": name, "width": size, "height": size})
             coco[split]["annotations"] += [
                 {"id": image_id * CAPTIONS_PER_IMAGE + i, "image_id": image_id, "caption": caption}
                 for i, caption in enumerate(captions)
             ]
-            truth.append({"image_id": image_id, **scene.to_json()})
+            truth.append({"image_id": image_id, **asdict(scene)})
             yield f"{split}/{name}", jpeg
 
     with worker_processes(workers) as pool:
         write_stored_zip(raw / IMAGES, members(pool))
     for split, content in coco.items():
-        (raw / captions_file(split)).write_text(json.dumps(content), "utf-8")
+        (raw / f"captions_{split}.json").write_text(json.dumps(content), "utf-8")
     (raw / TRUTH).write_text(json.dumps(truth), "utf-8")

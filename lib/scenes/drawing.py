@@ -1,4 +1,4 @@
-"""Draws a scene: textured background, shadows, shaded shapes with a darker rim; anti-aliased by supersampling."""
+"""Draw a scene: textured background, shadows, shaded shapes with a darker rim; anti-aliased by supersampling."""
 
 import io
 import math
@@ -11,10 +11,10 @@ from lib.scenes.world import Scene, SceneObject
 
 _SUPERSAMPLING = 2
 _JPEG_QUALITY = 92
-_SHADOW_OFFSET, _SHADOW_BLUR = 0.018, 0.012  # fractions of the picture's side
+_SHADOW_OFFSET, _SHADOW_BLUR = 0.018, 0.012  # fractions of the image's side
 
 _Colour = tuple[int, int, int]
-_PAINT: dict[str, _Colour] = {
+_OBJECT_COLOURS: dict[str, _Colour] = {
     "red": (214, 48, 44),
     "yellow": (250, 214, 58),
     "green": (46, 158, 74),
@@ -23,8 +23,8 @@ _PAINT: dict[str, _Colour] = {
     "white": (248, 248, 246),
     "black": (38, 38, 42),
 }
-# Colours at the top and at the bottom of each background.
-_GROUND: dict[str, tuple[_Colour, _Colour]] = {
+# The colours at the top and at the bottom.
+_BACKGROUND_COLOURS: dict[str, tuple[_Colour, _Colour]] = {
     "sky": ((126, 186, 236), (214, 234, 248)),
     "night": ((16, 20, 54), (56, 50, 104)),
     "grass": ((150, 206, 108), (96, 168, 74)),
@@ -35,30 +35,30 @@ _GROUND: dict[str, tuple[_Colour, _Colour]] = {
 
 
 def render(scene: Scene, size: int, rng: np.random.Generator) -> bytes:
-    """The scene as a JPEG of `size` x `size` pixels. `rng` decides what captions never speak of: clouds, waves."""
+    """Return a JPEG of size x size pixels. `rng` draws details that no caption mentions, such as clouds and waves."""
     side = size * _SUPERSAMPLING
-    picture = _background(scene.background, side, rng)
-    masks = [_mask(thing, side) for thing in scene.things]
-    shadow, drop = Image.new("L", (side, side)), round(_SHADOW_OFFSET * side)
+    image = _background(scene.background, side, rng)
+    masks = [_mask(item, side) for item in scene.objects]
+    shadow, offset = Image.new("L", (side, side)), round(_SHADOW_OFFSET * side)
     for mask in masks:
-        shadow.paste(110, (drop, drop), mask)
-    picture.paste((0, 0, 0), mask=shadow.filter(ImageFilter.BoxBlur(_SHADOW_BLUR * side)))
-    for thing, mask in zip(scene.things, masks, strict=True):
-        picture.paste(_shaded(thing.colour, side), mask=mask)
-        _draw_rim(picture, thing)
+        shadow.paste(110, (offset, offset), mask)
+    image.paste((0, 0, 0), mask=shadow.filter(ImageFilter.BoxBlur(_SHADOW_BLUR * side)))
+    for item, mask in zip(scene.objects, masks, strict=True):
+        image.paste(_shaded(item.colour, side), mask=mask)
+        _draw_rim(image, item)
     buffer = io.BytesIO()
-    picture.resize((size, size), Image.Resampling.BOX).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    image.resize((size, size), Image.Resampling.BOX).save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()
 
 
 def _background(name: str, side: int, rng: np.random.Generator) -> Image.Image:
-    top, bottom = (np.array(colour, dtype=np.float32) for colour in _GROUND[name])
+    top, bottom = (np.array(colour, dtype=np.float32) for colour in _BACKGROUND_COLOURS[name])
     gradient = top + (bottom - top) * np.linspace(0, 1, side, dtype=np.float32)[:, None]  # (side, 3)
-    grain = {"sand": 7, "snow": 3}.get(name, 2)  # standard deviation, of 255
-    speckle = rng.standard_normal((side // 2, side // 2), dtype=np.float32) * grain
-    pixels = gradient[::2, None] + speckle[..., None]  # (side / 2, side / 2, 3)
-    picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
-    draw = ImageDraw.Draw(picture)
+    noise_std = {"sand": 7, "snow": 3}.get(name, 2)  # of 255
+    noise = rng.standard_normal((side // 2, side // 2), dtype=np.float32) * noise_std
+    pixels = gradient[::2, None] + noise[..., None]  # (side / 2, side / 2, 3)
+    image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(image)
     for _ in range({"sky": 4, "night": 30, "grass": 70, "sand": 8, "snow": 8, "sea": 14}[name]):
         x, y = rng.uniform(0, side, size=2)
         unit = side * rng.uniform(0.6, 1.2) / 64
@@ -71,55 +71,54 @@ def _background(name: str, side: int, rng: np.random.Generator) -> Image.Image:
         elif name == "grass":
             draw.line([x, y, x + unit * rng.uniform(-1, 1), y - 3 * unit], fill=(80, 148, 62), width=side // 128)
         else:
-            tint = {"sand": (202, 170, 118), "snow": (204, 214, 230), "sea": (150, 222, 222)}[name]
-            draw.arc([x - 5 * unit, y, x + 5 * unit, y + 3 * unit], 200, 340, fill=tint, width=side // 100)
-    return picture
+            colour = {"sand": (202, 170, 118), "snow": (204, 214, 230), "sea": (150, 222, 222)}[name]
+            draw.arc([x - 5 * unit, y, x + 5 * unit, y + 3 * unit], 200, 340, fill=colour, width=side // 100)
+    return image
 
 
-def _mask(thing: SceneObject, side: int) -> Image.Image:
+def _mask(item: SceneObject, side: int) -> Image.Image:
     mask = Image.new("L", (side, side))
     draw = ImageDraw.Draw(mask)
-    draw.polygon(_outline(thing, side), fill=255)
-    if thing.shape == "ring":
-        draw.ellipse(_hole(thing, side), fill=0)
+    draw.polygon(_outline(item, side), fill=255)
+    if item.shape == "ring":
+        draw.ellipse(_hole(item, side), fill=0)
     return mask
 
 
 @cache
 def _shaded(colour: str, side: int) -> Image.Image:
-    """The paint of a colour, lit from above."""
+    """Return an image of one colour, lit from above."""
     light = np.linspace(1.12, 0.86, side, dtype=np.float32)[:, None, None]
-    pixels = np.clip(np.array(_PAINT[colour], dtype=np.float32) * light, 0, 255).astype(np.uint8)
+    pixels = np.clip(np.array(_OBJECT_COLOURS[colour], dtype=np.float32) * light, 0, 255).astype(np.uint8)
     return Image.fromarray(np.repeat(pixels, side, axis=1))
 
 
-def _draw_rim(picture: Image.Image, thing: SceneObject) -> None:
-    side = picture.width
-    rim = tuple(int(channel * 0.55) for channel in _PAINT[thing.colour])
-    draw, width = ImageDraw.Draw(picture), max(1, side // 96)
-    outline = _outline(thing, side)
-    draw.line([*outline, outline[0]], fill=rim, width=width, joint="curve")
-    if thing.shape == "ring":
-        draw.ellipse(_hole(thing, side), outline=rim, width=width)
+def _draw_rim(image: Image.Image, item: SceneObject) -> None:
+    colour = tuple(int(channel * 0.55) for channel in _OBJECT_COLOURS[item.colour])
+    draw, width = ImageDraw.Draw(image), max(1, image.width // 96)
+    outline = _outline(item, image.width)
+    draw.line([*outline, outline[0]], fill=colour, width=width, joint="curve")
+    if item.shape == "ring":
+        draw.ellipse(_hole(item, image.width), outline=colour, width=width)
 
 
-def _hole(thing: SceneObject, side: int) -> list[float]:
-    """The box around a ring's hole, in pixels."""
-    r = thing.diameter * 0.28
-    return [side * (thing.x - r), side * (thing.y - r), side * (thing.x + r), side * (thing.y + r)]
+def _hole(item: SceneObject, side: int) -> list[float]:
+    """Return the bounding box of a ring's hole, in pixels."""
+    r = item.diameter * 0.28
+    return [side * (item.x - r), side * (item.y - r), side * (item.x + r), side * (item.y + r)]
 
 
-def _outline(thing: SceneObject, side: int) -> list[tuple[float, float]]:
-    """The shape's corners in pixels, turned by its angle."""
-    points = _unit_outline(thing.shape) * (thing.diameter / 2)  # (P, 2)
-    cos, sin = math.cos(thing.angle), math.sin(thing.angle)
-    placed = (points @ np.array([[cos, sin], [-sin, cos]]) + (thing.x, thing.y)) * side
-    return [(float(x), float(y)) for x, y in placed]
+def _outline(item: SceneObject, side: int) -> list[tuple[float, float]]:
+    """Return the corners of an object, in pixels."""
+    corners = _corners(item.shape) * (item.diameter / 2)  # (P, 2)
+    cos, sin = math.cos(item.angle), math.sin(item.angle)
+    pixels = (corners @ np.array([[cos, sin], [-sin, cos]]) + (item.x, item.y)) * side
+    return [(float(x), float(y)) for x, y in pixels]
 
 
 @cache
-def _unit_outline(shape: str) -> np.ndarray:
-    """The shape's corners, (P, 2), inside the circle of radius 1 around the origin."""
+def _corners(shape: str) -> np.ndarray:
+    """Return the corners of a shape inside the unit circle, (P, 2)."""
     turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     if shape in ("circle", "ring"):
         return np.stack([np.cos(turn), np.sin(turn)], axis=1)
@@ -127,14 +126,8 @@ def _unit_outline(shape: str) -> np.ndarray:
         x = 16 * np.sin(turn) ** 3
         y = -(13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn))
         return np.stack([x, y], axis=1) / 17
-    if shape == "cross":
-        arm, end = 0.34, 0.94
-        top = np.array([(-arm, -end), (arm, -end), (arm, -arm)])
-        quarter_turn = np.array([[0, 1], [-1, 0]])
-        return np.concatenate([top @ np.linalg.matrix_power(quarter_turn, i) for i in range(4)])
     radii, first = {
         "square": ([1.0] * 4, np.pi / 4),
-        "diamond": ([1.0, 0.66] * 2, -np.pi / 2),
         "triangle": ([1.0] * 3, -np.pi / 2),
         "star": ([1.0, 0.45] * 5, -np.pi / 2),
     }[shape]

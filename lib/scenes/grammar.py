@@ -1,4 +1,4 @@
-"""A small grammar of English that describes scenes, five different ways each.
+"""A small English grammar that describes scenes.
 
     caption    = opening? noun-phrase [place | verb] [background]
                | opening? noun-phrase relation noun-phrase [background]
@@ -8,33 +8,17 @@
                | opening? noun-phrase "," noun-phrase "and" noun-phrase [background]
     noun-phrase = count [size] colour shape
 
-`truth` reads captions back with the same tables. Every caption names each object's colour and shape;
-size, place, relation and background are told or left out at random, as people do.
+Every caption names the colour and shape of each object; size, place, relation and background are included at random.
+`truth` parses captions with the same tables.
 """
 
 import numpy as np
 
-from lib.scenes.world import Scene, SceneObject, position, relation
+from lib.scenes.world import COLOURS, SHAPES, Group, Scene, SceneObject, position, relation
 
-SHAPE_WORDS = {
-    "circle": ("circle", "disc"),
-    "square": ("square", "box"),
-    "triangle": ("triangle",),
-    "star": ("star",),
-    "heart": ("heart",),
-    "ring": ("ring", "hoop"),
-    "cross": ("cross",),
-    "diamond": ("diamond",),
-}
-COLOUR_WORDS = {
-    "red": ("red",),
-    "yellow": ("yellow",),
-    "green": ("green",),
-    "blue": ("blue",),
-    "purple": ("purple", "violet"),
-    "white": ("white",),
-    "black": ("black",),
-}
+SHAPE_WORDS: dict[str, tuple[str, ...]] = {shape: (shape,) for shape in SHAPES}
+SHAPE_WORDS |= {"circle": ("circle", "disc"), "square": ("square", "box"), "ring": ("ring", "hoop")}
+COLOUR_WORDS = {colour: (colour,) for colour in COLOURS} | {"purple": ("purple", "violet")}
 SIZE_WORDS = {"small": ("small", "little", "tiny"), "large": ("large", "big")}
 COUNT_WORDS = {1: ("a",), 2: ("two", "a pair of"), 3: ("three",)}
 RELATION_WORDS = {
@@ -64,17 +48,12 @@ VERBS = ("floating", "standing", "lying")
 COPULAS = ("is", "sits", "stands")
 
 
-def article(phrase: str) -> str:
-    """`phrase` with its leading "a" made "an" where English wants that."""
-    return "an" + phrase[1:] if phrase.startswith("a ") and phrase[2] in "aeiou" else phrase
-
-
 def plural(shape_word: str) -> str:
-    return {"box": "boxes", "cross": "crosses"}.get(shape_word, shape_word + "s")
+    return "boxes" if shape_word == "box" else f"{shape_word}s"
 
 
 def describe(scene: Scene, rng: np.random.Generator) -> str:
-    """One caption of `scene`, every statement of which is true, with a capital and a full stop."""
+    """Return one true caption of `scene`, with a capital letter and a full stop."""
     phrases = [_noun_phrase(group, rng) for group in scene.groups]
     opening = _opening(phrases[0], rng) if rng.random() < 0.3 else ""
     background = _pick(rng, BACKGROUND_WORDS[scene.background]) if rng.random() < 0.5 else ""
@@ -86,9 +65,8 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
         core, takes_opening = _two_groups([phrases[i] for i in order], a, b, rng)
         opening = opening if takes_opening else ""
     else:
-        first, *rest = (phrases[i] for i in rng.permutation(len(phrases)))
-        core = ", ".join([first, *rest[:-1]]) + f" and {rest[-1]}"
-    sentence = " ".join(part for part in (opening, core, background) if part)
+        core = "{}, {} and {}".format(*(phrases[i] for i in rng.permutation(3)))
+    sentence = " ".join(filter(None, (opening, core, background)))
     return sentence[0].upper() + sentence[1:] + "."
 
 
@@ -97,21 +75,19 @@ def _pick(rng: np.random.Generator, words: tuple[str, ...]) -> str:
 
 
 def _opening(phrase: str, rng: np.random.Generator) -> str:
-    wrong = "there is" if phrase.startswith(("two ", "three ")) else "there are"
-    return _pick(rng, tuple(words for words in OPENINGS if words != wrong))
+    excluded = "there is" if phrase.startswith(("two ", "three ")) else "there are"
+    return _pick(rng, tuple(words for words in OPENINGS if words != excluded))
 
 
-def _noun_phrase(group: tuple[SceneObject, ...], rng: np.random.Generator) -> str:
-    thing = group[0]
-    size = _pick(rng, SIZE_WORDS[thing.size]) if rng.random() < 0.4 else ""
-    shape = _pick(rng, SHAPE_WORDS[thing.shape])
-    if len(group) > 1:
-        shape = plural(shape)
-    words = (_pick(rng, COUNT_WORDS[len(group)]), size, _pick(rng, COLOUR_WORDS[thing.colour]), shape)
-    return article(" ".join(word for word in words if word))
+def _noun_phrase(group: Group, rng: np.random.Generator) -> str:
+    item = group[0]
+    size = _pick(rng, SIZE_WORDS[item.size]) if rng.random() < 0.4 else ""
+    shape = _pick(rng, SHAPE_WORDS[item.shape])
+    count, colour = _pick(rng, COUNT_WORDS[len(group)]), _pick(rng, COLOUR_WORDS[item.colour])
+    return " ".join(filter(None, (count, size, colour, shape if len(group) == 1 else plural(shape))))
 
 
-def _one_group(phrase: str, group: tuple[SceneObject, ...], has_background: bool, rng: np.random.Generator) -> str:
+def _one_group(phrase: str, group: Group, has_background: bool, rng: np.random.Generator) -> str:
     if len(group) == 1 and rng.random() < 0.4:
         return f"{phrase} {_pick(rng, PLACE_WORDS[position(group[0])])}"
     if has_background and rng.random() < 0.3:
@@ -120,7 +96,7 @@ def _one_group(phrase: str, group: tuple[SceneObject, ...], has_background: bool
 
 
 def _two_groups(phrases: list[str], a: SceneObject, b: SceneObject, rng: np.random.Generator) -> tuple[str, bool]:
-    """The sentence, and whether an opening such as "there is" may stand before it."""
+    """Return the sentence, and whether an opening such as "there is" may precede it."""
     form = rng.choice(["relation", "copula", "near", "and", "with"], p=[0.35, 0.2, 0.1, 0.2, 0.15])
     if form == "and":
         return f"{phrases[0]} and {phrases[1]}", True

@@ -1,10 +1,11 @@
-"""What a scene can hold, and how one is sampled.
+"""Objects and scenes, and how a scene is sampled.
 
-Coordinates are fractions of the picture's side, x to the right and y down, as in the image.
+Coordinates are fractions of the image's side: x grows to the right, y grows downwards.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring")
 COLOURS = ("red", "yellow", "green", "blue", "purple", "white", "black")
 DIAMETERS = {"small": (0.22, 0.26), "large": (0.38, 0.44)}
-# A colour that can hardly be seen on a background is not put there.
+# The colours that are hardly visible on a background; no object there has them.
 BACKGROUNDS: dict[str, tuple[str, ...]] = {
     "sky": ("blue", "white"),
     "night": ("black",),
@@ -21,18 +22,19 @@ BACKGROUNDS: dict[str, tuple[str, ...]] = {
     "snow": ("white",),
     "sea": ("blue", "green"),
 }
-# The kinds of scene: one object, two or three alike, two that differ, three that differ.
+# One object; two or three that look alike; two that differ; three that differ.
 KINDS = ("one", "alike", "pair", "trio")
 
-_MARGIN = 0.03  # from an object to the picture's edge
+_MARGIN = 0.03  # between an object and the image's edge
 _GAP = 0.1  # between objects
-_CLEARLY = 2.0  # how much larger the main offset of a pair is than the other: no borderline relations
-_FAR_OFF_CENTRE = 0.15  # from where on a single object is said to be on one side of the picture
+_OFF_CENTRE = 0.15  # an offset below this is "in the middle"
+_MIN_OFFSET = _OFF_CENTRE * 1.4  # a clear relation or position needs this offset ...
+_MIN_RATIO = 2.0  # ... and this ratio to the other offset
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One object: where its centre is, and how wide it is, in fractions of the picture's side."""
+    """A shape with its centre (x, y) and diameter."""
 
     shape: str
     colour: str
@@ -42,61 +44,60 @@ class SceneObject:
     diameter: float
     angle: float  # radians
 
-    def looks_like(self, other: "SceneObject") -> bool:
-        return (self.shape, self.colour) == (other.shape, other.colour)
+
+Group = tuple[SceneObject, ...]  # objects that look alike; most groups have one
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A background, and groups of objects that look alike (most groups have one member)."""
+    """A background and groups of objects."""
 
     background: str
-    groups: tuple[tuple[SceneObject, ...], ...]
+    groups: tuple[Group, ...]
 
     @property
-    def things(self) -> tuple[SceneObject, ...]:
-        return tuple(thing for group in self.groups for thing in group)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def objects(self) -> Group:
+        return tuple(item for group in self.groups for item in group)
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> "Scene":
-        groups = tuple(tuple(SceneObject(**thing) for thing in group) for group in record["groups"])
+        groups = tuple(tuple(SceneObject(**item) for item in group) for group in record["groups"])
         return cls(record["background"], groups)
 
 
 def relation(a: SceneObject, b: SceneObject) -> str:
-    """How `a` lies to `b`: left, right, above or below, by the larger of the two offsets."""
-    dx, dy = a.x - b.x, a.y - b.y
+    """Return where `a` is, seen from `b`: left, right, above or below, by the larger offset."""
+    return _direction(a.x - b.x, a.y - b.y)
+
+
+def position(item: SceneObject) -> str:
+    """Return where an object is in the image: left, right, top, bottom or middle."""
+    dx, dy = item.x - 0.5, item.y - 0.5
+    if max(abs(dx), abs(dy)) < _OFF_CENTRE:
+        return "middle"
+    direction = _direction(dx, dy)
+    return {"above": "top", "below": "bottom"}.get(direction, direction)
+
+
+def _direction(dx: float, dy: float) -> str:
     if abs(dx) >= abs(dy):
         return "left" if dx < 0 else "right"
     return "above" if dy < 0 else "below"
 
 
-def position(thing: SceneObject) -> str:
-    """Where in the picture an object is: left, right, top, bottom or middle."""
-    dx, dy = thing.x - 0.5, thing.y - 0.5
-    if max(abs(dx), abs(dy)) < _FAR_OFF_CENTRE:
-        return "middle"
-    if abs(dx) >= abs(dy):
-        return "left" if dx < 0 else "right"
-    return "top" if dy < 0 else "bottom"
-
-
 def sample_scene(rng: np.random.Generator, mix: dict[str, float]) -> Scene:
-    """Draws a scene; `mix` gives the weight of each of `KINDS`."""
+    """Draw a scene; `mix` has the weight of each of `KINDS`."""
     weights = np.array([mix[kind] for kind in KINDS], dtype=float)
     kind = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
     background = str(rng.choice(list(BACKGROUNDS)))
     colours = [colour for colour in COLOURS if colour not in BACKGROUNDS[background]]
-    while True:  # most layouts fit; one that does not is drawn again, whole
+    while True:  # most layouts are clear
         groups = _sample_groups(rng, kind, colours)
         if _is_clear(kind, groups):
             return Scene(background, groups)
 
 
-def _sample_groups(rng: np.random.Generator, kind: str, colours: list[str]) -> tuple[tuple[SceneObject, ...], ...]:
+def _sample_groups(rng: np.random.Generator, kind: str, colours: list[str]) -> tuple[Group, ...]:
     counts = {"one": [1], "alike": [int(rng.integers(2, 4))], "pair": [1, 1], "trio": [1, 1, 1]}[kind]
     groups = []
     for count in counts:
@@ -104,36 +105,24 @@ def _sample_groups(rng: np.random.Generator, kind: str, colours: list[str]) -> t
         group = []
         for _ in range(count):
             diameter = rng.uniform(*DIAMETERS[size])
-            low, high = diameter / 2 + _MARGIN, 1 - diameter / 2 - _MARGIN
-            x, y = rng.uniform(low, high, size=2)
-            group.append(
-                SceneObject(shape, colour, size, _short(x), _short(y), _short(diameter), _short(rng.uniform(-0.2, 0.2)))
-            )
+            x, y = rng.uniform(diameter / 2 + _MARGIN, 1 - diameter / 2 - _MARGIN, size=2)
+            numbers = (round(float(number), 4) for number in (x, y, diameter, rng.uniform(-0.2, 0.2)))
+            group.append(SceneObject(shape, colour, size, *numbers))
         groups.append(tuple(group))
     return tuple(groups)
 
 
-def _short(number: float) -> float:
-    return round(float(number), 4)
-
-
-def _is_clear(kind: str, groups: tuple[tuple[SceneObject, ...], ...]) -> bool:
-    """No overlaps, no two groups that a caption could mix up, no relation that could be called either way."""
-    things = [thing for group in groups for thing in group]
-    for i, a in enumerate(things):
-        for b in things[:i]:
-            if math.hypot(a.x - b.x, a.y - b.y) < (a.diameter + b.diameter) / 2 + _GAP:
-                return False
-    firsts = [group[0] for group in groups]
-    if any(a.looks_like(b) for i, a in enumerate(firsts) for b in firsts[:i]):
+def _is_clear(kind: str, groups: tuple[Group, ...]) -> bool:
+    """Return whether no objects touch, no two groups look alike and no relation or position is ambiguous."""
+    objects = [item for group in groups for item in group]
+    for a, b in combinations(objects, 2):
+        if math.hypot(a.x - b.x, a.y - b.y) < (a.diameter + b.diameter) / 2 + _GAP:
+            return False
+    if len({(group[0].shape, group[0].colour) for group in groups}) < len(groups):
         return False
-    if kind == "one":
-        return _is_clear_offset(things[0].x - 0.5, things[0].y - 0.5, or_within=_FAR_OFF_CENTRE * 0.5)
-    if kind == "pair":
-        return _is_clear_offset(things[0].x - things[1].x, things[0].y - things[1].y, or_within=0.0)
-    return True
-
-
-def _is_clear_offset(dx: float, dy: float, or_within: float) -> bool:
-    small, large = sorted((abs(dx), abs(dy)))
-    return large < or_within or (large > _CLEARLY * small and large > _FAR_OFF_CENTRE * 1.4)
+    if kind in ("alike", "trio"):
+        return True  # captions mention neither position nor relation
+    x, y = (objects[1].x, objects[1].y) if kind == "pair" else (0.5, 0.5)
+    small, large = sorted((abs(objects[0].x - x), abs(objects[0].y - y)))
+    in_middle = kind == "one" and large < _OFF_CENTRE * 0.5
+    return in_middle or (large > _MIN_RATIO * small and large > _MIN_OFFSET)

@@ -1,13 +1,11 @@
-"""params.yaml as typed, validated objects: one module with one class per section.
+"""params.yaml as typed, validated objects: one module and one class per section.
 
-The whole file is checked every time, so a mistake in `generate` is found before the download and not after training.
+Every stage checks the whole file, so a mistake in `generate` is found before the download and not after training.
 """
 
-import contextlib
-import math
 import reprlib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from pydantic import ValidationError
@@ -25,17 +23,21 @@ from stages.params.vocabulary import VocabularyParams
 
 PARAMS_FILE = Path("params.yaml")
 
-SECTIONS: dict[str, type[Section]] = {
-    "dataset": DatasetParams,
-    "vocabulary": VocabularyParams,
-    "backbone": BackboneParams,
-    "features": FeaturesParams,
-    "model": ModelParams,
-    "train": TrainParams,
-    "finetune": FinetuneParams,
-    "generate": GenerateParams,
-}
-# Keys of earlier versions, and what they are called now.
+
+class _Params(Section):
+    dataset: DatasetParams
+    vocabulary: VocabularyParams
+    backbone: BackboneParams
+    features: FeaturesParams
+    model: ModelParams
+    train: TrainParams
+    finetune: FinetuneParams
+    generate: GenerateParams
+
+
+SECTIONS = {name: cast(type[Section], field.annotation) for name, field in _Params.model_fields.items()}
+
+# Keys of earlier versions and their present names.
 _RENAMED = {
     "features.components": "features.pca_components",
     "train.warm_up": "train.warmup_fraction",
@@ -43,7 +45,11 @@ _RENAMED = {
     "train.averaging": "train.ema_decay",
     "train.bucketing": "train.bucket_by_length",
     "train.best_by": "train.monitor",
-    "train.scst": "the section finetune, with the same new names",
+    "train.scst": "finetune",
+    "train.scst.warm_up": "finetune.warmup_fraction",
+    "train.scst.clip": "finetune.max_grad_norm",
+    "train.scst.averaging": "finetune.ema_decay",
+    "train.scst.best_by": "finetune.monitor",
     "generate.no_repeat": "generate.no_repeat_ngram_size",
 }
 
@@ -56,55 +62,40 @@ def read_params(section: type[AnySection], path: Path = PARAMS_FILE) -> AnySecti
     Raises UserError if anything in the file is wrong. The message names each key, its value and what is allowed.
     """
     content = _load(path)
-    problems = [
-        f"{_short(name)}: unknown section; the sections are {', '.join(SECTIONS)}"
-        for name in content
-        if name not in SECTIONS
-    ]
-    found: dict[type[Section], Section] = {}
-    for name, schema in SECTIONS.items():
-        if name not in content:
-            problems.append(f"{name}: missing")
-            continue
-        try:
-            found[schema] = schema.model_validate(content[name])
-        except ValidationError as error:
-            problems += [_problem(name, detail) for detail in error.errors()]
-    if problems:
-        raise UserError(f"{path}: {'; '.join(problems)}")
-    return found[section]  # type: ignore[return-value]
+    if renamed := [f"{old} to {new}" for old, new in _RENAMED.items() if _has(content, old)]:
+        raise UserError(f"{path} is of an earlier version; rename {', '.join(renamed)}")
+    try:
+        params = _Params.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {'; '.join(map(_describe, error.errors()))}") from None
+    return next(value for _, value in params if isinstance(value, section))
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}: run this in the top folder of the project") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: {error}") from error
-    except Exception as error:  # besides YAMLError, malformed text may raise almost anything
-        raise UserError(f"{path} is not YAML: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} has no sections")
-    return content
+        raise UserError(f"cannot read {path}: {error.strerror}; run this in the project's top folder") from error
+    except Exception as error:  # malformed text raises many kinds of error besides YAMLError
+        raise UserError(f"{path} is not YAML in UTF-8: {one_line(error)}") from error
+    return content if isinstance(content, dict) else {}
 
 
-def _problem(section: str, error: Any) -> str:
-    key = ".".join([section, *map(_short, error["loc"])])
-    if error["type"] == "extra_forbidden":
-        return f"{key} is now {_RENAMED[key]}" if key in _RENAMED else f"{key}: unknown key"
-    if error["type"] == "missing":
-        return f"{key}: missing"
-    value, hint = error["input"], ""
-    if isinstance(value, str) and error["type"] in ("float_type", "int_type"):
-        with contextlib.suppress(ValueError):
-            if math.isfinite(number := float(value)):
-                meant = int(number) if error["type"] == "int_type" and number.is_integer() else number
-                hint = f" (YAML reads {_short(value)} as text: write {yaml.safe_dump(meant).split()[0]})"
-    what = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{key}: got {reprlib.repr(value)}, {what[0].lower()}{what[1:]}{hint}"
+def _has(content: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(content, dict) or part not in content:
+            return False
+        content = content[part]
+    return True
 
 
-def _short(key: object) -> str:
-    """Return a key as one short line: YAML keys may hold line breaks and have any length."""
-    return " ".join(str(key).split())[:80]
+def _describe(error: Any) -> str:
+    """Return an error of pydantic as "key: got value, should be ..."."""
+    # YAML keys may contain line breaks and have any length.
+    key = ".".join(" ".join(str(part).split())[:80] for part in error["loc"])
+    if error["type"] in ("missing", "extra_forbidden"):
+        return f"{key}: {'missing' if error['type'] == 'missing' else 'unknown key'}"
+    text = isinstance(error["input"], str) and error["type"] in ("float_type", "int_type")
+    hint = "; this is text: write a number without quotes, and 1.0e-3 instead of 1e-3" if text else ""
+    problem = error["msg"].removeprefix("Value error, ").removeprefix("Input ").partition(" or instance of ")[0]
+    return f"{key}: got {reprlib.repr(error['input'])}, {problem[0].lower()}{problem[1:]}{hint}"

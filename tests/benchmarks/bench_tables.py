@@ -1,4 +1,4 @@
-"""The captions stage at the size of COCO: seconds and memory. `make bench` prints them; no figure decides a test."""
+"""Seconds and memory of the captions stage at the size of COCO. `make bench` prints them; no test fails on them."""
 
 import json
 import os
@@ -15,10 +15,10 @@ from tests.stages.tiny import write_params
 
 SOURCE = REALDATA / "coco/captions_val2017.json"
 IMAGES, CAPTIONS = 123_287, 616_767
-IN_TRAIN2014, IN_VAL, IN_TEST = 82_783, 5_000, 5_000  # of the images; what remains of val2014 is restval
+IN_TRAIN2014, IN_VAL, IN_TEST = 82_783, 5_000, 5_000  # images; the rest of val2014 is restval
 
-# Runs a command and prints its peak of memory, in bytes. A process of its own, since to Linux what starts a process has
-# a part in that one's peak, and pytest has grown large by then.
+# Run a command and print its peak memory in bytes. This is a process of its own, because on Linux the peak of a child
+# includes the memory of its parent at the start, and pytest is large.
 MEASURED = """
 import os, subprocess, sys
 _, status, usage = os.wait4(subprocess.Popen(sys.argv[1:]).pid, 0)
@@ -28,9 +28,9 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 def write_raw(raw: Path) -> None:
-    """The annotations of coco2014, as many as there are, from the captions of val2017 over and over with new ids."""
+    """Write annotations of the size of coco2014: the captions of val2017, repeated with new ids."""
     source = cycle(row["caption"] for row in json.loads(SOURCE.read_bytes())["annotations"])
-    # Five an image, and a sixth for some of the first, as in COCO.
+    # Five captions per image, and a sixth for some, as in COCO.
     captions = {i: list(islice(source, 5 + (i <= CAPTIONS - 5 * IMAGES))) for i in range(1, IMAGES + 1)}
     rows = [(image_id, caption) for image_id, texts in captions.items() for caption in texts]
 
@@ -63,8 +63,8 @@ def write_raw(raw: Path) -> None:
         for i, caption in rows
         if i not in splits["val"] and i not in splits["test"]
     ]
-    for split, listed in lists.items():
-        (raw / f"coco_karpathy_{split}.json").write_text(json.dumps(listed))
+    for split, rows in lists.items():
+        (raw / f"coco_karpathy_{split}.json").write_text(json.dumps(rows))
 
 
 @needs_realdata
@@ -82,7 +82,7 @@ def test_captions_of_coco(tmp_path, capsys):
     )
     seconds = time.perf_counter() - start
     assert done.returncode == 0, done.stdout + done.stderr
-    told, peak = done.stdout.strip().rsplit("\n", 1)
-    assert told.startswith(f"{IMAGES} images, {CAPTIONS} captions")
+    summary, peak = done.stdout.strip().rsplit("\n", 1)
+    assert summary.startswith(f"{IMAGES} images, {CAPTIONS} captions")
     with capsys.disabled():
-        print(f"\nthe captions stage, {told}: {seconds:.1f} s, {int(peak) / 1e9:.2f} GB at its peak")
+        print(f"\nthe captions stage, {summary}: {seconds:.1f} s, {int(peak) / 1e9:.2f} GB peak")

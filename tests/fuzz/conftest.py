@@ -1,10 +1,10 @@
-"""How many inputs each parser was tried on, at the end of the run."""
+"""Print the number of examples of each parser at the end of the run."""
 
-from tests.fuzz.wild import TRIED
+from tests.fuzz.strategies import NUM_EXAMPLES
 
 
 def pytest_terminal_summary(terminalreporter):
-    for parser, inputs in sorted(TRIED.items()):
-        terminalreporter.write_line(f"{inputs:>9,} inputs tried: {parser}")
-    if TRIED:
-        terminalreporter.write_line(f"{TRIED.total():>9,} in all")
+    for parser, count in sorted(NUM_EXAMPLES.items()):
+        terminalreporter.write_line(f"{count:>9,} examples: {parser}")
+    if NUM_EXAMPLES:
+        terminalreporter.write_line(f"{NUM_EXAMPLES.total():>9,} in total")

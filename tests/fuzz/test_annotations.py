@@ -1,4 +1,4 @@
-"""Annotations: what is read can be kept in a table and found again, and what cannot is told in one line."""
+"""Malformed annotations are either read into valid tables or rejected with a one-line error."""
 
 import contextlib
 import io
@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from lib.core.tables import SPLITS, write_table
 from lib.core.zips import open_zip, read_member
-from lib.datasets import flickr8k, local, registry as catalogue
+from lib.datasets import flickr8k, local, registry
 from lib.datasets.annotations import read_karpathy_lists
-from tests.fuzz.wild import TEXTS, altered, damaged, fuzz, told
+from tests.fuzz.strategies import TEXTS, corrupted, fuzz, mutated, parse_or_reject
 
 NAMES = [f"{split}/{i}.jpg" for split in SPLITS for i in range(2)]
 KARPATHY = {
@@ -22,7 +22,7 @@ KARPATHY = {
         for i, name in enumerate(NAMES)
     ]
 }
-COCO = {  # the ids that the hash gives to train, val and test
+COCO = {  # two ids of each split, by hash
     "images": [{"id": i, "file_name": name} for i, name in zip([0, 1, 4, 6, 27, 29], NAMES, strict=True)],
     "annotations": [{"image_id": i, "caption": "A dog."} for i in [0, 1, 4, 6, 27, 29]],
 }
@@ -47,8 +47,8 @@ def raw(tmp_path_factory):
 
 
 def check(raw: Path) -> None:
-    """Reads the annotations of `raw` as a stage does."""
-    dataset = told(lambda: local.load_local(raw, 1, 0.2, 0.2).checked(), raw / local.ANNOTATIONS)
+    """Read the annotations in `raw` as the stage does, and check the tables."""
+    dataset = parse_or_reject(lambda: local.load_local(raw, 1, 0.2, 0.2).checked(), raw / local.ANNOTATIONS)
     if dataset is not None:
         assert dataset.images["image_id"].is_unique
         assert set(dataset.images["split"]) == set(SPLITS)
@@ -57,38 +57,38 @@ def check(raw: Path) -> None:
         write_table(dataset.captions, raw / "captions.parquet")
 
 
-@fuzz("local annotations, as JSON", content=st.one_of(altered(COCO), altered(KARPATHY)))
-def test_json_of_any_shape(raw, content):
+@fuzz("local annotations, as JSON", content=st.one_of(mutated(COCO), mutated(KARPATHY)))
+def test_local_json_values(raw, content):
     (raw / local.ANNOTATIONS).write_text(json.dumps(content))
     check(raw)
 
 
-@fuzz("local annotations, as bytes", content=damaged(*(json.dumps(each).encode() for each in (COCO, KARPATHY))))
-def test_json_of_any_bytes(raw, content):
+@fuzz("local annotations, as bytes", content=corrupted(json.dumps(COCO).encode(), json.dumps(KARPATHY).encode()))
+def test_local_json_bytes(raw, content):
     (raw / local.ANNOTATIONS).write_bytes(content)
     check(raw)
 
 
-def test_these_are_good_before_they_are_damaged(raw):
+def test_the_unchanged_annotations_are_valid(raw):
     for content in (COCO, KARPATHY):
         (raw / local.ANNOTATIONS).write_text(json.dumps(content))
         assert len(local.load_local(raw, 1, 0.2, 0.2).checked().images) == len(NAMES)
 
 
-@fuzz("Karpathy's lists", content=altered(KARPATHYS_LIST))
-def test_karpathys_lists(raw, content):
+@fuzz("Karpathy's lists", content=mutated(KARPATHYS_LIST))
+def test_karpathy_lists(raw, content):
     (raw / "list.json").write_text(json.dumps(content))
-    splits = told(lambda: read_karpathy_lists({"val": raw / "list.json"}), raw / "list.json")
+    splits = parse_or_reject(lambda: read_karpathy_lists({"val": raw / "list.json"}), raw / "list.json")
     assert splits is None or set(splits.values()) <= {"val"}
 
 
 @fuzz("Flickr8k's texts", texts=st.lists(LINES, min_size=4, max_size=4))
-def test_flickr8ks_texts(raw, texts):
+def test_flickr8k_texts(raw, texts):
     names = ["Flickr8k.token.txt", *(f"Flickr_8k.{part}Images.txt" for part in ("train", "dev", "test"))]
     with zipfile.ZipFile(raw / flickr8k.TEXTS, "w") as archive:
         for name, text in zip(names, texts, strict=True):
             archive.writestr(name, text.encode("utf-8", "surrogatepass"))
-    dataset = told(lambda: flickr8k.load_flickr8k(raw).checked(), raw / flickr8k.TEXTS)
+    dataset = parse_or_reject(lambda: flickr8k.load_flickr8k(raw).checked(), raw / flickr8k.TEXTS)
     assert dataset is None or dataset.images["image_id"].is_unique
 
 
@@ -97,7 +97,7 @@ def test_flickr8ks_texts(raw, texts):
 )
 def test_checksums(raw, content):
     (raw / "md5s").write_bytes(content)
-    files = told(lambda: catalogue.remote_files("flickr8k", None, raw / "md5s"), raw / "md5s")
+    files = parse_or_reject(lambda: registry.remote_files("flickr8k", None, raw / "md5s"), raw / "md5s")
     assert files is None or len(files) == 2
 
 
@@ -108,11 +108,11 @@ def zipped(method: int) -> bytes:
     return buffer.getvalue()
 
 
-@fuzz("zips", content=damaged(zipped(zipfile.ZIP_STORED), zipped(zipfile.ZIP_DEFLATED)))
+@fuzz("zips", content=corrupted(zipped(zipfile.ZIP_STORED), zipped(zipfile.ZIP_DEFLATED)))
 def test_zips(raw, content):
-    path = raw / "spoilt.zip"
+    path = raw / "corrupted.zip"
     path.write_bytes(content)
-    archive = told(lambda: open_zip(path), path)
+    archive = parse_or_reject(lambda: open_zip(path), path)
     for name in archive.namelist() if archive else []:
         with contextlib.suppress(zipfile.BadZipFile):
             assert len(read_member(archive, name, 100_000)) <= 100_000

@@ -8,7 +8,7 @@ from PIL import Image
 
 from lib.vision.images import ImageError, decode
 from lib.vision.preprocess import Preprocess
-from tests.fuzz.wild import damaged, fuzz
+from tests.fuzz.strategies import corrupted, fuzz
 from tests.pictures import saved
 
 GREY = Image.effect_noise((40, 30), 80)
@@ -38,7 +38,7 @@ PICTURES = [
 
 @fuzz(
     "pictures",
-    content=st.one_of(damaged(*PICTURES), st.binary()),
+    content=st.one_of(corrupted(*PICTURES), st.binary()),
     min_decode_size=st.sampled_from([None, 8, CROP.min_decode_size]),
 )
 def test_pictures(content, min_decode_size):

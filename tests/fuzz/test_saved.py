@@ -12,7 +12,7 @@ from PIL import Image
 
 from lib.app.captioner import Captioner
 from lib.features.store import Features, shard_path
-from tests.fuzz.wild import altered, damaged, fuzz, told
+from tests.fuzz.strategies import corrupted, fuzz, mutated, parse_or_reject
 from tests.lib.tiny import write_model
 
 CONFIGS = ["decoder.json", "backbone/backbone.json", "vocabulary.json"]
@@ -29,22 +29,24 @@ def check(model: Path, name: str, content: bytes) -> None:
     whole = (model / name).read_bytes()
     try:
         (model / name).write_bytes(content)
-        captioner = told(lambda: Captioner.load(model), model)
+        captioner = parse_or_reject(lambda: Captioner.load(model), model)
         if captioner:
-            told(lambda: captioner.caption([Image.new("RGB", (8, 8))], beam_size=1, max_length=2), "another CNN")
+            parse_or_reject(
+                lambda: captioner.caption([Image.new("RGB", (8, 8))], beam_size=1, max_length=2), "another CNN"
+            )
     finally:
         (model / name).write_bytes(whole)
 
 
 @fuzz("models, as JSON", name=st.sampled_from(CONFIGS), data=st.data())
 def test_a_models_settings(model, name, data):
-    content = data.draw(altered(json.loads((model / name).read_text())))
+    content = data.draw(mutated(json.loads((model / name).read_text())))
     check(model, name, json.dumps(content).encode())
 
 
 @fuzz("models, as bytes", name=st.sampled_from(CONFIGS + WEIGHTS), data=st.data())
 def test_a_models_bytes(model, name, data):
-    check(model, name, data.draw(damaged((model / name).read_bytes())))
+    check(model, name, data.draw(corrupted((model / name).read_bytes())))
 
 
 @fuzz("feature shards", data=st.data(), rows=st.lists(st.integers(0, 8), min_size=1, max_size=3))
@@ -52,8 +54,8 @@ def test_shards(tmp_path_factory, data, rows):
     folder = tmp_path_factory.getbasetemp()
     path = shard_path(folder, 0)
     np.save(path, np.zeros((6, 4, 3), np.float16))
-    path.write_bytes(data.draw(damaged(path.read_bytes())))
-    features = told(lambda: Features(folder, pd.DataFrame({"shard": 0, "row": rows})), path)
+    path.write_bytes(data.draw(corrupted(path.read_bytes())))
+    features = parse_or_reject(lambda: Features(folder, pd.DataFrame({"shard": 0, "row": rows})), path)
     if features is not None:
         assert features[:].shape == (len(rows), *features.shape[1:])
         assert features[:].dtype == torch.float16

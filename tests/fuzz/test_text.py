@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from lib.text.tokenizer import tokenize
 from lib.text.vocabulary import SPECIALS, Vocabulary
-from tests.fuzz.wild import TEXTS, fuzz
+from tests.fuzz.strategies import TEXTS, fuzz
 
 PIECES = [
     "www.",

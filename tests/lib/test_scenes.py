@@ -1,4 +1,4 @@
-"""Scenes: what is said of a picture is true of it, and what is not true is told apart."""
+"""Scenes: captions are true of their scene, and false captions are recognised."""
 
 import io
 import json
@@ -13,28 +13,28 @@ from PIL import Image
 from lib.scenes.dataset import load_scenes, read_truth, write_scenes
 from lib.scenes.drawing import render
 from lib.scenes.grammar import describe
-from lib.scenes.truth import holds, parse_caption as read_caption, shuffled_truth, truth_matrix
+from lib.scenes.truth import holds, parse_caption, shuffled_truth, truth_matrix
 from lib.scenes.world import BACKGROUNDS, COLOURS, KINDS, SHAPES, Scene, SceneObject, sample_scene
 from lib.text.tokenizer import tokenize
 
 MIX = dict.fromkeys(KINDS, 1.0)
 
 
-def thing(shape="star", colour="red", size="large", x=0.25, y=0.5):
+def item(shape="star", colour="red", size="large", x=0.25, y=0.5):
     return SceneObject(shape, colour, size, x, y, 0.3, 0.0)
 
 
-PAIR = Scene("sky", ((thing(),), (thing("ring", "green", "small", 0.75, 0.55),)))
-THREE = Scene("sand", ((thing(x=0.2), thing(x=0.5), thing(x=0.8)),))
+PAIR = Scene("sky", ((item(),), (item("ring", "green", "small", 0.75, 0.55),)))
+THREE = Scene("sand", ((item(x=0.2), item(x=0.5), item(x=0.8)),))
 
 
 def is_true(caption: str, scene: Scene) -> bool:
-    return holds(read_caption(tokenize(caption)), scene)
+    return holds(parse_caption(tokenize(caption)), scene)
 
 
 @settings(max_examples=150)
 @given(st.integers(0, 2**32))
-def test_every_caption_is_true_of_its_scene_and_false_of_a_changed_one(seed):
+def test_a_caption_is_true_of_its_scene_and_false_of_a_changed_scene(seed):
     rng = np.random.default_rng(seed)
     scene = sample_scene(rng, MIX)
     caption = describe(scene, rng)
@@ -43,11 +43,9 @@ def test_every_caption_is_true_of_its_scene_and_false_of_a_changed_one(seed):
     def changed(**attributes):
         return Scene(scene.background, tuple(tuple(replace(t, **attributes) for t in g) for g in scene.groups))
 
-    named = {t.shape for t in scene.things}
-    other = next(shape for shape in SHAPES if shape not in named)
-    assert not is_true(caption, changed(shape=other)), caption
-    worn = {t.colour for t in scene.things}
-    assert not is_true(caption, changed(colour=next(c for c in COLOURS if c not in worn))), caption
+    shapes, colours = {t.shape for t in scene.objects}, {t.colour for t in scene.objects}
+    assert not is_true(caption, changed(shape=next(s for s in SHAPES if s not in shapes))), caption
+    assert not is_true(caption, changed(colour=next(c for c in COLOURS if c not in colours))), caption
 
 
 @pytest.mark.parametrize(
@@ -69,22 +67,22 @@ def test_every_caption_is_true_of_its_scene_and_false_of_a_changed_one(seed):
         ("two red stars", THREE, False),
         ("three red star", THREE, False),
         ("red stars three", THREE, False),
-        ("a red star on the left", Scene("sea", ((thing(x=0.2),),)), True),
-        ("a red star in the middle", Scene("sea", ((thing(x=0.2),),)), False),
+        ("a red star on the left", Scene("sea", ((item(x=0.2),),)), True),
+        ("a red star in the middle", Scene("sea", ((item(x=0.2),),)), False),
         ("", PAIR, False),
     ],
 )
-def test_truth_is_judged_statement_by_statement(caption, scene, expected):
+def test_every_statement_of_a_caption_counts(caption, scene, expected):
     assert is_true(caption, scene) is expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_scenes_are_of_the_kind_asked_for_and_well_laid_out(kind):
+def test_scenes_have_the_requested_kind_and_a_clear_layout(kind):
     rng = np.random.default_rng(0)
     for _ in range(50):
         scene = sample_scene(rng, {**dict.fromkeys(KINDS, 0.0), kind: 1.0})
         assert len(scene.groups) == {"one": 1, "alike": 1, "pair": 2, "trio": 3}[kind]
-        for t in scene.things:
+        for t in scene.objects:
             assert t.colour not in BACKGROUNDS[scene.background]
             assert t.diameter / 2 < min(t.x, t.y, 1 - t.x, 1 - t.y)
 
@@ -94,22 +92,18 @@ def test_captions_vary():
     assert len({describe(PAIR, rng) for _ in range(200)}) > 100
 
 
-def test_pictures_show_their_colour_and_differ_by_shape():
-    def drawn(shape: str) -> np.ndarray:
-        scene = Scene("snow", ((thing(shape, "red", x=0.5),),))
-        return np.asarray(Image.open(io.BytesIO(render(scene, 64, np.random.default_rng(0)))).convert("RGB")).astype(
-            int
-        )
+def test_images_show_the_colour_and_differ_by_shape():
+    def red_pixels(shape: str) -> np.ndarray:
+        scene = Scene("snow", ((item(shape, "red", x=0.5),),))
+        pixels = np.asarray(Image.open(io.BytesIO(render(scene, 64, np.random.default_rng(0)))).convert("RGB"))
+        return (pixels[..., 0] > 150) & (pixels[..., 1] < 110)
 
-    pictures = {shape: drawn(shape) for shape in SHAPES}
-    for picture in pictures.values():
-        red = (picture[..., 0] > 150) & (picture[..., 1] < 110)
-        assert 0.02 < red.mean() < 0.15
-    masks = [(p[..., 0] > 150) & (p[..., 1] < 110) for p in pictures.values()]
+    masks = [red_pixels(shape) for shape in SHAPES]
+    assert all(0.02 < mask.mean() < 0.15 for mask in masks)
     assert all((a ^ b).mean() > 0.005 for i, a in enumerate(masks) for b in masks[:i])
 
 
-def test_a_data_set_is_written_in_cocos_layout_and_does_not_depend_on_workers(tmp_path):
+def test_a_data_set_has_the_layout_of_coco_and_does_not_depend_on_workers(tmp_path):
     counts = {"train": 6, "val": 2, "test": 3}
     for workers in (1, 2):
         write_scenes(tmp_path / str(workers), counts, seed=5, size=48, mix=MIX, workers=workers)
@@ -129,14 +123,14 @@ def test_a_data_set_is_written_in_cocos_layout_and_does_not_depend_on_workers(tm
     truth = read_truth(raw)
     captions = [tokenize(caption) for caption in dataset.captions["caption"]]
     scenes = [truth[image_id] for image_id in dataset.captions["image_id"]]
-    assert all(holds(read_caption(tokens), scene) for tokens, scene in zip(captions, scenes, strict=True))
-    assert shuffled_truth(truth_matrix([read_caption(tokens) for tokens in captions[::5]], scenes[::5])) < 0.2
+    assert all(holds(parse_caption(tokens), scene) for tokens, scene in zip(captions, scenes, strict=True))
+    assert shuffled_truth(truth_matrix([parse_caption(tokens) for tokens in captions[::5]], scenes[::5])) < 0.2
 
 
-def test_the_share_true_of_others_is_over_all_pairs_of_different_pictures():
-    scenes = [PAIR, THREE, Scene("sea", ((thing(x=0.2),),))]
+def test_shuffled_truth_is_the_mean_over_all_pairs_of_different_images():
+    scenes = [PAIR, THREE, Scene("sea", ((item(x=0.2),),))]
     captions = ("a red star and a green ring", "three red stars", "a red star")
-    statements = [read_caption(tokenize(caption)) for caption in captions]
+    statements = [parse_caption(tokenize(caption)) for caption in captions]
     pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
     expected = sum(holds(statements[i], scenes[j]) for i, j in pairs) / len(pairs)
     assert shuffled_truth(truth_matrix(statements, scenes)) == expected == 1 / 6  # "a red star" is true of PAIR

@@ -1,4 +1,4 @@
-"""The data sets that go by name, end to end on miniatures of them served on 127.0.0.1."""
+"""Downloaded data sets, end to end: miniatures of them are served on 127.0.0.1."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from lib.core.errors import UserError
-from lib.datasets import registry as catalogue, remote
+from lib.datasets import registry, remote
 from lib.fetch.http import fetch
 from stages.common.paths import DOWNLOADS
 from tests import miniature
@@ -36,11 +36,11 @@ def mirror():
 
 
 def served(name: str, mirror, folder: Path) -> dict:
-    """Params for the miniature of `name`, which `mirror` serves from now on."""
-    made = WRITERS[name](folder / "made")
-    for path in made:
+    """Serve the miniature of `name` from `mirror`, and return the params that use it."""
+    paths = WRITERS[name](folder / "original")
+    for path in paths:
         mirror.serve(f"/{path.name}", path.read_bytes())
-    checksums = miniature.write_checksums(made, folder / "checksums.txt")
+    checksums = miniature.write_checksums(paths, folder / "checksums.txt")
     return {
         "dataset.name": name,
         "dataset.mirror": mirror.url,
@@ -51,93 +51,93 @@ def served(name: str, mirror, folder: Path) -> dict:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_data_set_goes_through_by_name(name, mirror, tmp_path, monkeypatch):
+def test_a_downloaded_data_set_runs_through(name, mirror, tmp_path, monkeypatch):
     run(tmp_path / "here", monkeypatch, **served(name, mirror, tmp_path))
     images = pd.read_parquet("data/captions/images.parquet").set_index("image_id")
     expected = {i: miniature.split_of(role) for i, role in miniature.roles().items() if role != "unlisted"}
     assert images["split"].to_dict() == expected
-    assert len(pd.read_parquet("data/features/index.parquet")) == len(expected)
+    assert len(pd.read_parquet("data/features/images.parquet")) == len(expected)
     results = json.loads(Path("metrics/captions.json").read_text())
     assert [row["image_id"] for row in results] == [i for i, split in expected.items() if split == "test"]
     assert "cider_d" in json.loads(Path("metrics/scores.json").read_text())
 
 
-def test_what_was_fetched_once_is_not_asked_for_again(mirror, tmp_path, monkeypatch):
+def test_a_file_is_downloaded_once(mirror, tmp_path, monkeypatch):
     params = served("coco2014", mirror, tmp_path)
     run(tmp_path / "here", monkeypatch, STAGES[:1], **params)
-    first, asked = files(Path("data/raw")), len(mirror.requests)
+    first, num_requests = files(Path("data/raw")), len(mirror.requests)
     for path in Path("data/raw").iterdir():
         path.unlink()
     run(tmp_path / "here", monkeypatch, STAGES[:1], **params)
     assert files(Path("data/raw")) == first
-    assert len(mirror.requests) == asked
+    assert len(mirror.requests) == num_requests
 
 
-def test_what_dvc_has_in_its_cache_is_not_fetched_unless_it_was_altered(mirror, tmp_path, monkeypatch):
+def test_a_file_in_dvcs_cache_is_not_downloaded_unless_it_is_damaged(mirror, tmp_path, monkeypatch):
     params = served("coco2014", mirror, tmp_path)
     cache = tmp_path / "cache"
-    for path in (tmp_path / "made").iterdir():
+    for path in (tmp_path / "original").iterdir():
         digest = hashlib.md5(path.read_bytes()).hexdigest()
-        place = cache / "files/md5" / digest[:2] / digest[2:]
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(b"altered" if path.name == "val2014.zip" else path.read_bytes())
+        cached = cache / "files/md5" / digest[:2] / digest[2:]
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        cached.write_bytes(b"damaged" if path.name == "val2014.zip" else path.read_bytes())
     monkeypatch.setattr("stages.download.dvc_cache", lambda: cache)
     run(tmp_path / "here", monkeypatch, STAGES[:1], **params)
     assert {request.path for request in mirror.gets()} == {"/val2014.zip"}
-    assert files(Path("data/raw")) == files(tmp_path / "made")
+    assert files(Path("data/raw")) == files(tmp_path / "original")
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_small_run_takes_its_images_alone_out_of_the_zip_on_the_server(name, mirror, tmp_path, monkeypatch):
+def test_a_limited_run_downloads_only_its_images_from_the_zip(name, mirror, tmp_path, monkeypatch):
     params = served(name, mirror, tmp_path) | {"dataset.limit": 2}
     run(tmp_path / "few", monkeypatch, STAGES[:4], **params)
     images = pd.read_parquet("data/captions/images.parquet")
     assert images["split"].value_counts().to_dict() == {"train": 2, "val": 2, "test": 2}
-    assert len(pd.read_parquet("data/features/index.parquet")) == 6
-    held = {path.name: set(zipfile.ZipFile(path).namelist()) for path in Path("data/raw").glob("*.zip")}
+    assert len(pd.read_parquet("data/features/images.parquet")) == 6
+    members = {path.name: set(zipfile.ZipFile(path).namelist()) for path in Path("data/raw").glob("*.zip")}
     for archive, rows in images.groupby("archive"):
-        assert held[archive] == set(rows["member"])
+        assert members[archive] == set(rows["member"])
     assert all(request.range for request in mirror.gets() if request.path.strip("/") in ARCHIVES)
-    few = files(Path("data/raw"))
+    limited = files(Path("data/raw"))
 
-    # Where the whole zips are at hand, the same bytes come out of those.
+    # If the complete zips are there, the result is the same.
     run(tmp_path / "all", monkeypatch, STAGES[:1], **params | {"dataset.limit": None})
-    asked = len(mirror.requests)
+    num_requests = len(mirror.requests)
     run(tmp_path / "all", monkeypatch, STAGES[:1], **params)
-    assert files(Path("data/raw")) == few
-    assert len(mirror.requests) == asked
+    assert files(Path("data/raw")) == limited
+    assert len(mirror.requests) == num_requests
 
 
-def test_of_two_small_runs_with_one_store_one_waits_and_then_fetches_nothing(mirror, tmp_path, monkeypatch):
+def test_the_second_of_two_limited_runs_with_one_store_waits_and_downloads_nothing(mirror, tmp_path, monkeypatch):
     params, store = served("coco2014", mirror, tmp_path), tmp_path / "store"
-    files = catalogue.remote_files("coco2014", mirror.url, Path(params["dataset.checksums"]))
-    fetch([file for file in files if file.name not in ARCHIVES], store)  # which they would wait for too
+    files = registry.remote_files("coco2014", mirror.url, Path(params["dataset.checksums"]))
+    fetch([file for file in files if file.name not in ARCHIVES], store)
     monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
     waiting = partial(until, lambda: "waiting for another process" in screen.getvalue())
     mirror.pages["/train2014.zip"].before = waiting
-    bring = partial(remote.fetch_dataset, "coco2014", files, limit=2, store=store, cache=None)
+    fetch_limited = partial(remote.fetch_dataset, "coco2014", files, limit=2, store=store, cache=None)
     with ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(bring, tmp_path / name) for name in ("one", "other")]:
+        for done in [pool.submit(fetch_limited, tmp_path / name) for name in ("one", "other")]:
             done.result()
     assert {path.name for path in (tmp_path / "one").iterdir()} > {"train2014.zip", "val2014.zip"}
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
-    asked = [(request.path, request.range) for request in mirror.gets()]
-    assert len(asked) == len(set(asked))
+    requests = [(request.path, request.range) for request in mirror.gets()]
+    assert len(requests) == len(set(requests))
 
 
-def test_a_zip_that_is_broken_on_the_mirror_is_told_of_even_where_its_md5_is_right(mirror, tmp_path, monkeypatch):
+def test_a_damaged_zip_on_the_mirror_is_rejected_although_its_md5_is_right(mirror, tmp_path, monkeypatch):
     params = served("coco2014", mirror, tmp_path)
-    cut = tmp_path / "made" / "train2014.zip"
-    cut.write_bytes(cut.read_bytes()[:-500])
-    mirror.serve("/train2014.zip", cut.read_bytes())
-    miniature.write_checksums(sorted((tmp_path / "made").iterdir()), tmp_path / "checksums.txt")
+    damaged = tmp_path / "original" / "train2014.zip"
+    damaged.write_bytes(damaged.read_bytes()[:-500])
+    mirror.serve("/train2014.zip", damaged.read_bytes())
+    miniature.write_checksums(sorted((tmp_path / "original").iterdir()), tmp_path / "checksums.txt")
     with pytest.raises(UserError, match=r"train2014\.zip"):
         run(tmp_path / "here", monkeypatch, STAGES[:1], **params)
 
 
-def test_a_file_that_is_not_the_official_one_is_refused(mirror, tmp_path, monkeypatch):
+def test_a_file_with_a_wrong_md5_is_rejected(mirror, tmp_path, monkeypatch):
     params = served("flickr8k", mirror, tmp_path) | {"dataset.checksums": None}
     with pytest.raises(UserError, match=r"(bf6c1abc|f18a1e29).*dataset\.mirror"):
         run(tmp_path / "here", monkeypatch, STAGES[:1], **params)
-    assert not [path for path in DOWNLOADS.iterdir() if len(path.name) == 32]  # an md5: a file that was verified
+    assert not [path for path in DOWNLOADS.iterdir() if len(path.name) == 32]  # named by md5: verified files

@@ -1,0 +1,102 @@
+"""Zips: members are found by name, and reading a hostile one never needs more memory than the limit."""
+
+import contextlib
+import os
+import struct
+import tracemalloc
+import unicodedata
+import zipfile
+import zlib
+
+import pytest
+
+from lib.core.zips import find_members, read_member
+
+LIMIT = 100_000
+
+
+@pytest.mark.parametrize(
+    ("wanted", "member"),
+    [
+        ("train/1.jpg", "train/1.jpg"),
+        ("1.jpg", "train/1.jpg"),
+        ("elsewhere/1.jpg", "train/1.jpg"),
+        ("2.jpg", "2.jpg"),  # two folders have it
+        ("val/2.jpg", "val/2.jpg"),
+        ("3.jpg", "3.jpg"),
+        ("elsewhere/3.jpg", "elsewhere/3.jpg"),  # the top level and a folder have it
+        ("gone.jpg", "gone.jpg"),
+    ],
+)
+def test_a_member_is_found_by_its_path_or_by_a_unique_file_name(wanted, member):
+    names = ["train/", "train/1.jpg", "train/2.jpg", "val/2.jpg", "3.jpg", "val/3.jpg"]
+    assert find_members([wanted], names) == [member]
+
+
+@pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_member_is_found_in_another_unicode_form(form, other):
+    names = [unicodedata.normalize(other, name) for name in ("a/é.jpg", "b/é.jpg", "b/ü.jpg")]
+    wanted = [unicodedata.normalize(form, name) for name in ("a/é.jpg", "ü.jpg", "c/ü.jpg", "b/é.jpg")]
+    assert find_members(wanted, names) == [names[0], names[2], names[2], names[1]]
+    both = ["é.jpg", unicodedata.normalize("NFD", "é.jpg")]
+    assert find_members(both, both[::-1]) == both
+
+
+def write_bomb(path, size: int, declared: int, method: int = zipfile.ZIP_DEFLATED) -> None:
+    """Write a zip with a member of `size` zeros that declares `declared` bytes."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("a.jpg", bytes(size))
+    content = path.read_bytes()
+    for header in (b"PK\x03\x04", b"PK\x01\x02"):  # of the member, and in the central directory
+        crc = content.index(header) + (14 if header[2] == 3 else 16)
+        sizes = struct.pack("<I", zlib.crc32(bytes(declared))), content[crc + 4 : crc + 8], struct.pack("<I", declared)
+        content = content[:crc] + b"".join(sizes) + content[crc + 12 :]
+    path.write_bytes(content)
+
+
+@contextlib.contextmanager
+def little_memory():
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5_000_000  # bytes
+
+
+@pytest.mark.parametrize(
+    ("size", "declared", "method"),
+    [
+        (50_000_000, 50_000_000, zipfile.ZIP_DEFLATED),
+        (LIMIT + 1, LIMIT + 1, zipfile.ZIP_STORED),
+        (50_000_000, 100, zipfile.ZIP_BZIP2),
+        (50_000_000, 100, zipfile.ZIP_LZMA),
+        (100, LIMIT, zipfile.ZIP_DEFLATED),
+        (100, LIMIT, zipfile.ZIP_STORED),
+    ],
+)
+def test_a_member_that_is_too_large_or_declares_a_wrong_size_is_rejected(tmp_path, size, declared, method):
+    write_bomb(tmp_path / "a.zip", size, declared, method)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive, little_memory(), pytest.raises(zipfile.BadZipFile) as caught:
+        read_member(archive, "a.jpg", LIMIT)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("declared", [0, 100, LIMIT])
+def test_a_member_that_is_larger_than_it_declares_is_cut(tmp_path, declared):
+    write_bomb(tmp_path / "a.zip", 50_000_000, declared)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive, little_memory():
+        assert read_member(archive, "a.jpg", LIMIT) == bytes(declared)
+
+
+@pytest.mark.parametrize("size", [0, 1, LIMIT])
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_member_up_to_the_limit_is_read_completely(tmp_path, size, method):
+    content = os.urandom(size)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("a.jpg", content)
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert read_member(archive, "a.jpg", LIMIT) == content
+        with pytest.raises(KeyError):
+            read_member(archive, "b.jpg", LIMIT)
