@@ -177,9 +177,9 @@ def pretrained(name: str, weights: str) -> Backbone:
     try:
         _load_state_dict(network, state)
     except (RuntimeError, ValueError, TypeError) as error:
-        first = (str(error).splitlines()[1:] or [one_line(error)])[0].strip()
         raise UserError(
-            f"backbone.weights={weights}: the tensors do not fit backbone.name={name}: {first}; change one of them"
+            f"backbone.weights={weights}: the tensors do not fit backbone.name={name}; change one of them "
+            f"({one_line(error)[:200]} ...)"
         ) from error
     return Backbone(name, for_inference(without_classifier(network)), preprocess)
 
@@ -215,8 +215,11 @@ def _read_state_dict(weights: str, entry: Any = None) -> dict[str, Tensor]:
     except Exception as error:  # network, hash, or malformed bytes, which make the readers raise almost anything
         # torch's message for a pickle suggests to run it.
         reason = "it holds more than tensors" if isinstance(error, pickle.UnpicklingError) else one_line(error)
-        source = f"cannot download {entry.url} to {torch.hub.get_dir()}" if entry else "cannot read the file"
-        raise UserError(f"backbone.weights={weights}: {source}: {reason}; use another file of a state dict") from error
+        problem, fix = "cannot read a state dict from this file", "use another file"
+        if entry:
+            problem = f"cannot download {entry.url} to {torch.hub.get_dir()}"
+            fix = "check the network, or download it yourself and set backbone.weights to the file"
+        raise UserError(f"backbone.weights={weights}: {problem}: {reason}; {fix}") from error
 
 
 def _load_state_dict(network: nn.Module, state: Mapping[str, Tensor]) -> None:

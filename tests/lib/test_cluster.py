@@ -22,8 +22,9 @@ import yaml
 from PIL import Image
 
 from lib.core.errors import UserError
-from lib.extraction import extract as extraction, ray_cluster
+from lib.extraction import extract as extraction
 from lib.extraction.extract import ExtractionConfig, extract
+from lib.extraction.ray_cluster import RayCluster, connect
 from lib.vision.backbones import Backbone, random_init
 from tests.commands import attempt, free_port
 from tests.stages.imports import ROOT
@@ -130,13 +131,13 @@ def second(head):
 @pytest.fixture
 def watch(monkeypatch, tmp_path):
     """Make each task log its shard and node, and call `fault` during it; return a function that reads the log."""
-    begun, run = partial(read_log, tmp_path / "begun"), ray_cluster.RayCluster.run
+    begun, run = partial(read_log, tmp_path / "begun"), RayCluster.run
 
     def start(fault=lambda number, begun: None):
         def watched_run(self, work, *others):
             return run(self, partial(watched_work, work, begun, fault), *others)
 
-        monkeypatch.setattr(ray_cluster.RayCluster, "run", watched_run)
+        monkeypatch.setattr(RayCluster, "run", watched_run)
         return begun
 
     return start
@@ -291,13 +292,13 @@ def test_an_address_of_rays_client_is_an_error(project, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("wanted", "nodes", "share"),
     [
-        ("", [{"CPU": 8}, {"CPU": 2}], ray_cluster.RayCluster("cpu", gpus=0, cpus=1)),
+        ("", [{"CPU": 8}, {"CPU": 2}], RayCluster("cpu", gpus=0, cpus=1)),
         (
             "",
             [{"CPU": 64}, {"CPU": 32, "GPU": 4}, {"CPU": 24, "GPU": 2}],
-            ray_cluster.RayCluster("cuda", gpus=1, cpus=8),
+            RayCluster("cuda", gpus=1, cpus=8),
         ),
-        ("cpu", [{"CPU": 32, "GPU": 4}], ray_cluster.RayCluster("cpu", gpus=0, cpus=1)),
+        ("cpu", [{"CPU": 32, "GPU": 4}], RayCluster("cpu", gpus=0, cpus=1)),
     ],
 )
 def test_a_task_gets_a_gpu_if_a_node_has_one(monkeypatch, wanted, nodes, share):
@@ -310,5 +311,5 @@ def test_a_task_gets_a_gpu_if_a_node_has_one(monkeypatch, wanted, nodes, share):
     monkeypatch.setitem(sys.modules, "ray", fake_ray)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.setenv("CAPTION_DEVICE", wanted)
-    with ray_cluster.connect() as cluster:
+    with connect() as cluster:
         assert cluster == share
