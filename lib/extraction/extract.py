@@ -12,9 +12,9 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import active_children
@@ -42,6 +42,8 @@ _THREADS_PER_PROCESS = 4  # more would wait for each other, because only one thr
 _MIN_SHARDS_PER_PROCESS = 8  # fewer are not worth the start of a process
 
 Shards = Mapping[int, list[ImageRow]]  # by number
+# Makes shards while it is iterated, and yields the numbers of images that are finished.
+Progress = Generator[int, None, None]
 # A shard's number; why each image has no features, or None; the features (P, C) of each image that has them.
 _Batch = tuple[int, list[str | None], list[np.ndarray]]
 
@@ -81,7 +83,7 @@ def extract(
         settings = [config.backbone.name, asdict(config.backbone.preprocess), config.kind, config.precision]
         folder = scratch / fingerprint(
             rows,
-            [stat_signature(path) for path in _archive_paths(config, shards)],
+            [stat_signature(config.raw / archive) for archive in sorted(set(images["archive"]))],
             config.backbone.weights(),
             [*settings, config.batch_size, SHARD_SIZE],
             [torch.__version__, cluster.device_type if cluster else device().type],
@@ -90,12 +92,12 @@ def extract(
         with locked(folder):
             if missing := {number: rows for number, rows in shards.items() if not _is_complete(folder, number)}:
                 if cluster:
-                    counts = _extract_ray(config, missing, folder, cluster)
+                    progress = _extract_ray(config, missing, folder, cluster)
                 elif (processes := _process_count(len(missing), workers)) > 1:
-                    counts = _extract_processes(config, missing, folder, workers // processes, processes)
+                    progress = _extract_processes(config, missing, folder, workers // processes, processes)
                 else:
-                    counts = _extract_threads(config, missing, folder, workers)
-                _show_progress(counts, len(rows), sum(map(len, missing.values())))
+                    progress = _extract_threads(config, missing, folder, workers)
+                _show_progress(progress, len(rows), sum(map(len, missing.values())))
     report = pd.concat([read_table(_report_path(folder, n)).assign(shard=n) for n in shards], ignore_index=True)
     readable = report["row"] >= 0
     return ExtractionResult(
@@ -105,12 +107,11 @@ def extract(
     )
 
 
-def _show_progress(counts: Iterator[int], images: int, missing: int) -> None:
+def _show_progress(progress: Progress, images: int, missing: int) -> None:
     # Without smoothing, because the shards of several processes come in bursts.
-    with tqdm(
-        desc="extracting features", total=images, initial=images - missing, unit="image", smoothing=0, disable=None
-    ) as bar:
-        for count in counts:
+    bar = tqdm(None, "extracting features", images, initial=images - missing, unit="image", smoothing=0, disable=None)
+    with closing(progress), bar:
+        for count in progress:
             bar.update(count)
 
 
@@ -120,19 +121,16 @@ def make_shards(config: ExtractionConfig, shards: Shards, folder: Path, threads:
         pass
 
 
-# Each of the three `_extract_*` writes the files of `shards` to `folder` and yields numbers of finished images.
-
-
-def _extract_ray(config: ExtractionConfig, shards: Shards, folder: Path, cluster: RayCluster) -> Iterator[int]:
+def _extract_ray(config: ExtractionConfig, shards: Shards, folder: Path, cluster: RayCluster) -> Progress:
     config = replace(config, raw=config.raw.absolute())  # a task has another working directory
-    inputs = _archive_paths(config, shards)
+    inputs = sorted({config.raw / archive for rows in shards.values() for _, archive, _ in rows})
     for number in cluster.run(partial(make_shards, config), shards, folder.absolute(), inputs):
         yield len(shards[number])
 
 
 def _extract_processes(
     config: ExtractionConfig, shards: Shards, folder: Path, threads: int, processes: int
-) -> Iterator[int]:
+) -> Progress:
     unfinished = dict(shards)
     parts = [dict(list(shards.items())[first::processes]) for first in range(processes)]
     with worker_processes(processes) as pool:
@@ -150,7 +148,7 @@ def _extract_processes(
             raise
 
 
-def _extract_threads(config: ExtractionConfig, shards: Shards, folder: Path, threads: int) -> Iterator[int]:
+def _extract_threads(config: ExtractionConfig, shards: Shards, folder: Path, threads: int) -> Progress:
     archives = Archives(config.raw)
     fused = config.backbone.fuse_batchnorm()
     fused.network.to(device())
@@ -199,7 +197,7 @@ def _process_count(shards: int, workers: int) -> int:
 
 
 def _extract_batch(
-    rows: Sequence[ImageRow], archives: Archives, backbone: Backbone, config: ExtractionConfig
+    rows: list[ImageRow], archives: Archives, backbone: Backbone, config: ExtractionConfig
 ) -> tuple[list[str | None], list[np.ndarray]]:
     decoded = [decoded_pixels(archives, backbone.preprocess, row)[1] for row in rows]
     readable = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
@@ -216,10 +214,6 @@ def _extract_batch(
     return reasons, list(features.numpy())
 
 
-def _archive_paths(config: ExtractionConfig, shards: Shards) -> list[Path]:
-    return [config.raw / archive for archive in sorted({archive for rows in shards.values() for _, archive, _ in rows})]
-
-
 def _is_complete(folder: Path, number: int) -> bool:
     """Return if both files exist. The report is written last, but verify_cache may have removed a damaged shard."""
     return _report_path(folder, number).exists() and shard_path(folder, number).exists()
@@ -231,11 +225,7 @@ def _report_path(folder: Path, number: int) -> Path:
 
 
 def _write_shard(
-    folder: Path,
-    number: int,
-    image_ids: Sequence[int],
-    reasons: Sequence[str | None],
-    features: Sequence[np.ndarray],
+    folder: Path, number: int, image_ids: list[int], reasons: list[str | None], features: list[np.ndarray]
 ) -> None:
     readable = np.array([reason is None for reason in reasons])
     rows = np.where(readable, np.cumsum(readable) - 1, -1)

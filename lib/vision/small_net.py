@@ -9,10 +9,9 @@ INPUT_SIZE = 64  # pixels per side
 class SmallNet(nn.Module):
     """Five convolutions with batch normalisation and ReLU, down to a grid of 4 x 4 regions.
 
-    The first two have stride 2, as in AlexNet and ResNet, because high resolution costs most. The last has two
-    branches. Half of its channels have a receptive field of 45 pixels, which keeps apart which colour belongs to which
-    shape. The other half have 77, most of the image, so they can tell which of two objects is to the left. The feature
-    vector is the flattened grid, because a mean over the regions would lose the positions.
+    The first two have stride 2, as in AlexNet and ResNet. Half of the last one's channels have a receptive field of 45
+    pixels, which keeps apart which colour belongs to which shape. The other half have 77, most of the image, so they
+    can tell which of two objects is to the left. The feature vector is the flattened grid, to keep the positions.
     """
 
     def __init__(self) -> None:
