@@ -7,7 +7,6 @@ is sent with the tasks. Ray retries a shard if its process or node dies.
 import contextlib
 import os
 import platform
-import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,6 @@ import torch
 from lib.core.errors import UserError, one_line
 
 _RETRIES = 3  # of a shard whose process or node died
-_ATTEMPTS = "attempts-"  # prefix of the folder of unfinished shards
 
 Rows = TypeVar("Rows")
 MakeShards = Callable[[Mapping[int, Rows], Path, int], object]  # shards by number, folder, threads
@@ -48,11 +46,8 @@ class RayCluster:
         resources = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_calls": 0}
         environment = {"env_vars": {"CAPTION_DEVICE": self.device_type}}
         task = ray.remote(**resources, max_retries=_RETRIES, runtime_env=environment)(_run_task)
-        folder.mkdir(parents=True, exist_ok=True)
-        for abandoned in folder.glob(f"{_ATTEMPTS}*"):  # by a run that was killed
-            shutil.rmtree(abandoned, ignore_errors=True)
         # The name is new: a node that sees it sees this storage, and not its own folder of the same path.
-        with tempfile.TemporaryDirectory(prefix=_ATTEMPTS, dir=folder, ignore_cleanup_errors=True) as attempts:
+        with tempfile.TemporaryDirectory(prefix="attempts-", dir=folder, ignore_cleanup_errors=True) as attempts:
             shared = ray.put(make_shards)
             pending = {
                 task.remote(shared, {number: rows}, Path(attempts), inputs, self.cpus, torch.__version__): number
