@@ -26,7 +26,8 @@ def main() -> None:
     backbone.preprocess = override(backbone.preprocess, size=params.size, mean=params.mean, std=params.std)
     # Fail before any image is read if the network does not take these sizes.
     tune_sizes = [params.tune.size] if params.tune.epochs and params.tune.size else []
-    backbone.width(backbone.preprocess.size, *tune_sizes)
+    for size in (backbone.preprocess.size, *tune_sizes):
+        backbone.feature_size(size)
     if fit:
         backbone.check_grid()
     if fit or params.tune.epochs:

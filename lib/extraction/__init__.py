@@ -1,1 +1,1 @@
-"""Images to features, by threads, processes or a Ray cluster."""
+"""Images -> features, by threads, processes or a Ray cluster."""

@@ -1,13 +1,12 @@
-"""Shards on a Ray cluster: one task a shard, whose files go to storage that all nodes share.
+"""Run shards as tasks on a Ray cluster whose nodes share a storage.
 
-RAY_ADDRESS, Ray's own variable, asks for it: `auto` is the cluster that this machine is a node of. This library's code
-travels with the tasks. A shard whose process or node dies is begun again; an error of its own is raised here, once.
+RAY_ADDRESS, Ray's own variable, selects the cluster: `auto` is the one that this machine is a node of. The code of lib/
+is sent with the tasks. Ray retries a shard if its process or node dies.
 """
 
 import contextlib
 import os
 import platform
-import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,44 +18,37 @@ import torch
 
 from lib.core.errors import UserError, one_line
 
-_RETRIES = 3  # times that a shard's process or node may die
-_ATTEMPTS = "attempts-"  # what the folder of unfinished shards begins with
+_RETRIES = 3  # of a shard whose process or node died
 
 Rows = TypeVar("Rows")
-Work = Callable[[Mapping[int, Rows], Path, int], object]  # makes shards, given their rows by number: where; threads
-
-
-def asked() -> bool:
-    """If the environment asks for a cluster."""
-    return bool(os.environ.get("RAY_ADDRESS"))
+MakeShards = Callable[[Mapping[int, Rows], Path, int], object]  # shards by number, folder, threads
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """The cluster that this process is connected to: what a task gets there."""
+class RayCluster:
+    """The connected cluster, and the resources of each task."""
 
-    device_type: str  # to compute on: cuda, or cpu
+    device_type: str  # cuda, cpu
     gpus: int
     cpus: int
 
-    def run(self, work: Work[Rows], shards: Mapping[int, Rows], folder: Path, inputs: Sequence[Path]) -> Iterator[int]:
-        """The number of each shard, as soon as the files that `work` makes of it are in `folder`; in any order.
+    def run(
+        self, make_shards: MakeShards[Rows], shards: Mapping[int, Rows], folder: Path, inputs: Sequence[Path]
+    ) -> Iterator[int]:
+        """Make each shard in a task of its own; yield its number when its files are in `folder`, in any order.
 
-        Paths must be absolute. Raises what `work` raises, and UserError where a node does not see `folder` or one of
-        the `inputs`, or has another torch, and where a shard's processes have died too often.
+        Paths must be absolute. Raises the error of `make_shards`, and UserError if a node does not see `folder` or one
+        of the `inputs` or has another torch, or if the processes of a shard die too often.
         """
         import ray
 
-        # Ray ends a GPU's process with its task unless told otherwise, and starting CUDA costs more than some shards.
+        # max_calls=0 keeps the process of a GPU task, because starting CUDA takes longer than some shards.
         resources = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_calls": 0}
         environment = {"env_vars": {"CAPTION_DEVICE": self.device_type}}
-        task = ray.remote(**resources, max_retries=_RETRIES, runtime_env=environment)(_attempt)
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(f"{_ATTEMPTS}*"):  # by a run that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        # The name is new: a node that sees it sees this very storage, and not its own folder of the same path.
-        with tempfile.TemporaryDirectory(prefix=_ATTEMPTS, dir=folder, ignore_cleanup_errors=True) as attempts:
-            shared = ray.put(work)
+        task = ray.remote(**resources, max_retries=_RETRIES, runtime_env=environment)(_run_task)
+        # The name is new: a node that sees it sees this storage, and not its own folder of the same path.
+        with tempfile.TemporaryDirectory(prefix="attempts-", dir=folder, ignore_cleanup_errors=True) as attempts:
+            shared = ray.put(make_shards)
             pending = {
                 task.remote(shared, {number: rows}, Path(attempts), inputs, self.cpus, torch.__version__): number
                 for number, rows in shards.items()
@@ -70,62 +62,58 @@ class Cluster:
                     raise error.cause from error
                 except ray.exceptions.RayError as error:
                     raise UserError(
-                        f"the Ray cluster gave up shard {number}, after {_RETRIES} retries at most: {one_line(error)}"
+                        f"the Ray cluster failed to make shard {number} in {1 + _RETRIES} attempts: {one_line(error)}; "
+                        "check the memory and the logs of its nodes"
                     ) from error
                 yield number
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[Cluster]:
-    """The cluster at RAY_ADDRESS, until it is left. Raises UserError where none answers, or Ray is not installed."""
+def connect() -> Iterator[RayCluster]:
+    """Connect to the cluster at RAY_ADDRESS. Raises UserError if it does not answer or Ray is not installed."""
+    address = os.environ["RAY_ADDRESS"]
     try:
         import ray
     except ImportError as error:
         raise UserError(
-            "RAY_ADDRESS is set, but Ray is not installed: add the extra ray (uv pip install --editable '.[ray]'), "
-            "or unset RAY_ADDRESS"
+            f"RAY_ADDRESS={address}, but Ray is not installed; install the extra ray (uv pip install --editable "
+            "'.[ray]') or unset RAY_ADDRESS"
         ) from error
-    address = os.environ["RAY_ADDRESS"]
-    code = Path(__file__).parents[1]
+    if address.startswith("ray://"):
+        raise UserError(f"RAY_ADDRESS={address}: Ray's client is not supported; set HOST:PORT of the head, or auto")
     try:
-        _knock(address)
-        ray.init(address, runtime_env={"py_modules": [str(code)]}, logging_level="warning")
+        host, _, port = address.rpartition(":")
+        if host:  # Ray itself would take minutes to report that nothing listens there
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        ray.init(address, runtime_env={"py_modules": [str(Path(__file__).parents[1])]}, logging_level="warning")
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"no Ray cluster answers at RAY_ADDRESS={address}: {one_line(error)}") from error
+        raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers: {one_line(error)}") from error
     try:
-        yield _share([node["Resources"] for node in ray.nodes() if node["Alive"]])
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpu_nodes = [node for node in nodes if node.get("GPU") and os.environ.get("CAPTION_DEVICE") != "cpu"]
+        # With GPUs, a task gets one of them and its share of the node's CPUs; otherwise it gets one CPU.
+        share = min((int(node.get("CPU", 0) // node["GPU"]) for node in gpu_nodes), default=1)
+        yield RayCluster("cuda" if gpu_nodes else "cpu", gpus=int(bool(gpu_nodes)), cpus=max(1, share))
     finally:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raises OSError where nobody listens; Ray itself would need minutes to say so."""
-    if address.startswith("ray://"):
-        raise UserError(f"RAY_ADDRESS is {address}, which asks for Ray's client: give HOST:PORT of the head, or auto")
-    host, _, port = address.rpartition(":")
-    if host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
-def _share(nodes: Sequence[Mapping[str, float]]) -> Cluster:
-    """What a task gets of such nodes: a CPU; or where there are GPUs one of them, with its share of its node's CPUs."""
-    with_gpus = [node for node in nodes if node.get("GPU")]
-    if not with_gpus or os.environ.get("CAPTION_DEVICE") == "cpu":
-        return Cluster("cpu", 0, 1)
-    return Cluster("cuda", 1, max(1, min(int(node.get("CPU", 0) // node["GPU"]) for node in with_gpus)))
-
-
-def _attempt(
-    work: Work[Rows], shard: Mapping[int, Rows], attempts: Path, inputs: Sequence[Path], threads: int, version: str
+def _run_task(
+    make_shards: MakeShards[Rows],
+    shard: Mapping[int, Rows],
+    attempts: Path,
+    inputs: Sequence[Path],
+    threads: int,
+    version: str,
 ) -> None:
-    """Makes a shard on a node, in a folder of its own: an earlier attempt, taken for dead, may still be writing."""
+    """Make a shard on a node, in a new folder, because an attempt that seemed dead may still write to its own."""
     node = platform.node()
     for path in (attempts, *inputs):
         if not path.exists():
-            raise UserError(f"node {node} does not see {path}: it must be on storage that all nodes share")
+            raise UserError(f"node {node} does not see {path}; put it on storage that all nodes share")
     if torch.__version__ != version:
-        raise UserError(f"node {node} has torch {torch.__version__}, not {version} as here: its bytes may differ")
+        raise UserError(f"node {node} has torch {torch.__version__}; install {version}, because other bytes may result")
     with tempfile.TemporaryDirectory(dir=attempts) as own:
-        work(shard, Path(own), threads)
+        make_shards(shard, Path(own), threads)
         for file in Path(own).iterdir():
             file.replace(attempts.parent / file.name)

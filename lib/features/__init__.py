@@ -1,1 +1,1 @@
-"""The feature store and its principal components."""
+"""Feature shards on disk, and PCA."""

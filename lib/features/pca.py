@@ -1,6 +1,6 @@
-"""Principal components: the few directions in which features differ most (Pearson 1901; Jolliffe 2002).
+"""Principal component analysis of features (Pearson 1901; Jolliffe 2002).
 
-512 of them are the classic input of COCO captioners: a quarter of ResNet's channels, and most of what they say.
+512 components are common for captioning: a quarter of ResNet's channels with most of their variance.
 """
 
 from collections.abc import Iterable
@@ -13,40 +13,34 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.core.errors import UserError
+from lib.features.store import mean_and_second_moment
 
-_FILE = "projection.safetensors"
-_AT_ONCE = 64  # images
+_CHUNK = 64  # images
 
 
 @dataclass(frozen=True)
 class PCA:
-    """features (N, P, C) -> (N, P, K): their coordinates along K directions, seen from their mean."""
+    """Features (N, P, C) -> (N, P, K): their coordinates along K directions, relative to their mean."""
 
     mean: Tensor  # (C,)
-    directions: Tensor  # (C, K), orthonormal, the one of largest variance first
+    directions: Tensor  # (C, K), orthonormal, by descending variance
 
     def __call__(self, features: Tensor) -> Tensor:
         return (features.float() - self.mean.to(features.device)) @ self.directions.to(features.device)
 
     @classmethod
     def fit(cls, parts: Iterable[Tensor], components: int) -> "PCA":
-        """The principal components of features that come in `parts`, (n, P, C) each, every place counting as one.
+        """Return the PCA of features that come in `parts`, (n, P, C) each. Every region counts as one vector.
 
-        One pass, in the memory of a C x C matrix. Raises UserError for more components than channels.
+        Takes one pass and the memory of a C x C matrix. Raises UserError if `components` > C.
         """
-        count, total, products = 0, torch.zeros(()), torch.zeros(())
-        for part in parts:
-            vectors = part.flatten(0, 1).double()  # (n P, C)
-            count += len(vectors)
-            total = total + vectors.sum(0)
-            products = products + vectors.T @ vectors  # (C, C)
-        mean = total / count
-        channels = len(mean)
-        if components > channels:
-            raise UserError(f"features.pca_components is {components}, but these features have {channels} channels")
-        _, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))  # variances ascend
+        mean, products = mean_and_second_moment(parts, lambda vectors: vectors.T @ vectors)  # (C,), (C, C)
+        feature_size = len(mean)
+        if components > feature_size:
+            raise UserError(f"features.pca_components={components}: the features have only {feature_size} channels")
+        _, vectors = torch.linalg.eigh(products - torch.outer(mean, mean))  # by ascending variance
         directions = vectors.flip(1)[:, :components]
-        # A direction and its opposite serve alike: the largest coordinate is made positive, so that only one is right.
+        # The sign of a direction is arbitrary: make its largest coordinate positive, so that the result is unique.
         largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
         return cls(mean.float(), (directions * largest.sign()).float().contiguous())
 
@@ -58,16 +52,16 @@ class PCA:
         return cls(**load_file(pca_path(folder)))
 
 
-def project_shards(shards: Iterable[Path], projection: PCA, folder: Path) -> None:
-    """Writes the shards, projected, to `folder`, a few images at a time."""
+def project_shards(shards: Iterable[Path], pca: PCA, folder: Path) -> None:
+    """Write the projected shards to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in shards:
         stored = np.load(path, mmap_mode="r")  # (n, P, C)
-        parts = (torch.from_numpy(stored[i : i + _AT_ONCE].copy()) for i in range(0, len(stored), _AT_ONCE))
-        projected = [projection(part).half() for part in parts]
+        chunks = (torch.from_numpy(stored[i : i + _CHUNK].copy()) for i in range(0, len(stored), _CHUNK))
+        projected = [pca(chunk).half() for chunk in chunks]
         np.save(folder / path.name, torch.cat(projected).numpy() if projected else stored)
 
 
 def pca_path(folder: Path) -> Path:
-    """The file of a projection in a folder of features, or of a model: where there is none, nothing is projected."""
-    return folder / _FILE
+    """Return the PCA's file in a folder of features or of a model. If it is missing, features are not projected."""
+    return folder / "pca.safetensors"

@@ -1,6 +1,6 @@
-"""Features on disk: float16 npy shards, memory-mapped, and an index of who is where."""
+"""Features on disk: float16 npy shards, memory-mapped, with an index of shards and rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,58 +12,67 @@ from lib.core.errors import UserError, readable_errors
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """The file of one shard: (images, P, C) float16."""
+    """Return the file of a shard: (images, P, C) float16."""
     return folder / f"features-{number:05d}.npy"
 
 
 def shard_paths(folder: Path) -> list[Path]:
-    """The files of all shards, in order."""
+    """Return the files of all shards, in order."""
     return sorted(folder.glob("features-*.npy"))
 
 
 class Features:
-    """The features of some images, (I, P, C) float16, read from the disk when they are asked for.
-
-    Stands in for a tensor of that shape: the operating system keeps in memory what fits, and the rest costs a read.
-    """
+    """The features of some images, (I, P, C) float16, read from disk on access. Stands in for a tensor."""
 
     def __init__(self, folder: Path, index: pd.DataFrame):
-        """Those of the rows of `index` (shard, row), at least one, in its order.
+        """Open the shards of the rows of `index` (shard, row), at least one.
 
-        Raises UserError where a shard is missing, damaged, or not of one kind with the index and the others.
+        Raises UserError if a shard is missing, damaged, or does not fit the index or the other shards.
         """
-        self._shards = index["shard"].to_numpy()
-        self._rows = index["row"].to_numpy()
-        last = index.groupby("shard")["row"].max()
-        self._stored = {shard: _open(shard_path(folder, shard), row) for shard, row in last.items()}
-        shapes = {stored.shape[1:] for stored in self._stored.values()}
+        self._shard_of = index["shard"].to_numpy()
+        self._row_of = index["row"].to_numpy()
+        last_rows = index.groupby("shard")["row"].max()
+        self._shards = {number: _open(shard_path(folder, number), row) for number, row in last_rows.items()}
+        shapes = {shard.shape[1:] for shard in self._shards.values()}
         if len(shapes) > 1:
-            raise UserError(f"the shards in {folder} are of different CNNs, (P, C) = {shapes}: extract them anew")
+            raise UserError(f"{folder}: the shards are of different CNNs, (P, C) = {shapes}; extract them again")
         self.shape = (len(index), *shapes.pop())
 
     def __len__(self) -> int:
-        return len(self._shards)
+        return len(self._shard_of)
 
     def __getitem__(self, images: Tensor | slice) -> Tensor:
-        """The features of some images, given by their places among these: (n, P, C) float16."""
-        chosen = images if isinstance(images, slice) else images.cpu().numpy()
-        shards, rows = self._shards[chosen], self._rows[chosen]
+        """Return the features of the images at these positions, (n, P, C) float16."""
+        positions = images if isinstance(images, slice) else images.cpu().numpy()
+        numbers, rows = self._shard_of[positions], self._row_of[positions]
         features = np.empty((len(rows), *self.shape[1:]), np.float16)
-        for shard in np.unique(shards):
-            here = shards == shard
-            features[here] = self._stored[shard][rows[here]]
+        for number in np.unique(numbers):
+            of_shard = numbers == number
+            features[of_shard] = self._shards[number][rows[of_shard]]
         return torch.from_numpy(features)
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """All of them, in order, `size` images at a time."""
+        """Yield all features in order, `size` images at a time."""
         for first in range(0, len(self), size):
             yield self[first : first + size]
 
 
-def _open(path: Path, last: int) -> np.ndarray:
-    """A shard, left on the disk: (images, P, C) float16, with a row `last`."""
+def mean_and_second_moment(parts: Iterable[Tensor], second: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the mean (C,) of the vectors in `parts`, (n, P, C) each, and `second` over their number, in float64.
+
+    `second` takes vectors (n P, C) and returns a sum over them, such as that of the squares.
+    """
+    count, total, second_total = 0, torch.zeros(()), torch.zeros(())
+    for part in parts:
+        vectors = part.flatten(0, 1).double()  # (n P, C)
+        count += len(vectors)
+        total, second_total = total + vectors.sum(0), second_total + second(vectors)
+    return total / count, second_total / count
+
+
+def _open(path: Path, last_row: int) -> np.ndarray:
     with readable_errors(path):
-        stored = np.load(path, mmap_mode="r")
-        if stored.dtype != np.float16 or stored.ndim != 3 or len(stored) <= last:
-            raise ValueError(f"it holds {stored.dtype} {stored.shape}, which are no features of {last + 1} images")
-    return stored
+        shard = np.load(path, mmap_mode="r")
+        if shard.dtype != np.float16 or shard.ndim != 3 or len(shard) <= last_row:
+            raise ValueError(f"it holds {shard.dtype} {shard.shape}, not float16 (images > {last_row}, P, C)")
+    return shard

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.cells import CELLS
+from lib.features.store import mean_and_second_moment
 from lib.model.attention import AdditiveAttention
 from lib.model.dropout import Dropout
 from lib.model.linear import Linear
@@ -130,13 +131,8 @@ class Decoder(nn.Module):
 
     def fit_standardisation(self, parts: Iterable[Tensor]) -> None:
         """Centres each channel and scales it to unit variance, as on `parts` of the features, (n, P, C) each."""
-        count, total, squares = 0, torch.zeros(()), torch.zeros(())
-        for part in parts:
-            vectors = part.flatten(0, 1).double()  # (n P, C)
-            count += len(vectors)
-            total, squares = total + vectors.sum(0), squares + vectors.square().sum(0)
-        mean = total / count
-        variance = squares / count - mean.square()
+        mean, squares = mean_and_second_moment(parts, lambda vectors: vectors.square().sum(0))  # (C,), (C,)
+        variance = squares - mean.square()
         self.feature_mean.copy_(mean)
         self.feature_scale.copy_(1 / variance.clamp_min(1e-6).sqrt())
 

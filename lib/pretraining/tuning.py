@@ -59,7 +59,7 @@ def tune_backbone(
     shares = phrase_shares(captions, recipe.min_count)  # (I, W)
     network = for_inference(backbone.network).to(device())
     size = recipe.size or backbone.preprocess.size
-    head = _head(backbone.width(size, backbone.preprocess.size), shares)
+    head = _head(backbone.feature_size(size), shares)
     mean = EMA(network, _EMA_DECAY)
 
     def scores(whole: Tensor) -> Tensor:

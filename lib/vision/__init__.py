@@ -1,1 +1,1 @@
-"""Reading images, the CNN, and running the one over the other."""
+"""Images, preprocessing and CNN backbones."""

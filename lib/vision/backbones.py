@@ -1,7 +1,7 @@
-"""The CNN that turns pixels into a feature vector: torchvision's classification models, or our own small net.
+"""CNN backbones: torchvision's classification models and SmallNet, without their classifier.
 
-A backbone is the network without its classifier: the feature vector is what the last linear layer reads.
-It is kept as a folder of weights.safetensors and backbone.json (name and preprocessing).
+The pooled features are the input of the last linear layer. A saved backbone is a folder with weights.safetensors and
+backbone.json (name and preprocessing).
 """
 
 import copy
@@ -10,7 +10,7 @@ import pickle
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,14 @@ from lib.vision.preprocess import CONFIG_FILE, Preprocess, read_backbone_config
 from lib.vision.small_net import INPUT_SIZE, SmallNet
 
 SMALL_NET = "small_net"
-# torchvision's files of DenseNets are older than its names.
-_OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 WEIGHTS_FILE = "weights.safetensors"
+# The layer names in torchvision's DenseNet files, norm.1 instead of norm1, as in torchvision.models.densenet.
+_OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 
 @dataclass
 class Backbone:
-    """A CNN without its classifier, and how it wants its pixels."""
+    """A CNN without its classifier, and its preprocessing."""
 
     name: str
     network: nn.Module
@@ -42,46 +42,34 @@ class Backbone:
 
     @torch.inference_mode()
     def features(self, pixels: Tensor, kind: str, precision: str = "float32") -> Tensor:
-        """uint8 pixels (N, size, size, 3), on the network's device -> (N, P, C), by `kind`:
+        """Return the features (N, P, C) of uint8 pixels (N, size, size, 3), which are on the network's device.
 
-        - pooled: the feature vector, as the one place that there is, P = 1
-        - grid: the last convolutional layer's output, place by place, row by row
-
-        `precision` is float32, or bfloat16 for the layers that stand it.
+        `kind` is pooled (one feature vector, P = 1) or grid (the last feature map, row by row). `precision` is
+        float32, or bfloat16 for autocast.
         """
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             x = self.preprocess.normalise(pixels)
             return self.network(x)[:, None] if kind == "pooled" else self.grid(x)
 
-    @torch.inference_mode()
-    def width(self, *sizes: int) -> int:
-        """How many numbers the feature vector has, of pictures of any of `sizes` pixels a side.
+    def feature_size(self, size: int) -> int:
+        """Return the size C of the pooled features of images of `size` pixels per side.
 
-        Raises UserError where the network does not take pictures of such a size, or makes another number of each.
+        Raises UserError if the network does not take this size.
         """
-        widths, there = {}, next(self.network.parameters()).device
-        for size in sizes:
-            try:
-                blank = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=there)
-                widths[size] = self.features(blank, "pooled").shape[2]
-            except Exception as error:  # each network has its own way to say so
-                raise UserError(
-                    f"{self.name} cannot take pictures of {size} pixels a side: {one_line(error)}; see backbone.size, "
-                    "and backbone.tune.size where it is tuned"
-                ) from error
-        if len(set(widths.values())) > 1:
-            told = ", ".join(f"{width} for {size} pixels a side" for size, width in widths.items())
+        blank = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=next(self.network.parameters()).device)
+        try:
+            return self.features(blank, "pooled").shape[2]
+        except Exception as error:  # each network raises its own
             raise UserError(
-                f"{self.name} makes another number of features of pictures of another size ({told}): make "
-                "backbone.tune.size and backbone.size the same"
-            )
-        return widths[sizes[0]]
+                f"{self.name} cannot take images of {size} pixels per side: {one_line(error)}; change backbone.size or "
+                "backbone.tune.size"
+            ) from error
 
     def grid(self, x: Tensor) -> Tensor:
-        """Normalised pixels (N, 3, size, size) -> the last convolutional layer's output, (N, P, C).
+        """Return the last feature map, (N, P, C), for normalised pixels (N, 3, size, size).
 
-        That is the last map of several places, (N, C, height, width), that any module of the network gives out.
-        Raises UserError for a network without, see `check_grid`.
+        It is the last output (N, C, height, width) of any module that has more than one region. Raises UserError as
+        `check_grid` does.
         """
         self.check_grid()
         maps: list[Tensor] = []
@@ -99,17 +87,17 @@ class Backbone:
         return maps[0].flatten(2).transpose(1, 2)
 
     def check_grid(self) -> None:
-        """Raises UserError for a transformer: its only map of several places is the one that it begins with."""
+        """Raise UserError for a vision transformer: its only feature map is its input."""
         if self.name.startswith("vit_"):
             raise UserError(
-                f"{self.name} ends in no convolutional layer, and so has no grid: use features.kind=pooled, and given "
-                "weights, for fit learns on the grid"
+                f"backbone.name={self.name} has no feature map at its end; use features.kind=pooled, "
+                "and a backbone.weights other than fit"
             )
 
     def fuse_batchnorm(self) -> "Backbone":
-        """The same function with each batch normalisation folded into the convolution that it follows.
+        """Return the same function with each batch normalisation folded into the convolution before it.
 
-        A pass over memory less for each: features are made 1.2 to 2 times as fast, and differ by rounding alone.
+        Extraction is 1.2 to 2 times as fast; the features differ by rounding.
         """
         network = copy.deepcopy(self.network)
         for node in torch.fx.symbolic_trace(network).graph.nodes:
@@ -122,28 +110,28 @@ class Backbone:
         return Backbone(self.name, for_inference(network), self.preprocess)
 
     def replica(self) -> "Backbone":
-        """Another network over the very same tensors, for another thread: `grid` listens to its network's modules."""
+        """Return a copy for another thread: its own modules, because `grid` hooks them, over the same tensors."""
         shared = {id(tensor): tensor for tensor in (*self.network.parameters(), *self.network.buffers())}
         return replace(self, network=copy.deepcopy(self.network, shared))
 
     def save(self, folder: Path) -> None:
-        """Writes `folder`; the same weights give the same bytes."""
+        """Write the backbone to `folder`. The same weights give the same bytes."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / WEIGHTS_FILE).write_bytes(self.weights())
         config = {"name": self.name, "preprocess": asdict(self.preprocess)}
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 
     def weights(self) -> bytes:
-        """The weights as a safetensors file's bytes, which depend on them alone."""
+        """Return the weights as the bytes of a safetensors file."""
         return save({name: tensor.contiguous() for name, tensor in self.network.state_dict().items()})
 
     @classmethod
     def load(cls, folder: Path) -> "Backbone":
-        """Reads what `save` wrote. Raises UserError where a file is missing, damaged, or of another version."""
+        """Read a saved backbone. Raises UserError if a file is missing, damaged, or of another version."""
         name, preprocess = read_backbone_config(folder)
         with readable_errors(folder / WEIGHTS_FILE):
             network = without_classifier(build(name, preprocess.size))
-            _load(network, load_file(folder / WEIGHTS_FILE))
+            _load_state_dict(network, load_file(folder / WEIGHTS_FILE))
         return cls(name, for_inference(network), preprocess)
 
 
@@ -151,128 +139,106 @@ def for_inference(network: nn.Module) -> nn.Module:
     return network.eval().to(memory_format=torch.channels_last)
 
 
-def build(name: str, size: int | None = None) -> nn.Module:
-    """The network of that name, with its classifier, at random weights. Raises UserError for an unknown name.
+def build(name: str, size: int = 224) -> nn.Module:
+    """Return the network of that name, with its classifier and random weights. Raises UserError for an unknown name.
 
-    `size` is that of the pictures, in pixels a side; only vision transformers are made for one alone.
+    Only vision transformers depend on `size`, the pixels per side.
     """
     if name == SMALL_NET:
         return SmallNet()
     options: dict[str, Any] = {}
-    if name in ("inception_v3", "googlenet"):  # ported from another library, whose weights want other normalised pixels
+    if name in ("inception_v3", "googlenet"):  # weights ported from TensorFlow, which normalised to mean and std 0.5
         options = {"init_weights": False, "transform_input": True}
-    elif name.startswith("vit_") and size is not None:
+    elif name.startswith("vit_"):
         options = {"image_size": size}
     return _torchvision_models(name).get_model(name, weights=None, **options)
 
 
 def without_classifier(network: nn.Module) -> nn.Module:
-    """Replaces the last linear layer by nothing, in place."""
+    """Replace the last linear layer, if there is one, with the identity, in place."""
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if linear and not isinstance(network, SmallNet):
-        parent, _, child = linear[-1].rpartition(".")
-        setattr(network.get_submodule(parent), child, nn.Identity())
+    if linear:
+        network.set_submodule(linear[-1], nn.Identity())
     return network
 
 
 def pretrained(name: str, weights: str) -> Backbone:
-    """A backbone with given weights, preprocessed as those weights want.
+    """Return a backbone with trained weights and the preprocessing of these weights.
 
-    `weights` is a file (.safetensors, or a .pth state dict), `DEFAULT`, or the name of one of torchvision's
-    weights for that model, which are downloaded to `store` and verified by hash. A file says nothing of
-    preprocessing: it gets that of the model's default weights. Raises UserError.
+    `weights` is a file (.safetensors, or a .pth state dict), `DEFAULT`, or the name of torchvision weights, which are
+    downloaded. A file gets the preprocessing of the model's default weights. Raises UserError.
     """
-    given = _is_file_name(weights)
-    if name == SMALL_NET and not given:
-        raise UserError(f"backbone.weights is {weights}, but {SMALL_NET} has none to download: use fit or a file")
-    preprocess, url = small_net_preprocess(), ""
-    if name != SMALL_NET:
-        entry = _torchvision_weights(name, "DEFAULT" if given else weights)
-        preprocess, url = _preset(entry), entry.url
+    is_file = Path(weights).suffix in (".safetensors", ".pth", ".pt") or "/" in weights
+    if name == SMALL_NET and not is_file:
+        raise UserError(f"backbone.weights={weights}: {SMALL_NET} has no weights to download; use fit or a file")
+    preprocess = _preprocess(name, "DEFAULT" if is_file else weights)
     network = build(name, preprocess.size)
-    state = _read_state_dict(Path(weights)) if given else _library_state_dict(url)
-    _load_named(network, state, f"backbone.weights={weights}", name)
+    state = _read_state_dict(weights) if is_file else _read_state_dict(weights, _torchvision_weights(name, weights))
+    try:
+        _load_state_dict(network, state)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"backbone.weights={weights}: the tensors do not fit backbone.name={name}; change one of them "
+            f"({one_line(error)[:200]} ...)"
+        ) from error
     return Backbone(name, for_inference(without_classifier(network)), preprocess)
 
 
 def random_init(name: str) -> Backbone:
-    """A backbone at random weights, to be fitted."""
-    preprocess = small_net_preprocess() if name == SMALL_NET else _preset(_torchvision_weights(name, "DEFAULT"))
+    """Return a backbone with random weights and the preprocessing of the model's default weights."""
+    preprocess = _preprocess(name, "DEFAULT")
     return Backbone(name, for_inference(without_classifier(build(name, preprocess.size))), preprocess)
-
-
-def small_net_preprocess() -> Preprocess:
-    return Preprocess(size=INPUT_SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
 def override(
     preprocess: Preprocess, *, size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Preprocess:
-    """The user's own preprocessing where given. A size of one's own takes the whole picture, uncropped."""
-    given = {"mean": mean, "std": std}
-    changes: dict[str, Any] = {key: tuple(value) for key, value in given.items() if value is not None}
-    if size is not None:
-        changes |= {"size": size, "resize": None}
+    """Return `preprocess` with the values that are given. A given size takes the complete image, uncropped."""
+    changes: dict[str, Any] = {} if size is None else {"size": size, "resize": None}
+    changes |= {key: tuple(value) for key, value in (("mean", mean), ("std", std)) if value is not None}
     return replace(preprocess, **changes)
 
 
-def _is_file_name(weights: str) -> bool:
-    return Path(weights).suffix in (".safetensors", ".pth", ".pt") or "/" in weights
-
-
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"backbone.weights is {path}, and there is no such file")
+def _read_state_dict(weights: str, entry: Any = None) -> dict[str, Tensor]:
+    """Read the file `weights`, or torchvision's `entry`: download it to torch.hub's cache and verify its hash."""
     try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # its own text advises to run the pickle: never that
-        raise UserError(
-            f"backbone.weights is {path}, which holds more than tensors: save its state dict alone"
-        ) from error
-    except Exception as error:  # whatever a wild file makes the readers raise
-        raise UserError(f"backbone.weights is {path}, which cannot be read: {one_line(error)}") from error
-    if not (isinstance(content, dict) and all(isinstance(value, Tensor) for value in content.values())):
-        raise UserError(f"backbone.weights is {path}, which holds no state dict (a mapping of names to tensors)")
-    return content
+        if entry:
+            return entry.get_state_dict(
+                map_location="cpu", progress=sys.stderr.isatty(), check_hash=True, weights_only=True
+            )
+        if weights.endswith(".safetensors"):
+            return load_file(weights)
+        state = torch.load(weights, "cpu", weights_only=True)
+        if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
+            raise ValueError("it holds no state dict (a mapping of names to tensors)")
+        return state
+    except Exception as error:  # network, hash, or malformed bytes, which make the readers raise almost anything
+        # torch's message for a pickle suggests to run it.
+        reason = "it holds more than tensors" if isinstance(error, pickle.UnpicklingError) else one_line(error)
+        problem, fix = "cannot read a state dict from this file", "use another file"
+        if entry:
+            problem = f"cannot download {entry.url} to {torch.hub.get_dir()}"
+            fix = "check the network, or download it yourself and set backbone.weights to the file"
+        raise UserError(f"backbone.weights={weights}: {problem}: {reason}; {fix}") from error
 
 
-def _library_state_dict(url: str) -> dict[str, Tensor]:
-    """Download torchvision's weights into torch's own cache. The file name carries the hash that they must have."""
-    try:
-        return torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", progress=sys.stderr.isatty(), check_hash=True, weights_only=True
-        )
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"cannot download {url}: {one_line(error)}; check the network, or give a file") from error
-
-
-def _load_named(network: nn.Module, state: dict[str, Tensor], source: str, name: str) -> None:
-    tensors = {_OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in state.items()}
-    try:
-        _load(network, tensors, getattr(state, "_metadata", None))
-    except (RuntimeError, ValueError) as error:
-        first = (str(error).splitlines()[1:] or [one_line(error)])[0].strip()
-        raise UserError(f"{source}: its tensors do not fit {name}: {first}") from error
-
-
-def _load(network: nn.Module, tensors: dict[str, Tensor], versions: Any = None) -> None:
-    """Gives the network its weights, of given `versions` of its modules, as torch notes them.
-
-    Where nobody noted them, the network's own is taken for today's, which MNASNet asks for, and others for the oldest.
-    """
-    state = OrderedDict(tensors)
-    state._metadata = versions or {"": {"version": network._version}}  # type: ignore[attr-defined]
-    network.load_state_dict(state)
+def _load_state_dict(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    renamed = OrderedDict((_OLD_DENSENET.sub(r"\1\2", key), tensor) for key, tensor in state.items())
+    # torch's files have the version of each module, safetensors none: then the network gets its current one, because
+    # MNASNet needs one, and its modules get the oldest, which may lack BatchNorm's num_batches_tracked.
+    versions = getattr(state, "_metadata", None) or {"": {"version": network._version}}
+    renamed._metadata = versions  # type: ignore[attr-defined]
+    network.load_state_dict(renamed)
 
 
 def _torchvision_models(name: str) -> Any:
-    """The module, which has a model of that name, or UserError is raised."""
-    from torchvision import models  # two seconds that the small net does not need
+    """Import torchvision.models. Raises UserError if it has no classification model of that name."""
+    from torchvision import models  # takes two seconds, and SmallNet does not need it
 
     if name not in models.list_models(module=models):
         raise UserError(
-            f"backbone.name is {name}, which is neither {SMALL_NET} nor one of torchvision's classification models, "
-            "such as resnet50, mobilenet_v3_large or efficientnet_b0"
+            f"backbone.name={name}: not {SMALL_NET} and not a classification model of torchvision; "
+            "use for example resnet50, mobilenet_v3_large or efficientnet_b0"
         )
     return models
 
@@ -281,12 +247,15 @@ def _torchvision_weights(name: str, weights: str) -> Any:
     entries = _torchvision_models(name).get_model_weights(name)
     if weights not in entries.__members__:
         known = ", ".join(["DEFAULT", *(entry.name for entry in entries)])
-        raise UserError(f"backbone.weights is {weights}: for {name} use fit, a file, or one of {known}")
+        raise UserError(f"backbone.weights={weights}: unknown for {name}; use fit, a file, or one of {known}")
     return entries[weights]
 
 
-def _preset(entry: Any) -> Preprocess:
-    preset = entry.transforms()
+def _preprocess(name: str, weights: str) -> Preprocess:
+    """Return the preprocessing of torchvision's `weights`, or SmallNet's."""
+    if name == SMALL_NET:
+        return Preprocess(size=INPUT_SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    preset = _torchvision_weights(name, weights).transforms()
     return Preprocess(
         size=preset.crop_size[0],
         resize=preset.resize_size[0],

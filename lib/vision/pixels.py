@@ -1,4 +1,4 @@
-"""From rows of an images table to preprocessed pixels."""
+"""From the rows of an images table to preprocessed pixels."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,16 +13,15 @@ from lib.vision.images import Archives, ImageError, decode
 from lib.vision.preprocess import Preprocess
 
 ImageRow = tuple[int, str, str]  # image id, archive, member
-Decoded = tuple[int, np.ndarray | str]  # image id, and its pixels or why there are none
 
 
 def image_rows(images: pd.DataFrame) -> list[ImageRow]:
-    """The rows of an images table that `decoded_pixels` takes."""
+    """Return the rows of an images table for `decoded_pixels`."""
     return list(images[["image_id", "archive", "member"]].itertuples(index=False, name=None))
 
 
-def decoded_pixels(archives: Archives, preprocess: Preprocess, row: ImageRow) -> Decoded:
-    """One image's id with its pixels, (size, size, 3) uint8, or with the reason why there are none."""
+def decoded_pixels(archives: Archives, preprocess: Preprocess, row: ImageRow) -> tuple[int, np.ndarray | str]:
+    """Return the image id with its pixels (size, size, 3) uint8, or with the reason if the image cannot be read."""
     image_id, archive, member = row
     try:
         return image_id, preprocess.pixels(decode(archives.read(archive, member), preprocess.min_decode_size))
@@ -33,16 +32,16 @@ def decoded_pixels(archives: Archives, preprocess: Preprocess, row: ImageRow) ->
 def read_pixels(
     images: pd.DataFrame, raw: Path, preprocess: Preprocess, *, workers: int
 ) -> tuple[np.ndarray, list[int]]:
-    """The preprocessed pixels of the images that can be read, (I, size, size, 3) uint8, and their ids.
+    """Return the pixels (I, size, size, 3) uint8 and the ids of the images that can be read.
 
-    Raises UserError when none can.
+    Raises UserError if none can.
     """
     archives = Archives(raw)
     with ThreadPoolExecutor(workers) as pool:
-        work = pool.map(partial(decoded_pixels, archives, preprocess), image_rows(images))
-        progress = tqdm(work, "reading pictures", len(images), unit="image", disable=None)
-        good = [(image_id, found) for image_id, found in progress if isinstance(found, np.ndarray)]
+        results = pool.map(partial(decoded_pixels, archives, preprocess), image_rows(images))
+        bar = tqdm(results, "reading images", len(images), unit="image", disable=None)
+        readable = [(image_id, pixels) for image_id, pixels in bar if isinstance(pixels, np.ndarray)]
     archives.close()
-    if not good:
-        raise UserError(f"none of the {len(images)} images can be read: are they in {raw}?")
-    return np.stack([pixels for _, pixels in good]), [image_id for image_id, _ in good]
+    if not readable:
+        raise UserError(f"none of the {len(images)} images in {raw} can be read; check its files")
+    return np.stack([pixels for _, pixels in readable]), [image_id for image_id, _ in readable]

@@ -1,18 +1,17 @@
-"""A convolutional net small enough to be trained from nothing in minutes on two cores."""
+"""A CNN that can be trained from random weights in minutes on two cores."""
 
 import torch
 from torch import Tensor, nn
 
-INPUT_SIZE = 64  # pixels a side
+INPUT_SIZE = 64  # pixels per side
 
 
 class SmallNet(nn.Module):
-    """Five layers of convolutions with batch normalisation and ReLU, to a grid of 4 x 4 places.
+    """Five convolutions with batch normalisation and ReLU, down to a grid of 4 x 4 regions.
 
-    The first two have a stride, as in AlexNet and ResNet: high resolution is what costs most. The last looks at its
-    input in two ways. Half of its channels see 45 pixels a side around their place: there, which colour goes with which
-    shape stays apart. The other half see 77, most of the picture: they know which of two things is to the left. The
-    feature vector is the whole grid, flattened: a mean over the places would forget what lies where.
+    The first two have stride 2, as in AlexNet and ResNet. Half of the last one's channels have a receptive field of 45
+    pixels, which keeps apart which colour belongs to which shape. The other half have 77, most of the image, so they
+    can tell which of two objects is to the left. The feature vector is the flattened grid, to keep the positions.
     """
 
     def __init__(self) -> None:
@@ -24,16 +23,16 @@ class SmallNet(nn.Module):
             nn.MaxPool2d(2),  # 8 x 8
             *_convolution(96, 128, kernel=3),
             nn.MaxPool2d(2),  # 4 x 4
-            _SideBySide(_convolution(128, 64, kernel=1), _convolution(128, 64, kernel=3)),
+            _Concatenate(_convolution(128, 64, kernel=1), _convolution(128, 64, kernel=3)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, 3, 64, 64) -> (N, 2048): 128 channels by 16 places, channel by channel."""
+        """x (N, 3, 64, 64) -> (N, 2048): 128 channels of 16 regions."""
         return self.grid(x).flatten(1)
 
 
-class _SideBySide(nn.Module):
-    """Several layers on the same input; their channels one after the other."""
+class _Concatenate(nn.Module):
+    """Branches over the same input, their channels concatenated."""
 
     def __init__(self, *branches: list[nn.Module]):
         super().__init__()

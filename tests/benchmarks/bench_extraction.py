@@ -11,7 +11,7 @@ import torch
 
 from lib.core.workers import worker_count
 from lib.extraction.extract import ExtractionConfig, extract
-from lib.vision.backbones import for_inference, random_init
+from lib.vision.backbones import random_init
 from lib.vision.images import Archives
 from lib.vision.pixels import decoded_pixels, image_rows, read_pixels
 from tests.realdata import REALDATA, needs_realdata
@@ -39,10 +39,9 @@ def test_extraction_against_the_bare_cnn(name, rounds, pairs, tmp_path, capsys):
     images = pd.concat([photographs] * rounds, ignore_index=True)
     torch.manual_seed(0)
     backbone = random_init(name)
-    for_inference(backbone.network)
     pixels, _ = read_pixels(photographs, raw, backbone.preprocess, workers=worker_count())
     ready = [backbone.preprocess.normalise(part) for part in torch.from_numpy(pixels).split(BATCH)]
-    how = ExtractionConfig(raw, backbone, "pooled", "float32", BATCH)
+    config = ExtractionConfig(raw, backbone, "pooled", "float32", BATCH)
 
     @torch.inference_mode()
     def bare() -> None:
@@ -59,7 +58,7 @@ def test_extraction_against_the_bare_cnn(name, rounds, pairs, tmp_path, capsys):
     ratios, bounds = [], []
     for number in range(pairs):
         wall, processor = seconds(bare)
-        ours, _ = seconds(lambda n=number: extract(images, how, tmp_path / str(n), worker_count()))
+        ours, _ = seconds(lambda n=number: extract(images, config, tmp_path / str(n), worker_count()))
         _, spent = seconds(decoding)
         ratios.append(wall / ours)
         bounds.append(processor / (processor + rounds * spent))

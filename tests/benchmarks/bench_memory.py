@@ -47,9 +47,9 @@ def _growth(work: Callable[..., None], arguments: tuple) -> float:
 
 
 def extracting(folder: Path, shards: int, prepare: bool) -> None:
-    """Grid features of `shards` shards of 256 pictures."""
+    """Grid features of `shards` shards of 256 images."""
     from lib.extraction import extract as extraction
-    from lib.vision.backbones import for_inference, random_init
+    from lib.vision.backbones import random_init
 
     if prepare:
         torch.set_num_threads(1)
@@ -60,11 +60,10 @@ def extracting(folder: Path, shards: int, prepare: bool) -> None:
     with zipfile.ZipFile(folder / "a.zip", "w") as archive:
         archive.writestr("a.jpg", buffer.getvalue())
     backbone = random_init("resnet18")
-    for_inference(backbone.network)
     backbone.preprocess = backbone.preprocess.__class__(96, (0.5,) * 3, (0.5,) * 3)
     images = pd.DataFrame({"image_id": range(256 * shards), "archive": "a.zip", "member": "a.jpg"})
-    how = extraction.ExtractionConfig(folder, backbone, "grid", "float32", 32)
-    extraction.extract(images, how, folder / f"{shards}", 2)
+    config = extraction.ExtractionConfig(folder, backbone, "grid", "float32", 32)
+    extraction.extract(images, config, folder / f"{shards}", 2)
 
 
 def training(folder: Path, shards: int, prepare: bool) -> None:

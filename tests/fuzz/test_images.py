@@ -1,4 +1,4 @@
-"""Pictures: whatever their bytes, they are shown, or refused with a reason."""
+"""Images of malformed bytes are decoded, or rejected with a reason."""
 
 import warnings
 
@@ -16,9 +16,7 @@ NOISE = Image.merge("RGB", [GREY, GREY.rotate(180), GREY])
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
 CROP = Preprocess(size=16, resize=20, mean=(0, 0, 0), std=(1, 1, 1))
-
-
-PICTURES = [
+IMAGES = [
     saved(NOISE, "JPEG", exif=TURNED),
     saved(NOISE, "JPEG", progressive=True),
     saved(NOISE.convert("CMYK"), "JPEG"),
@@ -37,17 +35,17 @@ PICTURES = [
 
 
 @fuzz(
-    "pictures",
-    content=st.one_of(corrupted(*PICTURES), st.binary()),
+    "images",
+    content=st.one_of(corrupted(*IMAGES), st.binary()),
     min_decode_size=st.sampled_from([None, 8, CROP.min_decode_size]),
 )
-def test_pictures(content, min_decode_size):
+def test_images(content, min_decode_size):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PIL's, of what it then reads all the same
+        warnings.simplefilter("ignore")  # PIL warns about malformed data that it can read
         try:
-            picture, reason = decode(content, min_decode_size), "shown"
+            image, reason = decode(content, min_decode_size), "decoded"
         except ImageError as error:
-            picture, reason = Image.new("RGB", (1, 1)), str(error)
+            image, reason = Image.new("RGB", (1, 1)), str(error)
         assert len(reason.splitlines()) == 1
-        assert picture.mode == "RGB"
-        assert CROP.pixels(picture).shape == (16, 16, 3)
+        assert image.mode == "RGB"
+        assert CROP.pixels(image).shape == (16, 16, 3)

@@ -1,4 +1,4 @@
-"""Backbones: torchvision's models at their feature vector and their grid, files, and what is refused."""
+"""Backbones: torchvision's models, pooled and as a grid; weights files, downloads and errors."""
 
 import copy
 import hashlib
@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from lib.core.errors import UserError
-from lib.vision import backbones
 from lib.vision.backbones import Backbone, build, override, pretrained, random_init, without_classifier
+from tests.commands import free_port
 from tests.servers import serving
 
 
@@ -26,9 +26,9 @@ def weights(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
-def test_a_file_of_weights_gives_that_models_features(weights, name, tmp_path):
+def test_a_weights_file_gives_the_features_of_its_model(weights, name, tmp_path):
     folder, model = weights
-    backbone = pretrained("mobilenet_v3_small", str(folder / name), tmp_path)
+    backbone = pretrained("mobilenet_v3_small", str(folder / name))
     pixels = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8)
     x = backbone.preprocess.normalise(pixels)
     with torch.inference_mode():
@@ -40,15 +40,15 @@ def test_a_file_of_weights_gives_that_models_features(weights, name, tmp_path):
 
 @pytest.mark.parametrize("name", ["inception_v3", "googlenet", "mnasnet0_5", "densenet121"])
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_weights_by_name_give_the_features_that_torchvision_gives(name, suffix, tmp_path, monkeypatch):
+def test_features_equal_those_of_torchvisions_own_loading(name, suffix, tmp_path, monkeypatch):
     torch.manual_seed(0)
     state = build(name).state_dict()
-    if name == "densenet121":  # its file is of a time when nothing was counted, and the layers were called otherwise
+    if name == "densenet121":  # its file has no num_batches_tracked, and old layer names
         old = ((re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key), state[key]) for key in state)
         state = OrderedDict((key, tensor) for key, tensor in old if "num_batches" not in key)
     file = tmp_path / f"w.{suffix}"
     torch.save(state, file) if suffix == "pth" else save_file(state, file)
-    backbone = pretrained(name, str(file), tmp_path)
+    backbone = pretrained(name, str(file))
     backbone.save(tmp_path / "saved")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: copy.copy(state))
@@ -60,31 +60,27 @@ def test_weights_by_name_give_the_features_that_torchvision_gives(name, suffix, 
         torch.testing.assert_close(found.features(pixels, "pooled")[:, 0], expected)
 
 
-def test_a_transformer_is_made_for_the_pictures_of_its_weights(tmp_path, monkeypatch):
-    entry = models.ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1
-    save_file(models.vit_b_16(image_size=384).state_dict(), tmp_path / "w.safetensors")
-    monkeypatch.setattr(backbones, "_fetched", lambda url, store: {entry.url: tmp_path / "w.safetensors"}[url])
-    backbone = pretrained("vit_b_16", entry.name, tmp_path)
-    assert backbone.width(384) == 768
+def test_a_transformer_has_the_image_size_of_its_weights(tmp_path, monkeypatch):
+    state = models.vit_b_16(image_size=384).state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: state)
+    backbone = pretrained("vit_b_16", "IMAGENET1K_SWAG_E2E_V1")
+    assert backbone.feature_size(384) == 768
     backbone.save(tmp_path / "saved")
-    assert Backbone.load(tmp_path / "saved").width(384) == 768
+    assert Backbone.load(tmp_path / "saved").feature_size(384) == 768
 
 
-def test_sizes_that_a_network_cannot_take_are_told():
-    with pytest.raises(UserError, match=r"vit_b_16 cannot take pictures of 192 pixels a side: .*see backbone\.size"):
-        random_init("vit_b_16").width(224, 192)
-    with pytest.raises(UserError, match="alexnet cannot take pictures of 32 pixels a side"):
-        random_init("alexnet").width(32)
-    with pytest.raises(UserError, match=r"2048 for 64 pixels a side, 1152 for 48 pixels a side"):
-        random_init("small_net").width(64, 48)
-    assert random_init("resnet18").width(64, 48) == 512
+@pytest.mark.parametrize(("name", "size"), [("vit_b_16", 192), ("alexnet", 32)])
+def test_an_image_size_that_the_network_does_not_take_is_an_error(name, size):
+    with pytest.raises(UserError, match=rf"{name} .*\b{size}\b.*backbone\.size"):
+        random_init(name).feature_size(size)
+    assert random_init("resnet18").feature_size(size) == 512
 
 
 @pytest.mark.parametrize(
     ("name", "pooled", "grid"),
     [("small_net", (1, 2048), (16, 128)), ("resnet18", (1, 512), (49, 512)), ("mobilenet_v2", (1, 1280), (49, 1280))],
 )
-def test_features_have_the_shapes_that_the_field_knows(name, pooled, grid):
+def test_feature_shapes(name, pooled, grid):
     backbone = random_init(name)
     backbone.network.eval()
     pixels = torch.zeros(1, backbone.preprocess.size, backbone.preprocess.size, 3, dtype=torch.uint8)
@@ -92,7 +88,7 @@ def test_features_have_the_shapes_that_the_field_knows(name, pooled, grid):
     assert backbone.features(pixels, "grid").shape[1:] == grid
 
 
-def test_half_of_the_small_nets_channels_see_what_is_around_them_and_half_most_of_the_picture():
+def test_half_of_the_channels_of_small_net_are_local_and_half_see_most_of_the_image():
     torch.manual_seed(0)
     backbone = random_init("small_net")
     backbone.network.eval()
@@ -109,13 +105,13 @@ def test_a_transformer_has_no_grid():
     backbone.network.eval()
     pixels = torch.zeros(1, 224, 224, 3, dtype=torch.uint8)
     assert backbone.features(pixels, "pooled").shape == (1, 1, 768)
-    with pytest.raises(UserError, match="vit_b_16 ends in no convolutional layer"):
+    with pytest.raises(UserError, match="vit_b_16"):
         backbone.features(pixels, "grid")
 
 
-def test_a_saved_backbone_is_read_back_and_its_bytes_depend_on_the_weights_alone(weights, tmp_path):
+def test_a_saved_backbone_loads_and_its_bytes_depend_on_the_weights_alone(weights, tmp_path):
     folder, _ = weights
-    backbone = pretrained("mobilenet_v3_small", str(folder / "w.pth"), tmp_path)
+    backbone = pretrained("mobilenet_v3_small", str(folder / "w.pth"))
     backbone.save(tmp_path / "a")
     loaded = Backbone.load(tmp_path / "a")
     loaded.save(tmp_path / "elsewhere" / "b")
@@ -126,7 +122,7 @@ def test_a_saved_backbone_is_read_back_and_its_bytes_depend_on_the_weights_alone
     assert loaded.preprocess == backbone.preprocess
 
 
-def test_ones_own_preprocessing_replaces_what_is_given():
+def test_override_replaces_the_given_values():
     preset = random_init("resnet18").preprocess
     assert (preset.size, preset.resize) == (224, 256)
     own = override(preset, size=160, mean=[0.5, 0.5, 0.5], std=None)
@@ -134,29 +130,36 @@ def test_ones_own_preprocessing_replaces_what_is_given():
     assert override(preset, size=None, mean=None, std=None) == preset
 
 
-def test_what_cannot_be_a_backbone_is_told(tmp_path, weights):
+@pytest.mark.parametrize(
+    ("name", "weights_name", "message"),
+    [
+        ("resnet_51", "DEFAULT", r"backbone\.name=resnet_51"),
+        ("resnet18", "gone.pth", r"backbone\.weights=gone\.pth: .*No such file"),
+        ("resnet18", "text.pth", r"backbone\.weights=text\.pth: "),
+        ("resnet18", "text.safetensors", r"backbone\.weights=text\.safetensors: "),
+        ("resnet18", "list.pth", r"backbone\.weights=list\.pth: .*state dict"),
+        ("resnet18", "w.pth", r"backbone\.weights=w\.pth: .*backbone\.name=resnet18"),
+        ("resnet18", "IMAGENET", r"backbone\.weights=IMAGENET: .*DEFAULT, IMAGENET1K_V1"),
+        ("small_net", "DEFAULT", r"backbone\.weights=DEFAULT: small_net"),
+    ],
+)
+def test_unusable_weights_are_an_error(weights, monkeypatch, name, weights_name, message):
     folder, _ = weights
-    with pytest.raises(UserError, match=r"backbone\.name is resnet_51"):
-        build("resnet_51")
-    with pytest.raises(UserError, match="no such file"):
-        pretrained("resnet18", str(tmp_path / "gone.pth"), tmp_path)
-    (tmp_path / "text.pth").write_text("no weights\nat all")
-    with pytest.raises(UserError, match=r"cannot be read|more than tensors"):
-        pretrained("resnet18", str(tmp_path / "text.pth"), tmp_path)
-    with pytest.raises(UserError, match="are not those of resnet18"):
-        pretrained("resnet18", str(folder / "w.pth"), tmp_path)
-    with pytest.raises(UserError, match="for resnet18 use fit, a file, or one of DEFAULT, IMAGENET1K_V1"):
-        pretrained("resnet18", "IMAGENET", tmp_path)
-    with pytest.raises(UserError, match="small_net has none to download"):
-        pretrained("small_net", "DEFAULT", tmp_path)
+    monkeypatch.chdir(folder)
+    for file in ("text.pth", "text.safetensors"):
+        (folder / file).write_text("no weights\nat all")
+    torch.save([torch.zeros(1)], folder / "list.pth")
+    with pytest.raises(UserError, match=message) as error:
+        pretrained(name, weights_name)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet18", "densenet121", "small_net"])
 @pytest.mark.parametrize("kind", ["pooled", "grid"])
-def test_folding_batch_normalisation_away_changes_features_by_rounding_alone(name, kind):
+def test_fusing_batch_normalisation_changes_features_by_rounding_alone(name, kind):
     torch.manual_seed(0)
     backbone = random_init(name)
-    for module in backbone.network.modules():  # as training leaves them, not the identity
+    for module in backbone.network.modules():  # otherwise the identity
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
@@ -165,7 +168,7 @@ def test_folding_batch_normalisation_away_changes_features_by_rounding_alone(nam
     plain, fused = backbone.features(pixels, kind), backbone.fuse_batchnorm().features(pixels, kind)
     assert ((fused - plain).norm() / plain.norm()).item() < 1e-5
     left = [m for m in backbone.fuse_batchnorm().network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert (not left) or name == "densenet121"  # where some stand before their convolution
+    assert (not left) or name == "densenet121"  # some precede their convolution
     assert backbone.fuse_batchnorm().network.training is False
 
 
@@ -179,39 +182,66 @@ def test_bfloat16_gives_nearly_the_same_features():
 
 
 @pytest.fixture
-def torchvisions_server(weights, monkeypatch):
-    """A server that has the default weights of mobilenet_v3_small, which here are those of the fixture."""
+def hub(weights, monkeypatch, tmp_path):
+    """A server with the weights of the fixture as the default ones of mobilenet_v3_small, and an empty cache."""
     folder, _ = weights
     content = (folder / "w.pth").read_bytes()
     name = f"/mobilenet_v3_small-{hashlib.sha256(content).hexdigest()[:8]}.pth"
-    entry = models.MobileNet_V3_Small_Weights.DEFAULT
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     with serving() as server:
-        server.serve(name, content)
-        monkeypatch.setattr(entry.value, "url", f"{server.url}{name}")
-        yield server
+        page = server.serve(name, content)
+        monkeypatch.setattr(models.MobileNet_V3_Small_Weights.DEFAULT.value, "url", f"{server.url}{name}")
+        yield server, page, tmp_path / "hub"
 
 
-def test_weights_by_name_are_fetched_once_and_verified(torchvisions_server, weights, tmp_path):
+def test_weights_by_name_are_downloaded_once(hub, weights):
+    server, _, _ = hub
     _, model = weights
     for _ in range(2):
-        backbone = pretrained("mobilenet_v3_small", "DEFAULT", tmp_path / "store")
-    assert len(torchvisions_server.gets()) == 1
+        backbone = pretrained("mobilenet_v3_small", "DEFAULT")
+    assert len(server.gets()) == 1
     assert torch.equal(backbone.network.features[0][0].weight, model.features[0][0].weight)
-    (stored,) = [path for path in (tmp_path / "store").iterdir() if not path.name.startswith(".")]
-    stored.unlink()
-    for page in torchvisions_server.pages.values():
+
+
+@pytest.mark.parametrize("fault", ["other bytes", "cut", "status", "no server", "no answer"])
+def test_a_failed_download_is_an_error_of_one_line_and_leaves_no_file(hub, monkeypatch, fault):
+    _, page, cache = hub
+    entry = models.MobileNet_V3_Small_Weights.DEFAULT
+    if fault == "other bytes":
         page.content = page.content[:-1] + b"x"
-    with pytest.raises(UserError, match="the sha256 is"):
-        pretrained("mobilenet_v3_small", "DEFAULT", tmp_path / "store")
+    elif fault == "cut":
+        page.cuts = [len(page.content) // 2]
+    elif fault == "status":
+        page.statuses = [404]
+    elif fault == "no server":
+        monkeypatch.setattr(entry.value, "url", f"http://127.0.0.1:{free_port()}/{entry.url.rpartition('/')[2]}")
+    else:
+        page.raw = b"no HTTP\r\n\r\n"
+    with pytest.raises(UserError, match=r"backbone\.weights=DEFAULT: .*http://127") as error:
+        pretrained("mobilenet_v3_small", "DEFAULT")
+    assert "\n" not in str(error.value)
+    assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
-def test_a_pickle_is_never_run(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "sprung"), "w"))
+class Trap:
+    """A pickle that opens a file when it is loaded."""
 
-    torch.save({"w": Trap()}, tmp_path / "trap.pth")
-    with pytest.raises(UserError, match="holds more than tensors") as caught:
-        pretrained("resnet18", str(tmp_path / "trap.pth"), tmp_path)
-    assert "\n" not in str(caught.value)
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return (open, (str(self.file), "w"))
+
+
+@pytest.mark.parametrize("source", ["file", "download"])
+def test_a_pickle_is_never_run(hub, tmp_path, monkeypatch, source):
+    server, _, _ = hub
+    torch.save({"w": Trap(tmp_path / "sprung")}, tmp_path / "trap.pth")
+    content = (tmp_path / "trap.pth").read_bytes()
+    name = f"/trap-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    server.serve(name, content)
+    monkeypatch.setattr(models.MobileNet_V3_Small_Weights.DEFAULT.value, "url", f"{server.url}{name}")
+    with pytest.raises(UserError, match="more than tensors") as error:
+        pretrained("mobilenet_v3_small", str(tmp_path / "trap.pth") if source == "file" else "DEFAULT")
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "sprung").exists()

@@ -125,7 +125,6 @@ def test_a_seed_may_be_of_any_size(tmp_path):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"size": 48}, "another number of features"),
         ({"learning_rate": 1e30}, "no numbers in epoch"),
     ],
 )
