@@ -14,7 +14,7 @@ from lib.core.errors import UserError, readable_errors
 from lib.core.zips import MAX_IMAGE_BYTES
 from lib.features.pca import PCA, pca_path
 from lib.model.decoder import Decoder
-from lib.model.decoding import Hypothesis, Model
+from lib.model.decoding import CaptionModel, Hypothesis
 from lib.model.saved import backbone_folder, check_features, load_decoder
 from lib.runtime.device import device
 from lib.search.beam import beam_search
@@ -55,7 +55,7 @@ class Captioner:
     projection: PCA | None
     decoder: Decoder
     vocabulary: Vocabulary
-    writer: Model[Any]
+    writer: CaptionModel[Any]
 
     @classmethod
     def load(cls, folder: str | Path, *others: str | Path) -> Self:
@@ -110,7 +110,7 @@ class Captioner:
                 beam_size,
                 max_length,
                 length_penalty,
-                DecodingConstraints(min_length, no_repeat_ngram_size),
+                DecodingConstraints(min_length, no_repeat_ngram_size).apply,
             )
             if consensus:
                 beams = consensus.rerank(features, beams, length_penalty)

@@ -8,7 +8,7 @@ import torch
 
 from lib.finetuning.sampling import SamplingConfig, sample
 from lib.model.decoder import Decoder, DecoderConfig
-from lib.model.greedy import greedy
+from lib.model.decoding import greedy
 from lib.search.beam import beam_search
 from lib.search.constraints import NO_CONSTRAINTS, DecodingConstraints
 

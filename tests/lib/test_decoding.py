@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from lib.core.errors import UserError
 from lib.finetuning.sampling import SamplingConfig, sample
 from lib.model.decoding import Hypothesis
-from lib.model.greedy import greedy
+from lib.model.decoding import greedy
 from lib.search.beam import beam_search
 from lib.search.constraints import NO_CONSTRAINTS, DecodingConstraints
 from lib.search.ensemble import Ensemble

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from lib.finetuning.sampling import SamplingConfig, sample, skip_draws
-from lib.model.greedy import greedy
+from lib.model.decoding import greedy
 from lib.search.constraints import NO_CONSTRAINTS, DecodingConstraints
 from lib.text.vocabulary import END, START
 from tests.lib.models import Table, decoder, features
