@@ -42,15 +42,8 @@ class Ensemble:
     """A `CaptionModel` that averages the token probabilities of its decoders."""
 
     def __init__(self, decoders: Sequence[Decoder]):
-        """Combine decoders of one vocabulary and one kind of features. Raises UserError if their sizes differ."""
+        """Combine decoders of one vocabulary and one kind of features; `build_ensemble` checks that."""
         self.decoders = tuple(decoders)
-        for size in ("vocabulary_size", "num_regions", "feature_size"):
-            sizes = [getattr(decoder.config, size) for decoder in decoders]
-            if len(set(sizes)) > 1:
-                raise UserError(
-                    f"ensemble: the models differ in {size}: {', '.join(map(str, sizes))}; "
-                    "train them on the same captions and features"
-                )
 
     def init_state(self, features: Tensor) -> EnsembleState:
         """Return the state before the first token. features (N, P, C)."""
@@ -69,22 +62,24 @@ def build_ensemble(
 ) -> tuple[CaptionModel[Any], Vocabulary]:
     """Combine what `load_decoder` returned for each of `folders`; a single decoder stays as it is.
 
-    Raises UserError if the models differ in vocabulary, CNN or PCA.
+    Raises UserError if the models differ in vocabulary or features.
     """
     decoders = [decoder.to(device()) for decoder, _ in loaded]
     vocabulary = loaded[0][1]
     if len(decoders) == 1:
         return decoders[0], vocabulary
-    first, extractor = folders[0], _feature_digests(folders[0])
-    for folder, (_, other) in zip(folders[1:], loaded[1:], strict=True):
+    first_source = _feature_source(folders[0], decoders[0])
+    for folder, decoder, (_, other) in zip(folders[1:], decoders[1:], loaded[1:], strict=True):
+        together = f"{folders[0]} and {folder} cannot decode together"
         if other.words != vocabulary.words:
-            raise UserError(f"{first} and {folder} cannot decode together: their vocabularies differ")
-        if _feature_digests(folder) != extractor:
-            raise UserError(f"{first} and {folder} cannot decode together: their CNNs or features.pca_components differ")
+            raise UserError(f"{together}: their vocabularies differ")
+        if _feature_source(folder, decoder) != first_source:
+            raise UserError(f"{together}: their CNNs, features.kind or features.pca_components differ")
     return Ensemble(decoders), vocabulary
 
 
-def _feature_digests(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file that determines a model's features: its CNN and, if it has one, its PCA."""
-    paths = (*backbone_folder(folder).glob("*"), pca_path(folder))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.exists()}
+def _feature_source(folder: Path, decoder: Decoder) -> tuple[Any, ...]:
+    """Return what identifies a model's features: their shape and the digests of its CNN and its PCA, if it has one."""
+    paths = sorted([*backbone_folder(folder).glob("*"), pca_path(folder)])
+    digests = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths if path.exists()]
+    return decoder.config.num_regions, decoder.config.feature_size, digests

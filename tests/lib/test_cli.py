@@ -138,7 +138,7 @@ def test_several_models_write_as_one(run, model, photos, tmp_path):
     assert best.score not in scores
     (other / "backbone/backbone.json").write_text("{}")
     _, _, err = run(photo, "--model", model, "--model", other)
-    assert err == f"error: {model} and {other} cannot decode together: their CNNs or features.pca_components differ\n"
+    assert err.startswith(f"error: {model} and {other} cannot decode together: ")
 
 
 def test_a_caption_keeps_to_the_rules_asked_for(run, photos):

@@ -20,7 +20,7 @@ PIECES = [
     "n", "t", "is", "a", "Z", "St", "ill", " ", " ", " ", "  ", "\n", "\t", "\u00a0", ".", ".", "..", ",", "'", '"',
     "-", "--", "(", "2", "é", "ſ", "K", "İ", "_", "\0", "\x1c",
 ]  # fmt: skip
-WORDS = [*lexer.TAKEN_APART.split(), "dog", "CANNOT", "a", "St.", "etc.", "Mass", "Mass.", ", "]
+WORDS = [*lexer.SPLIT_WORDS.split(), "dog", "CANNOT", "a", "St.", "etc.", "Mass", "Mass.", ", "]
 captions = st.one_of(
     st.lists(st.sampled_from(PIECES), max_size=12).map("".join),
     st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join),
