@@ -114,8 +114,7 @@ class Decoder(nn.Module):
         self.num_states = 2 if config.cell == "lstm" else 1  # tensors in a CellState
         self.register_buffer("feature_mean", torch.zeros(channels))
         self.register_buffer("feature_scale", torch.ones(channels))
-        # On the CPU even if the parameters are made on `meta`, because no file has this buffer; `.to` moves it.
-        self.register_buffer("suppressed_tokens", torch.tensor(SUPPRESSED_TOKENS, device="cpu"), persistent=False)
+        self.register_buffer("suppressed_tokens", torch.tensor(SUPPRESSED_TOKENS), persistent=False)
         self.image_to_input = Linear(channels, embedding)
         self.image_to_state = Linear(channels, self.num_states * hidden)
         self.embed = nn.Embedding(config.vocabulary_size, embedding)

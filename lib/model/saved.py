@@ -2,12 +2,12 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lib.core.errors import UserError, readable_errors
 from lib.features.pca import pca_path
@@ -61,10 +61,10 @@ def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
             )
         config = DecoderConfig(**settings)
     with readable_errors(folder / _WEIGHTS):
-        with torch.device("meta"):  # takes no memory, however large the sizes in a damaged decoder.json
-            decoder = Decoder(config)
-        weights = {name: tensor.clone() for name, tensor in load_file(folder / _WEIGHTS).items()}
-        decoder.load_state_dict(weights, assign=True)
+        weights = load_file(folder / _WEIGHTS)
+        _check_sizes(config, weights)
+        decoder = Decoder(config)
+        decoder.load_state_dict(weights)
     vocabulary = Vocabulary.load(folder / _VOCABULARY)
     if len(vocabulary) != config.vocabulary_size:
         raise UserError(
@@ -72,6 +72,20 @@ def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
             f"{config.vocabulary_size}: it belongs to another model; restore the file that came with this one"
         )
     return decoder.eval(), vocabulary
+
+
+def _check_sizes(config: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if the sizes are not those of the weights: a decoder of wrong sizes could fill the memory."""
+    shapes = {
+        "embed.weight": (config.vocabulary_size, config.embedding_size),
+        "output.weight": (config.vocabulary_size, config.hidden_size),
+        "feature_mean": (config.feature_size,),
+    }
+    if config.attention == "additive":
+        shapes["attention.place"] = (config.num_regions, config.feature_size)
+    for name, shape in shapes.items():
+        if weights[name].shape != shape:
+            raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, but {_CONFIG} says {shape}")
 
 
 def check_features(config: DecoderConfig, shape: Sequence[int], source: object) -> None:

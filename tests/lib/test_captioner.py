@@ -233,8 +233,6 @@ def test_a_saved_decoder_is_loaded_with_the_same_weights(tmp_path):
         loaded, vocabulary = load_decoder(tmp_path)
         assert vocabulary.words[-5:] == tuple(WORDS)
         assert loaded.config == decoder.config
-        assert not any(tensor.is_meta for tensor in [*loaded.parameters(), *loaded.buffers()])
-        assert all(parameter.requires_grad for parameter in loaded.parameters())
         images = features().float()
         assert [h.token_ids for h in greedy(loaded, images, 6)] == [h.token_ids for h in greedy(decoder, images, 6)]
 
