@@ -14,7 +14,7 @@
 The image enters through the initial state and again at every step: init-inject and par-inject of Tanti et al. 2018,
 "Where to put the image in an image caption generator". With attention, a second cell reads the output of the first
 cell next to the attended context, as in the top-down model of Anderson et al. 2018. Unlike in that model, the first
-cell does not read the state of the second. So in training, each part runs once over the whole caption.
+cell does not read the state of the second, so in training each part runs once over all tokens of a caption.
 Dropout as in Zaremba et al. 2014: on the inputs and outputs of the cells, not on the recurrence.
 
 Shapes: I images, N captions, T tokens, P regions (1 for a pooled vector), C features per region, E embedding,

@@ -9,12 +9,15 @@ from lib.model.decoder import CaptionBatch, Decoder, DecoderConfig
 from lib.text.vocabulary import PAD, SUPPRESSED_TOKENS
 
 
-def decoder(cell="lstm", implementation="scratch", attention="additive", vocabulary=9, num_regions=4, seed=0):
+def decoder(
+    cell="lstm", implementation="scratch", attention="additive", vocabulary=9, num_regions=4, seed=0
+) -> Decoder:
     torch.manual_seed(seed)
-    model = Decoder(DecoderConfig(num_regions, 6, vocabulary, cell, implementation, attention, 8, 8, 0.5))
+    config = DecoderConfig(num_regions, 6, vocabulary, cell, implementation, attention, 8, 8, 0.5)
+    model = Decoder(config).double().eval()
     for parameter in model.parameters():  # far from uniform predictions
         parameter.data.mul_(3)
-    return model.double().eval()
+    return model
 
 
 def features(images=7, num_regions=4) -> Tensor:

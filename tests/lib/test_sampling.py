@@ -29,7 +29,9 @@ def table() -> Table:
 
 
 def draw(
-    longest: int, narrowing: SamplingConfig, rules: DecodingConstraints = DecodingConstraints()  # noqa: B008
+    longest: int,
+    narrowing: SamplingConfig,
+    rules: DecodingConstraints = DecodingConstraints(),  # noqa: B008
 ) -> Counter[tuple[int, ...]]:
     generator = torch.Generator().manual_seed(0)
     (captions,) = sample(table(), torch.zeros(1, 1, 1), DRAWS, longest, narrowing, generator, rules.apply)
