@@ -10,8 +10,7 @@ from tqdm import tqdm
 from lib.core.tables import read_images
 from lib.features.store import Features
 from lib.finetuning.sampling import SamplingConfig, sample, skip_draws
-from lib.model.decoding import Hypothesis, Model
-from lib.model.gathering import gather_hypotheses
+from lib.model.decoding import CaptionModel, Hypothesis, gather_hypotheses
 from lib.model.saved import check_features, load_decoder
 from lib.runtime.device import device
 from lib.runtime.distributed import is_main_process, shard
@@ -56,10 +55,10 @@ def main() -> None:
 
 
 def _decode(
-    params: GenerateParams, model: Model[Any], consensus: Consensus | None, features: Features
+    params: GenerateParams, model: CaptionModel[Any], consensus: Consensus | None, features: Features
 ) -> list[Hypothesis]:
     """Return one hypothesis per image of `features`."""
-    constraints = DecodingConstraints(params.min_length, params.no_repeat_ngram_size)
+    constrain = DecodingConstraints(params.min_length, params.no_repeat_ngram_size).apply
     sampling = SamplingConfig(params.sample.temperature, params.sample.top_k, params.sample.top_p)
     generator = torch.Generator().manual_seed(params.sample.seed)
     own: list[Hypothesis] = []
@@ -68,11 +67,11 @@ def _decode(
     for start in tqdm(starts, "captioning", unit="batch", disable=None if is_main_process() else True):
         batch = features[start : start + _BATCH].to(device())
         if params.method == "beam":
-            beams = beam_search(model, batch, params.beam_size, params.max_length, params.length_penalty, constraints)
+            beams = beam_search(model, batch, params.beam_size, params.max_length, params.length_penalty, constrain)
             if consensus:
                 beams = consensus.rerank(batch, beams, params.length_penalty)
         else:
-            beams = sample(model, batch, 1, params.max_length, sampling, generator, constraints.apply)
+            beams = sample(model, batch, 1, params.max_length, sampling, generator, constrain)
         own += [best for best, *_ in beams]
     return gather_hypotheses(own)
 

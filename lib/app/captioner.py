@@ -13,7 +13,7 @@ from torch import Tensor
 from lib.core.errors import UserError, readable_errors
 from lib.features.pca import PCA, pca_path
 from lib.model.decoder import Decoder
-from lib.model.decoding import Hypothesis, Model
+from lib.model.decoding import CaptionModel, Hypothesis
 from lib.model.saved import backbone_folder, check_features, load_decoder
 from lib.runtime.device import device
 from lib.search.beam import beam_search
@@ -58,7 +58,7 @@ class Captioner:
     pca: PCA | None
     decoder: Decoder
     vocabulary: Vocabulary
-    model: Model[Any]
+    model: CaptionModel[Any]
 
     @classmethod
     def load(cls, folder: str | Path, *others: str | Path) -> Self:
@@ -100,12 +100,12 @@ class Captioner:
         for name, value in (("beam_size", beam_size), ("max_length", max_length)):
             if value < 1:
                 raise UserError(f"{name}={value}: must be at least 1")
-        constraints = DecodingConstraints(min_length, no_repeat_ngram_size)
+        constrain = DecodingConstraints(min_length, no_repeat_ngram_size).apply
         captions: list[list[Candidate]] = []
         for first in range(0, len(images), BATCH_SIZE):
             pixels = np.stack([self.pixels(image) for image in images[first : first + BATCH_SIZE]])
             features = self._features(torch.from_numpy(pixels))
-            beams = beam_search(self.model, features, beam_size, max_length, length_penalty, constraints)
+            beams = beam_search(self.model, features, beam_size, max_length, length_penalty, constrain)
             if consensus:
                 beams = consensus.rerank(features, beams, length_penalty)
             captions += [[self._candidate(hypothesis) for hypothesis in beam] for beam in beams]

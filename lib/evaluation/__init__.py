@@ -1,1 +1,1 @@
-"""What is reported beside the scores: confidence intervals, caption statistics, METEOR and SPICE."""
+"""Reported next to the scores: confidence intervals, caption statistics, METEOR and SPICE."""

@@ -3,7 +3,7 @@
 512 components are common for captioning: a quarter of ResNet's channels with most of their variance.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lib.core.errors import UserError
-from lib.features.store import mean_and_second_moment
 
 _CHUNK = 64  # images
+
+
+def mean_and_second_moment(parts: Iterable[Tensor], second: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the mean (C,) of the vectors in `parts`, (n, P, C) each, and `second` over their number, in float64.
+
+    `second` takes vectors (n P, C) and returns a sum over them, such as that of the squares.
+    """
+    count, total, second_total = 0, torch.zeros(()), torch.zeros(())
+    for part in parts:
+        vectors = part.flatten(0, 1).double()  # (n P, C)
+        count += len(vectors)
+        total, second_total = total + vectors.sum(0), second_total + second(vectors)
+    return total / count, second_total / count
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Features on disk: float16 npy shards, memory-mapped, with an index of shards and rows."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -55,19 +55,6 @@ class Features:
         """Yield all features in order, `size` images at a time."""
         for first in range(0, len(self), size):
             yield self[first : first + size]
-
-
-def mean_and_second_moment(parts: Iterable[Tensor], second: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the mean (C,) of the vectors in `parts`, (n, P, C) each, and `second` over their number, in float64.
-
-    `second` takes vectors (n P, C) and returns a sum over them, such as that of the squares.
-    """
-    count, total, second_total = 0, torch.zeros(()), torch.zeros(())
-    for part in parts:
-        vectors = part.flatten(0, 1).double()  # (n P, C)
-        count += len(vectors)
-        total, second_total = total + vectors.sum(0), second_total + second(vectors)
-    return total / count, second_total / count
 
 
 def _open(path: Path, last_row: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from lib.finetuning.reward import CiderReward
 from lib.finetuning.sampling import SamplingConfig, sample, skip_draws
 from lib.model.decoder import CaptionBatch, Decoder
-from lib.model.greedy import greedy
+from lib.model.decoding import greedy
 from lib.runtime.device import device
 from lib.runtime.distributed import shard
 from lib.text.vocabulary import PAD, START, Vocabulary

@@ -1,24 +1,24 @@
-"""The caption decoder: an image's features in, a distribution over the next word out, step by step.
+"""The caption decoder: image features in, scores of the next token out, step by step.
 
-    features (P, C) --standardise--> regions r_p, and their mean v
-                                      |
-              v --+--> initial state h0 = tanh(W_s v), and c0 likewise for an LSTM
-                  |
-                  +--> W_i v --(+)--> [ cell ] --> h_t --> W_o h_t --> next word             attention: none
-                                ^
-             word w_t --> E[w_t] +
+    features (I, P, C) --standardise--> regions (I, P, C) --mean--> v (I, C)
 
-                 ... [ cell ] --> h_t --+--------------------------+                         attention: additive
-                                        |                          +--> [ language cell ] --> W_o --> next word
-                                        +--> attention over r_p ---+
+    v --> tanh(W_s v) = h_0 of the first cell; for an LSTM also c_0
+    v --> W_i v ----(+)--> x_t --> [ cell ] --> h_t --> W_o h_t --> scores of token t+1      attention: none
+                     ^
+    token_t --> E ---+
 
-The image enters by the initial state and again at every step (init-inject and par-inject together, in the
-terms of Tanti et al. 2018, "Where to put the image in an image caption generator"). With attention, a second
-cell reads what the first one said and what it looked at, side by side, as in the top-down model of Anderson
-et al. 2018; but the first does not read the second's state, so that a whole caption runs through each part at
-once when training. Dropout as in Zaremba et al. 2014: on what enters and leaves the cells, not on the recurrence.
+           x_t --> [ cell ] --> h_t --+-----------------------+                              attention: additive
+                                      |                       +--> [ language cell ] --> W_o --> scores of token t+1
+                                      +--> attend to regions -+
 
-Shapes: N captions, T words, P places in the picture (1 for a pooled vector), C channels, E embedding, H hidden.
+The image enters through the initial state and again at every step: init-inject and par-inject of Tanti et al. 2018,
+"Where to put the image in an image caption generator". With attention, a second cell reads the output of the first
+cell next to the attended context, as in the top-down model of Anderson et al. 2018. Unlike in that model, the first
+cell does not read the state of the second, so in training each part runs once over all tokens of a caption.
+Dropout as in Zaremba et al. 2014: on the inputs and outputs of the cells, not on the recurrence.
+
+Shapes: I images, N captions, T tokens, P regions (1 for a pooled vector), C features per region, E embedding,
+H hidden, V vocabulary.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.cells import CELLS
-from lib.features.store import mean_and_second_moment
+from lib.features.pca import mean_and_second_moment
 from lib.model.attention import AdditiveAttention
 from lib.model.dropout import Dropout
 from lib.model.linear import Linear
@@ -37,40 +37,38 @@ from lib.text.vocabulary import SUPPRESSED_TOKENS
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """All that fixes the decoder's shape; kept beside its weights."""
+    """The decoder's architecture, saved next to its weights."""
 
     num_regions: int  # P
     feature_size: int  # C
-    vocabulary_size: int
+    vocabulary_size: int  # V
     cell: str  # lstm, rnn
     implementation: str  # scratch, torch
     attention: str  # none, additive
-    embedding_size: int
-    hidden_size: int
+    embedding_size: int  # E
+    hidden_size: int  # H
     dropout: float
 
 
-Hidden = tuple[Tensor, ...]  # a cell's state: h, or h and c, each (1, N, H)
+CellState = tuple[Tensor, ...]  # (h,) of an RNN, (h, c) of an LSTM; each (1, N, H)
 
 
 @dataclass(frozen=True)
-class State:
-    """Where decoding stands: N captions being written, of I images."""
+class DecoderState:
+    """The state after some tokens of N captions of I images."""
 
-    hidden: Hidden
-    language: Hidden  # of the language cell; empty without attention
-    image: Tensor  # (I, E), enters at every step
+    cell: CellState
+    language: CellState  # of the language cell; empty without attention
+    image_input: Tensor  # (I, E): the image's part of the input, the same at every step
     regions: tuple[Tensor, ...]  # keys and values, each (I, P, H); empty without attention
-    image_index: Tensor  # (N,): which image each caption is of
-    attention_weights: (
-        Tensor  # (N, P): attention weights of the last step; (N, 0) before the first, and without attention
-    )
+    image_index: Tensor  # (N,): the image of each caption
+    attention_weights: Tensor  # (N, P) of the last step; (N, 0) before the first step and without attention
 
-    def select(self, rows: Tensor) -> "State":
-        """The state of the captions `rows` (M,), in that order, repeats allowed. What is of the images is shared."""
+    def select(self, rows: Tensor) -> "DecoderState":
+        """Return the state of the captions `rows` (M,), which may repeat. Image tensors are shared, not copied."""
         return replace(
             self,
-            hidden=tuple(part.index_select(1, rows) for part in self.hidden),
+            cell=tuple(part.index_select(1, rows) for part in self.cell),
             language=tuple(part.index_select(1, rows) for part in self.language),
             image_index=self.image_index[rows],
             attention_weights=self.attention_weights[rows],
@@ -79,31 +77,31 @@ class State:
 
 @dataclass(frozen=True)
 class CaptionBatch:
-    """Captions to be read as people wrote them."""
+    """Reference captions for teacher forcing."""
 
-    image_index: Tensor  # (N,): which of the images each is of
-    token_ids: Tensor  # (N, T), from <start> on, padded
-    word_positions: tuple[Tensor, Tensor]  # the row and the column of each word to be guessed, in ids[:, 1:]
+    image_index: Tensor  # (N,): the image of each caption
+    token_ids: Tensor  # (N, T), from <start> on, padded with <pad>
+    word_positions: tuple[Tensor, Tensor]  # rows and columns of the targets in token_ids[:, 1:], each (words,)
 
     @classmethod
-    def of_lengths(cls, rows: Tensor, ids: Tensor, lengths: Tensor, words: int) -> "CaptionBatch":
-        """Captions of `lengths` (N,), <start> among them, with `words` words to be guessed in all.
+    def of_lengths(cls, image_index: Tensor, token_ids: Tensor, lengths: Tensor, num_words: int) -> "CaptionBatch":
+        """Return captions of `lengths` (N,), which include <start>.
 
-        That number is known before, so that a GPU, which could count them too, need not be waited for.
+        `num_words` is the number of all targets. The caller knows it, so a GPU need not be synchronised to count them.
         """
-        guessed = lengths - 1
-        of = torch.repeat_interleave(guessed, output_size=words)  # (words,)
-        firsts = guessed.cumsum(0) - guessed
-        return cls(rows, ids, (of, torch.arange(words, device=ids.device) - firsts[of]))
+        targets = lengths - 1  # (N,)
+        rows = torch.repeat_interleave(targets, output_size=num_words)  # (words,)
+        first = targets.cumsum(0) - targets  # (N,)
+        return cls(image_index, token_ids, (rows, torch.arange(num_words, device=token_ids.device) - first[rows]))
 
     @property
     def words(self) -> Tensor:
-        """What is to be guessed, (words,): all but <start> and padding."""
+        """Return the targets (words,): every token but <start> and <pad>."""
         return self.token_ids[:, 1:][self.word_positions]
 
 
 class Decoder(nn.Module):
-    """Scores of every next word, for whole captions (training) or one step at a time (decoding)."""
+    """Scores every next token: of whole captions in training, one step at a time in decoding."""
 
     feature_mean: Tensor
     feature_scale: Tensor
@@ -114,12 +112,12 @@ class Decoder(nn.Module):
         self.config = config
         channels, embedding, hidden = config.feature_size, config.embedding_size, config.hidden_size
         self.attends = config.attention == "additive"
-        self.states = 2 if config.cell == "lstm" else 1  # tensors in a cell's state
+        self.num_states = 2 if config.cell == "lstm" else 1  # tensors in a CellState
         self.register_buffer("feature_mean", torch.zeros(channels))
         self.register_buffer("feature_scale", torch.ones(channels))
         self.register_buffer("suppressed_tokens", torch.tensor(SUPPRESSED_TOKENS), persistent=False)
         self.image_to_input = Linear(channels, embedding)
-        self.image_to_state = Linear(channels, self.states * hidden)
+        self.image_to_state = Linear(channels, self.num_states * hidden)
         self.embed = nn.Embedding(config.vocabulary_size, embedding)
         cell = CELLS[config.cell, config.implementation]
         self.cell = cell(embedding, hidden, batch_first=True)
@@ -136,56 +134,57 @@ class Decoder(nn.Module):
         self.feature_mean.copy_(mean)
         self.feature_scale.copy_(1 / variance.clamp_min(1e-6).sqrt())
 
-    def init_state(self, features: Tensor) -> State:
-        """The state before the first word. features (N, P, C)."""
-        regions = (features.to(self.feature_mean.dtype) - self.feature_mean) * self.feature_scale  # (N, P, C)
+    def init_state(self, features: Tensor) -> DecoderState:
+        """Return the state before the first token of one caption per image. features (I, P, C)."""
+        regions = (features.to(self.feature_mean.dtype) - self.feature_mean) * self.feature_scale  # (I, P, C)
         regions = self.dropout(regions)
-        v = regions.mean(dim=1)  # (N, C)
-        hidden = tuple(h[None].contiguous() for h in torch.tanh(self.image_to_state(v)).chunk(self.states, dim=1))
-        return State(
-            hidden,
-            tuple(torch.zeros_like(h) for h in hidden) if self.attends else (),
-            self.image_to_input(v),
-            self.attention.regions(regions) if self.attends else (),
-            torch.arange(len(v), device=v.device),
-            v.new_empty(len(v), 0),
+        v = regions.mean(dim=1)  # (I, C)
+        initial = torch.tanh(self.image_to_state(v)).chunk(self.num_states, dim=1)  # 1 or 2 of (I, H)
+        cell = tuple(part[None].contiguous() for part in initial)  # (1, I, H)
+        return DecoderState(
+            cell=cell,
+            language=tuple(torch.zeros_like(part) for part in cell) if self.attends else (),
+            image_input=self.image_to_input(v),
+            regions=self.attention.regions(regions) if self.attends else (),
+            image_index=torch.arange(len(v), device=v.device),
+            attention_weights=v.new_empty(len(v), 0),
         )
 
-    def unroll(self, words: Tensor, state: State) -> tuple[Tensor, State]:
-        """Reads the ids `words` (N, T) from `state`: what the next words follow from, (N, T, H), and the new state."""
-        image = state.image.index_select(0, state.image_index)  # (N, E)
-        x = self.dropout(self.embed(words) + image[:, None])  # (N, T, E)
-        h, hidden = self._through(self.cell, x, state.hidden)
-        language, looked = state.language, state.attention_weights
+    def unroll(self, token_ids: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Read token_ids (N, T) from `state`. Return the input of the output layer (N, T, H) and the new state."""
+        image = state.image_input.index_select(0, state.image_index)  # (N, E)
+        x = self.dropout(self.embed(token_ids) + image[:, None])  # (N, T, E)
+        h, cell = self._run_cell(self.cell, x, state.cell)  # (N, T, H)
+        language, attention_weights = state.language, state.attention_weights
         if self.attends:
             context, weights = self.attention(h, *state.regions, state.image_index)  # (N, T, H), (N, T, P)
-            looked = weights[:, -1]
-            h, language = self._through(self.language, self.dropout(torch.cat([h, context], dim=-1)), language)
-        return self.dropout(h), replace(state, hidden=hidden, language=language, attention_weights=looked)
+            attention_weights = weights[:, -1]  # (N, P)
+            x = self.dropout(torch.cat([h, context], dim=-1))  # (N, T, 2H)
+            h, language = self._run_cell(self.language, x, language)  # (N, T, H)
+        return self.dropout(h), replace(state, cell=cell, language=language, attention_weights=attention_weights)
 
-    def _through(self, cell: nn.Module, x: Tensor, hidden: Hidden) -> tuple[Tensor, Hidden]:
-        """Runs a cell. torch's RNN takes and gives its state as a tensor, its LSTM as a pair; here both are tuples."""
-        h, last = cell(x, hidden if self.states == 2 else hidden[0])
-        return h, last if self.states == 2 else (last,)
+    def _run_cell(self, cell: nn.Module, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:
+        """Run a cell over x (N, T, ...). nn.RNN takes and returns its state as a tensor, nn.LSTM as a pair."""
+        h, last = cell(x, state if self.num_states == 2 else state[0])
+        return h, last if self.num_states == 2 else (last,)
 
-    def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
-        """Reads one word each, `words` (N,): log-probabilities of the next (N, V), and the state after it.
+    def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Read one token per caption (N,). Return the log-probabilities of the next one (N, V) and the new state.
 
-        What may never be written, <pad>, <start> and <unk>, has probability 0.
+        <pad>, <start> and <unk> get probability 0.
         """
-        h, state = self.unroll(words[:, None], state)
-        log_p = torch.log_softmax(self.output(h[:, 0]), dim=-1)
-        return log_p.index_fill_(1, self.suppressed_tokens, float("-inf")), state
+        h, state = self.unroll(tokens[:, None], state)  # (N, 1, H)
+        log_probs = torch.log_softmax(self.output(h[:, 0]), dim=-1)  # (N, V)
+        return log_probs.index_fill_(1, self.suppressed_tokens, float("-inf")), state
 
-    def forward(self, features: Tensor, *parts: CaptionBatch) -> Tensor:
-        """Scores of the words of some captions, each from those before it, teacher-forced.
+    def forward(self, features: Tensor, *batches: CaptionBatch) -> Tensor:
+        """Return the scores of all targets given the tokens before them (teacher forcing).
 
-        features (I, P, C), each image once -> (words, V), in the order of the parts and of their `places`. Each part is
-        run by itself, as long as its longest caption.
+        features (I, P, C), each image once -> (words, V), batch by batch. Each batch is padded to its own length.
         """
         start = self.init_state(features)
-        read = [
-            self.unroll(part.token_ids[:, :-1], start.select(part.image_index))[0][part.word_positions]
-            for part in parts
-        ]  # (words, H)
-        return self.output(torch.cat(read))
+        h = [
+            self.unroll(batch.token_ids[:, :-1], start.select(batch.image_index))[0][batch.word_positions]
+            for batch in batches
+        ]  # (words, H) each
+        return self.output(torch.cat(h))

@@ -1,82 +1,110 @@
-"""What all ways of decoding share: what they ask of a model, what they give, and writing one word after another."""
+"""What every decoding method shares: the interface of a model, the hypothesis, the loop over steps; greedy search."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from lib.text.vocabulary import END, PAD
+from lib.runtime.distributed import all_gather, world_size
+from lib.text.vocabulary import END, PAD, START
 
 
-class State(Protocol):
-    """Where decoding stands, one row for each of the N captions being written."""
+class DecodingState(Protocol):
+    """The state of N captions that are being decoded."""
 
     @property
     def attention_weights(self) -> Tensor:
-        """(N, P): the weight of each place of the picture when the last word was chosen; (N, 0) without attention."""
+        """Return the attention weights (N, P) of the last step; (N, 0) without attention."""
 
     def select(self, rows: Tensor) -> Self:
-        """The state of the captions `rows` (M,), in that order, repeats allowed."""
+        """Return the state of the captions `rows` (M,), which may repeat."""
 
 
-# (log_probs (M, V), tokens so far (M, T)) -> log_probs (M, V) with forbidden tokens at -inf
-Constrain = Callable[[Tensor, Tensor], Tensor]
-
-AnyState = TypeVar("AnyState", bound=State)
+AnyState = TypeVar("AnyState", bound=DecodingState)
 
 
-class Model(Protocol[AnyState]):
-    """What can be decoded: `Decoder`, or several as an `Ensemble`."""
+class CaptionModel(Protocol[AnyState]):
+    """A model that can be decoded: a `Decoder`, or several of them as an `Ensemble`."""
 
     def init_state(self, features: Tensor) -> AnyState:
-        """The state before the first word. features (N, P, C)."""
+        """Return the state before the first token. features (N, P, C)."""
 
-    def step(self, words: Tensor, state: AnyState) -> tuple[Tensor, AnyState]:
-        """Reads `words` (N,): log-probabilities of the next (N, V), free to be written over, and the state after it."""
+    def step(self, tokens: Tensor, state: AnyState) -> tuple[Tensor, AnyState]:
+        """Read tokens (N,). Return log_probs (N, V), which the caller may overwrite, and the new state."""
+
+
+# (log_probs (M, V), tokens so far (M, T)) -> log_probs (M, V) with forbidden tokens at -inf; it may write in place.
+Constrain = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Hypothesis:
-    """What was written about a picture."""
+    """A decoded caption of T tokens."""
 
-    token_ids: list[int]  # T of them, <end> the last if it came to that; no other special
-    log_prob: float  # the sum of the model's log-probabilities of `ids`
-    attention: Tensor  # (T, P), on the CPU: where the model looked for each of `ids`; (T, 0) without attention
+    token_ids: list[int]  # <end> is the last one, unless the maximum length came first; no other special token
+    log_prob: float  # the model's own, in nats, <end> included
+    attention: Tensor  # (T, P) on the CPU: the attention weights for each token; (T, 0) without attention
 
 
-def to_hypotheses(written: Tensor, log_p: Tensor, looked: Tensor) -> list[Hypothesis]:
-    """Cuts each of M captions after its <end>. written (M, T), log_p (M,), looked (M, T, P)."""
-    lengths = (written != PAD).sum(dim=1).tolist()  # only what follows <end> is <pad>
-    rows = zip(written.tolist(), log_p.tolist(), looked.cpu(), lengths, strict=True)
-    return [Hypothesis(ids[:length], total, weights[:length]) for ids, total, weights, length in rows]
+def to_hypotheses(tokens: Tensor, log_probs: Tensor, attention: Tensor) -> list[Hypothesis]:
+    """Cut off the padding of M captions. tokens (M, T), log_probs (M,), attention (M, T, P)."""
+    lengths = (tokens != PAD).sum(dim=1).tolist()  # <pad> only follows <end>
+    rows = zip(tokens.tolist(), log_probs.tolist(), attention.cpu(), lengths, strict=True)
+    return [Hypothesis(ids[:length], log_prob, weights[:length]) for ids, log_prob, weights, length in rows]
 
 
 def decode_stepwise(
-    model: Model[AnyState],
-    words: Tensor,
+    model: CaptionModel[AnyState],
+    next_tokens: Tensor,
     state: AnyState,
     max_length: int,
     choose: Callable[[Tensor, int], Tensor],
     constrain: Constrain | None = None,
 ) -> list[Hypothesis]:
-    """Decode one token per step from `state`, in which the tokens `words` (N,) are read first.
+    """Decode one token per step from `state`, in which `next_tokens` (N,) are read first.
 
     `choose` takes log_probs (N, V) and the step, and returns the chosen tokens (N,). `constrain` runs before it.
     """
-    written = words.new_full((len(words), max_length), PAD)
-    ended = torch.zeros_like(words, dtype=torch.bool)
-    total, looked = torch.zeros_like(words, dtype=torch.float), []
+    tokens = next_tokens.new_full((len(next_tokens), max_length), PAD)
+    finished = torch.zeros_like(next_tokens, dtype=torch.bool)
+    total, attention = torch.zeros_like(next_tokens, dtype=torch.float), []
     for t in range(max_length):
-        log_p, state = model.step(words, state)
-        if constrain:  # it overwrites what it forbids, but never what is chosen
-            log_p = constrain(log_p, written[:, :t])
-        words = choose(log_p, t).masked_fill(ended, PAD)  # (N,)
-        total = total + log_p.gather(1, words[:, None])[:, 0].masked_fill(ended, 0.0)
-        written[:, t] = words
-        looked.append(state.attention_weights)
-        ended |= words == END
-        if ended.all():
+        log_probs, state = model.step(next_tokens, state)
+        if constrain:
+            log_probs = constrain(log_probs, tokens[:, :t])
+        next_tokens = choose(log_probs, t).masked_fill(finished, PAD)  # (N,)
+        total = total + log_probs.gather(1, next_tokens[:, None])[:, 0].masked_fill(finished, 0.0)
+        tokens[:, t] = next_tokens
+        attention.append(state.attention_weights)
+        finished |= next_tokens == END
+        if finished.all():
             break
-    return to_hypotheses(written[:, : t + 1], total, torch.stack(looked, dim=1))
+    return to_hypotheses(tokens[:, : t + 1], total, torch.stack(attention, dim=1))
+
+
+@torch.inference_mode()
+def greedy(
+    model: CaptionModel[AnyState], features: Tensor, max_length: int, constrain: Constrain | None = None
+) -> list[Hypothesis]:
+    """Take the most probable token at each step, at most `max_length` of them. features (N, P, C) -> N hypotheses."""
+
+    def choose(log_probs: Tensor, _: int) -> Tensor:
+        return log_probs.topk(1, dim=1).indices[:, 0]  # not argmax: ties must be broken as in a beam of one
+
+    start = torch.full((len(features),), START, device=features.device)
+    return decode_stepwise(model, start, model.init_state(features), max_length, choose, constrain)
+
+
+def gather_hypotheses(own: Sequence[Hypothesis]) -> list[Hypothesis]:
+    """Return the hypotheses of all processes, in the order of their ranks."""
+    if world_size() == 1:
+        return list(own)
+    lengths = all_gather(torch.tensor([len(h.token_ids) for h in own], dtype=torch.long)).tolist()
+    token_ids = all_gather(torch.tensor([token for h in own for token in h.token_ids], dtype=torch.long))
+    log_probs = all_gather(torch.tensor([h.log_prob for h in own], dtype=torch.double)).tolist()
+    weights = all_gather(torch.cat([torch.empty(0), *(h.attention.flatten() for h in own)]))
+    attention = weights.view(len(token_ids), len(weights) // max(1, len(token_ids)))  # (tokens, P)
+    rows = zip(token_ids.split(lengths), log_probs, attention.split(lengths), strict=True)
+    return [Hypothesis(ids.tolist(), log_prob, part) for ids, log_prob, part in rows]

@@ -1,4 +1,4 @@
-"""A trained captioner on disk: one folder that needs nothing else, with CNN, decoder and vocabulary."""
+"""A trained model on disk: one folder that needs nothing else, with CNN, decoder and vocabulary."""
 
 import json
 import shutil
@@ -14,62 +14,68 @@ from lib.features.pca import pca_path
 from lib.model.decoder import Decoder, DecoderConfig
 from lib.text.vocabulary import Vocabulary
 
-_DECODER, _CONFIG, _VOCABULARY = "decoder.safetensors", "decoder.json", "vocabulary.json"
+_WEIGHTS, _CONFIG, _VOCABULARY = "decoder.safetensors", "decoder.json", "vocabulary.json"
+_FORMAT = 2  # of decoder.json and the names of the weights; 1 had no "format"
 
 
 def weights_path(folder: Path) -> Path:
-    """Where in a captioner's folder its decoder's weights are."""
-    return folder / _DECODER
+    """Return the file of the decoder's weights in a model folder."""
+    return folder / _WEIGHTS
 
 
 def backbone_folder(folder: Path) -> Path:
-    """Where in a captioner's folder its CNN is."""
+    """Return the folder of the CNN in a model folder."""
     return folder / "backbone"
 
 
 def save_captioner(folder: Path, backbone: Path, features: Path, decoder: Decoder, vocabulary: Vocabulary) -> None:
-    """Writes the folder; `backbone` is the folder of a saved backbone, `features` that of what was learned from.
+    """Write a model folder; the CNN is copied from the folder `backbone`, the PCA, if any, from `features`.
 
     The same weights give the same bytes.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    save_decoder(folder, decoder, vocabulary)
     shutil.copytree(backbone, backbone_folder(folder), dirs_exist_ok=True, copy_function=shutil.copyfile)
     if pca_path(features).exists():
         shutil.copyfile(pca_path(features), pca_path(folder))
-    save_decoder(folder, decoder, vocabulary)
 
 
 def save_decoder(folder: Path, decoder: Decoder, vocabulary: Vocabulary) -> None:
-    """Writes what `load_decoder` reads, without the CNN."""
+    """Write the part of a model folder that `load_decoder` reads: no CNN."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous().cpu() for name, tensor in decoder.state_dict().items()}, folder / _DECODER)
-    (folder / _CONFIG).write_text(json.dumps(asdict(decoder.config), indent=2) + "\n")
+    save_file({name: tensor.contiguous().cpu() for name, tensor in decoder.state_dict().items()}, folder / _WEIGHTS)
+    (folder / _CONFIG).write_text(json.dumps({"format": _FORMAT, **asdict(decoder.config)}, indent=2) + "\n")
     vocabulary.save(folder / _VOCABULARY)
 
 
 def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
-    """The decoder, in evaluation mode, and its vocabulary, without the CNN.
+    """Return the decoder, in evaluation mode, and its vocabulary.
 
-    Raises UserError where a file of the three is missing, damaged, of another version, or of another model.
+    Raises UserError if a file is missing, damaged, of another format or of another model.
     """
     with readable_errors(folder / _CONFIG):
-        config = DecoderConfig(**json.loads((folder / _CONFIG).read_text("utf-8")))
-    with readable_errors(folder / _DECODER):
-        weights = load_file(folder / _DECODER)
+        settings = json.loads((folder / _CONFIG).read_text("utf-8"))
+        if (found := settings.pop("format", 1)) != _FORMAT:
+            raise ValueError(
+                f"model format {found}, not {_FORMAT}; train the model again with dvc repro, "
+                "or use the commit that wrote it"
+            )
+        config = DecoderConfig(**settings)
+    with readable_errors(folder / _WEIGHTS):
+        weights = load_file(folder / _WEIGHTS)
         _check_sizes(config, weights)
         decoder = Decoder(config)
         decoder.load_state_dict(weights)
     vocabulary = Vocabulary.load(folder / _VOCABULARY)
-    if len(vocabulary) != decoder.config.vocabulary_size:
+    if len(vocabulary) != config.vocabulary_size:
         raise UserError(
-            f"{folder / _VOCABULARY} is of another model: {len(vocabulary)} words are listed, "
-            f"{decoder.config.vocabulary_size} were learned; make it anew, or take another"
+            f"{folder / _VOCABULARY} has {len(vocabulary)} tokens, but the decoder was trained with "
+            f"{config.vocabulary_size}: it belongs to another model; restore the file that came with this one"
         )
     return decoder.eval(), vocabulary
 
 
 def _check_sizes(config: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
-    """Raises ValueError where the sizes are not those of the weights: wrong ones could fill the memory."""
+    """Raise ValueError if the sizes are not those of the weights: a decoder of wrong sizes could fill the memory."""
     shapes = {
         "embed.weight": (config.vocabulary_size, config.embedding_size),
         "output.weight": (config.vocabulary_size, config.hidden_size),
@@ -79,14 +85,14 @@ def _check_sizes(config: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
         shapes["attention.place"] = (config.num_regions, config.feature_size)
     for name, shape in shapes.items():
         if weights[name].shape != shape:
-            raise ValueError(f"{name} is {tuple(weights[name].shape)}, where {_CONFIG} says {shape}")
+            raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, but {_CONFIG} says {shape}")
 
 
-def check_features(config: DecoderConfig, shape: Sequence[int], maker: object) -> None:
-    """Raises UserError where features of `shape` (N, P, C), which `maker` gives, are not what a decoder has learned."""
-    _, places, channels = shape
-    if (places, channels) != (config.num_regions, config.feature_size):
+def check_features(config: DecoderConfig, shape: Sequence[int], source: object) -> None:
+    """Raise UserError if features of `shape` (N, P, C) from `source` are not like those that trained the decoder."""
+    expected = (config.num_regions, config.feature_size)
+    if tuple(shape[1:]) != expected:
         raise UserError(
-            f"this decoder was trained on features of another CNN: on {config.num_regions} x {config.feature_size} numbers a "
-            f"picture, where {maker} gives {places} x {channels}"
+            f"{source}: features of shape {tuple(shape[1:])}, but the decoder was trained on {expected} (num_regions, "
+            "feature_size): they are of another CNN or features.kind; use the model's own backbone, or train again"
         )

@@ -1,7 +1,7 @@
 """CIDEr-D (Vedantam et al. 2015): tf-idf weighted n-gram similarity to the references, as coco-caption computes it.
 
-The idf comes from the references alone. Counts are clipped to the reference's, and a Gaussian (sigma 6) punishes a
-difference in length, which coco-caption takes as the number of bigrams.
+The idf comes from the references alone. Counts are clipped to those of the reference. A Gaussian (sigma 6) penalises
+a difference in length, which coco-caption takes as the number of bigrams.
 """
 
 from collections.abc import Sequence
@@ -9,101 +9,95 @@ from itertools import chain
 
 import numpy as np
 
-from lib.scoring.ngrams import ORDERS, Counted, Tokens, count_ngrams, find
+from lib.scoring.ngrams import ORDERS, NgramCounts, Tokens, count_ngrams, find
 
 _SIGMA = 6.0
 
 
-def cider_d(references: Sequence[Sequence[Tokens]], hypotheses: Sequence[Tokens]) -> np.ndarray:
-    """CIDEr-D of each caption, (I,), 0 to 10; the corpus score is their mean.
-
-    references[i] are the references of image i, at least one; hypotheses[i] is its caption.
-    """
-    return CiderD(references).scores(range(len(references)), hypotheses)
-
-
 class CiderD:
-    """CIDEr-D against the same references again and again, as self-critical training and a consensus need it.
+    """Scores hypotheses against fixed references, as self-critical training and consensus reranking need it.
 
-    references[i] are the references of image i, at least one. Their n-grams are counted and weighed here, once.
-    Tokens may be anything hashable: words, or their numbers.
+    references[i] are the references of image i, at least one. Their tf-idf vectors are computed here, once.
+    Tokens may be anything hashable: words or ids.
     """
 
     def __init__(self, references: Sequence[Sequence[Tokens]]) -> None:
         captions = list(chain.from_iterable(references))
-        counted = count_ngrams(captions, {}, {})
-        self._words, self._pairs = counted.new_words, counted.new_pairs
-        self._codes, self._orders = counted.codes, counted.orders
-        # An image's captions lie side by side, and so do a caption's n-grams: where they begin, and the last ends.
-        self._captions_of = _offsets([len(image) for image in references])
-        self._ngrams_of = _offsets(np.bincount(counted.owners, minlength=len(captions)))
-        # 20 million for COCO.
-        self._ngrams, self._counts = counted.ngrams.astype(np.int32), counted.counts.astype(np.int32)
+        counts = count_ngrams(captions, {}, {})
+        self._token_ids, self._pair_ids = counts.new_tokens, counts.new_pairs
+        self._codes, self._orders = counts.codes, counts.orders
+        # The captions of an image are contiguous, and so are the entries of a caption.
+        self._caption_offsets = _offsets([len(image) for image in references])
+        self._entry_offsets = _offsets(np.bincount(counts.captions, minlength=len(captions)))
+        # int32, because COCO has 20 million entries.
+        self._ngrams, self._counts = counts.ngrams.astype(np.int32), counts.counts.astype(np.int32)
 
-        images = np.searchsorted(self._captions_of, counted.owners, "right") - 1
-        in_images = np.sort(images * len(self._codes) + counted.ngrams)
-        once_an_image = in_images[np.diff(in_images, prepend=-1) > 0] % max(1, len(self._codes))
-        images_with = np.bincount(once_an_image, minlength=len(self._codes))
-        self._idf = np.log(len(references)) - np.log(np.append(images_with, 1))  # the last: of n-grams not met here
-        self._norms = _norms(counted, self._idf, len(captions))
-        self._bigrams = _bigrams(captions)
+        images = np.searchsorted(self._caption_offsets, counts.captions, "right") - 1
+        image_ngrams = np.sort(images * len(self._codes) + counts.ngrams)
+        distinct = image_ngrams[np.diff(image_ngrams, prepend=-1) > 0] % max(1, len(self._codes))
+        document_counts = np.bincount(distinct, minlength=len(self._codes))
+        # The last one is the idf of n-grams that no reference has.
+        self._idf = np.log(len(references)) - np.log(np.append(document_counts, 1))
+        self._norms = _norms(counts, self._idf, len(captions))
+        self._bigrams = _count_bigrams(captions)
 
-    def scores(self, rows: Sequence[int] | np.ndarray, hypotheses: Sequence[Tokens]) -> np.ndarray:
-        """CIDEr-D of hypotheses[h] against the references of image rows[h], (H,), 0 to 10; rows may repeat.
+    def scores(self, images: Sequence[int] | np.ndarray, hypotheses: Sequence[Tokens]) -> np.ndarray:
+        """Return CIDEr-D of hypotheses[h] against the references of images[h], (H,), 0 to 10.
 
-        Where rows is (H, K), each hypothesis is compared with K images, one by one: (H, K).
+        `images` are indices into `references` and may repeat. If it is (H, K), each hypothesis is compared with K
+        images, one by one: (H, K).
         """
-        rows = np.asarray(rows, dtype=int)
-        counted = count_ngrams(hypotheses, self._words, self._pairs)
-        known, place = find(counted.codes, self._codes)
-        norms = _norms(counted, self._idf[np.where(known, place, -1)], len(hypotheses))
+        images = np.asarray(images, dtype=int)
+        counts = count_ngrams(hypotheses, self._token_ids, self._pair_ids)
+        known, index = find(counts.codes, self._codes)
+        norms = _norms(counts, self._idf[np.where(known, index, -1)], len(hypotheses))
 
-        # Every hypothesis with every reference of its images, and every such pair with every n-gram of the reference;
-        # of these, the ones that the hypothesis has too.
-        compared, reference = _members(self._captions_of, rows.ravel())
-        hypothesis = compared // (rows.size // max(1, len(rows)))
-        pair, entry = _members(self._ngrams_of, reference)
-        own = known[counted.ngrams]
+        # Pair each hypothesis with each reference of its images, and each pair with each n-gram of the reference.
+        # Keep the n-grams that the hypothesis has too.
+        comparison, reference = _expand(self._caption_offsets, images.ravel())
+        hypothesis = comparison // (images.size // max(1, len(images)))
+        pair, entry = _expand(self._entry_offsets, reference)
+        own = known[counts.ngrams]
         shared, at = find(
             hypothesis[pair] * len(self._codes) + self._ngrams[entry],
-            counted.owners[own] * len(self._codes) + place[counted.ngrams[own]],
+            counts.captions[own] * len(self._codes) + index[counts.ngrams[own]],
         )
         pair, entry = pair[shared], entry[shared]
-        ngram, count, clipped = self._ngrams[entry], self._counts[entry], counted.counts[own][at[shared]]
-        products = np.minimum(clipped, count) * count * self._idf[ngram] ** 2
+        ngram, reference_count, count = self._ngrams[entry], self._counts[entry], counts.counts[own][at[shared]]
+        products = np.minimum(count, reference_count) * reference_count * self._idf[ngram] ** 2
         products = _sum_by_order(products, pair, self._orders[ngram], len(reference))
 
         scale = norms[hypothesis] * self._norms[reference]
         cosines = np.divide(products, scale, out=np.zeros_like(scale), where=scale > 0)
-        difference = _bigrams(hypotheses)[hypothesis] - self._bigrams[reference]
+        difference = _count_bigrams(hypotheses)[hypothesis] - self._bigrams[reference]
         similarities = cosines.mean(axis=1) * np.exp(-(difference**2) / (2 * _SIGMA**2))
-        references = np.bincount(compared, minlength=rows.size)
-        return (10 * np.bincount(compared, similarities, minlength=rows.size) / references).reshape(rows.shape)
+        references = np.bincount(comparison, minlength=images.size)
+        return (10 * np.bincount(comparison, similarities, minlength=images.size) / references).reshape(images.shape)
 
 
-def _norms(counted: Counted, idf: np.ndarray, captions: int) -> np.ndarray:
-    """The length of each caption's tf-idf vector, order by order, (captions, 4)."""
-    squares = (counted.counts * idf[counted.ngrams]) ** 2
-    return np.sqrt(_sum_by_order(squares, counted.owners, counted.orders[counted.ngrams], captions))
+def _norms(counts: NgramCounts, idf: np.ndarray, captions: int) -> np.ndarray:
+    """Return the length of each caption's tf-idf vector by order, (captions, 4)."""
+    squares = (counts.counts * idf[counts.ngrams]) ** 2
+    return np.sqrt(_sum_by_order(squares, counts.captions, counts.orders[counts.ngrams], captions))
 
 
-def _bigrams(captions: Sequence[Tokens]) -> np.ndarray:
+def _count_bigrams(captions: Sequence[Tokens]) -> np.ndarray:
     return np.array([max(0, len(tokens) - 1) for tokens in captions])
 
 
-def _sum_by_order(values: np.ndarray, owners: np.ndarray, orders: np.ndarray, number: int) -> np.ndarray:
-    """Sums over the n-grams of each owner, order by order, (number, 4)."""
+def _sum_by_order(values: np.ndarray, owners: np.ndarray, orders: np.ndarray, size: int) -> np.ndarray:
+    """Sum the values of each owner by order, (size, 4)."""
     columns = len(ORDERS)
-    return np.bincount(owners * columns + orders - 1, values, minlength=number * columns).reshape(number, columns)
+    return np.bincount(owners * columns + orders - 1, values, minlength=size * columns).reshape(size, columns)
 
 
 def _offsets(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Where each group begins among the members of all, and where the last ends."""
+    """Return the first index of each group, and the end of the last one."""
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
-def _members(offsets: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The members of each of `groups`, one after another: for each of them its place in `groups`, and itself."""
+def _expand(offsets: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """List the members of each of `groups`: for each member, the position of its group in `groups`, and its index."""
     sizes = offsets[groups + 1] - offsets[groups]
-    place = np.repeat(np.arange(len(groups)), sizes)
-    return place, np.arange(len(place)) + (offsets[groups] - _offsets(sizes)[:-1])[place]
+    position = np.repeat(np.arange(len(groups)), sizes)
+    return position, np.arange(len(position)) + (offsets[groups] - _offsets(sizes)[:-1])[position]

@@ -1,5 +1,7 @@
-"""ROUGE-L (Lin 2004), as coco-caption computes it: the best precision and the best recall of the longest
-common subsequence over the references, taken separately, joined by an F measure that favours recall."""
+"""ROUGE-L (Lin 2004), as coco-caption computes it: from the longest common subsequence with each reference.
+
+The best precision and the best recall may be of different references. Their F measure (beta 1.2) favours recall.
+"""
 
 from collections.abc import Hashable, Sequence
 
@@ -9,12 +11,12 @@ _BETA = 1.2
 
 
 def rouge_l(references: Sequence[Tokens], hypothesis: Tokens) -> float:
-    """ROUGE-L of one caption, 0 to 1. An empty caption counts as one empty token, as in coco-caption."""
+    """Return ROUGE-L of one hypothesis, 0 to 1. As in coco-caption, an empty caption counts as one empty token."""
     hypothesis = hypothesis or [""]
     precision = recall = 0.0
     for reference in references:
         reference = reference or [""]
-        common = _longest_common_subsequence(hypothesis, reference)
+        common = _lcs_length(hypothesis, reference)
         precision = max(precision, common / len(hypothesis))
         recall = max(recall, common / len(reference))
     if precision == 0 or recall == 0:
@@ -22,17 +24,17 @@ def rouge_l(references: Sequence[Tokens], hypothesis: Tokens) -> float:
     return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
 
 
-def _longest_common_subsequence(a: Tokens, b: Tokens) -> int:
-    """Its length, a row of the classic table at a time, each row one integer (Hyyrö 2004).
+def _lcs_length(a: Tokens, b: Tokens) -> int:
+    """Return the length of the longest common subsequence (Hyyrö 2004).
 
-    Along a row the table climbs by one or not at all: bit i is 0 where it climbs at a[i]. The next row climbs where
-    this one does, or sooner, at the first match since the climb before: the carry of the addition finds it.
+    `row` is a row of the usual table as an integer: bit i is 0 if the length grows by one at a[i], else 1. The carry of
+    the addition moves each growth to the first match after the growth before it.
     """
-    where: dict[Hashable, int] = {}
+    positions: dict[Hashable, int] = {}
     for i, token in enumerate(a):
-        where[token] = where.get(token, 0) | 1 << i
+        positions[token] = positions.get(token, 0) | 1 << i
     row = full = (1 << len(a)) - 1
     for token in b:
-        matches = row & where.get(token, 0)
+        matches = row & positions.get(token, 0)
         row = (row + matches | row - matches) & full
     return len(a) - row.bit_count()

@@ -1,73 +1,75 @@
-"""Beam search: the few most promising captions are kept at each step, all images at once."""
+"""Beam search: keep the best few hypotheses of each image at every step, for all images of a batch at once."""
 
 import torch
 from torch import Tensor
 
-from lib.model.decoding import AnyState, Hypothesis, Model, to_hypotheses
-from lib.search.constraints import NO_CONSTRAINTS, DecodingConstraints
+from lib.model.decoding import AnyState, CaptionModel, Constrain, Hypothesis, to_hypotheses
 from lib.text.vocabulary import END, PAD, START
 
 
 @torch.inference_mode()
 def beam_search(
-    model: Model[AnyState],
+    model: CaptionModel[AnyState],
     features: Tensor,
     beam_size: int,
     max_length: int,
     length_penalty: float,
-    rules: DecodingConstraints = NO_CONSTRAINTS,
+    constrain: Constrain | None = None,
 ) -> list[list[Hypothesis]]:
-    """Up to `beam_size` captions of each image, the best first. features (N, P, C) -> N lists, none of them empty.
+    """Return up to `beam_size` hypotheses per image, the best first, at least one. features (N, P, C) -> N lists.
 
-    Captions are ranked by their log-probability over length ** `length_penalty` (Wu et al. 2016, without the
-    constant), where the end counts as a word: 0 ranks by probability, which favours short ones, 1 by the mean over
-    the words. A caption that has ended stays in its beam with the score it has, until better ones push it out. One
-    that has not ended after `max_length` words is given as it stands.
+    The score of a hypothesis is log_prob / length ** length_penalty, <end> counted (Wu et al. 2016, without their
+    constant): 0 ranks by probability, which favours short captions; 1 ranks by the mean over the tokens. A finished
+    hypothesis stays in the beam with its score until better ones replace it. After `max_length` tokens the search
+    stops, and hypotheses without <end> are returned too.
     """
     images, device = len(features), features.device
     state = model.init_state(features)
-    # B beams, one at first: log-probability, length with <end>, whether it ended, its words so far and the newest.
-    total = torch.zeros(images, 1, device=device)  # (N, B)
-    length = torch.zeros_like(total)
-    ended = torch.zeros_like(total, dtype=torch.bool)
-    words = torch.full_like(total, START, dtype=torch.long)
-    written = words.new_empty(images, 1, 0)  # (N, B, T)
-    came = torch.empty_like(written)  # (N, B, T): which of the beams before step t it comes from
-    looked = []  # T of (N, B, P); what each caption looked at is put together at the end, from where it came
+    # Shapes: N images, B hypotheses per image (1 at first), K candidates per hypothesis, T steps so far.
+    log_probs = torch.zeros(images, 1, device=device)  # (N, B)
+    lengths = torch.zeros_like(log_probs)  # (N, B)
+    finished = torch.zeros_like(log_probs, dtype=torch.bool)  # (N, B)
+    last_tokens = torch.full_like(log_probs, START, dtype=torch.long)  # (N, B)
+    tokens = last_tokens.new_empty(images, 1, 0)  # (N, B, T)
+    backpointers = torch.empty_like(tokens)  # (N, B, T): the hypothesis before step t that this one extends
+    attention = []  # T of (N, B, P), by the hypotheses before step t
     for _ in range(max_length):
-        beams = words.shape[1]
-        log_p, state = model.step(words.flatten(), state)  # (NB, V)
-        looked.append(state.attention_weights.unflatten(0, (images, beams)))  # (N, B, P)
-        log_p = rules.apply(log_p, written.flatten(0, 1))
-        # No more than K of the ways on from one beam can be among the K best of all.
-        ways, following = log_p.topk(min(beam_size, log_p.shape[1]), dim=1)
-        ways, following = (part.unflatten(0, (images, beams)) for part in (ways, following))  # (N, B, K)
-        # A beam that has ended has one way on: <pad>, at no cost.
-        ways.masked_fill_(ended[:, :, None], float("-inf"))[:, :, 0].masked_fill_(ended, 0.0)
-        following.masked_fill_(ended[:, :, None], PAD)
-        sums = total[:, :, None] + ways
-        lengths = length + ~ended  # (N, B)
-        ranks = sums / lengths[:, :, None] ** length_penalty
-        best = ranks.flatten(1).topk(min(beam_size, beams * ways.shape[2]), dim=1).indices  # (N, K), the best first
-        beam, words = best // ways.shape[2], following.flatten(1).gather(1, best)
-        total, length = sums.flatten(1).gather(1, best), lengths.gather(1, beam)
-        written = torch.cat([_of_beams(written, beam), words[:, :, None]], dim=2)
-        came = torch.cat([_of_beams(came, beam), beam[:, :, None]], dim=2)
-        ended = ended.gather(1, beam) | (words == END)
-        if ended.all():  # then no step can change anything any more
+        beams = last_tokens.shape[1]
+        step_log_probs, state = model.step(last_tokens.flatten(), state)  # (NB, V)
+        attention.append(state.attention_weights.unflatten(0, (images, beams)))  # (N, B, P)
+        if constrain:
+            step_log_probs = constrain(step_log_probs, tokens.flatten(0, 1))
+        # The best `beam_size` of all candidates include at most that many of one hypothesis.
+        best = step_log_probs.topk(min(beam_size, step_log_probs.shape[1]), dim=1)
+        candidate_log_probs, candidate_tokens = (part.unflatten(0, (images, beams)) for part in best)  # (N, B, K)
+        # A finished hypothesis has one candidate: <pad>, with log-probability 0.
+        candidate_log_probs.masked_fill_(finished[:, :, None], float("-inf"))[:, :, 0].masked_fill_(finished, 0.0)
+        candidate_tokens.masked_fill_(finished[:, :, None], PAD)
+        candidate_log_probs = log_probs[:, :, None] + candidate_log_probs  # of the whole hypothesis
+        lengths = lengths + ~finished
+        scores = candidate_log_probs / lengths[:, :, None] ** length_penalty  # (N, B, K)
+        candidates = scores.shape[2]
+        chosen = scores.flatten(1).topk(min(beam_size, beams * candidates), dim=1).indices  # (N, new B), best first
+        parents = chosen // candidates  # (N, new B)
+        last_tokens = candidate_tokens.flatten(1).gather(1, chosen)
+        log_probs, lengths = candidate_log_probs.flatten(1).gather(1, chosen), lengths.gather(1, parents)
+        tokens = torch.cat([_select(tokens, parents), last_tokens[:, :, None]], dim=2)
+        backpointers = torch.cat([_select(backpointers, parents), parents[:, :, None]], dim=2)
+        finished = finished.gather(1, parents) | (last_tokens == END)
+        if finished.all():
             break
-        first_of_image = torch.arange(images, device=device)[:, None] * beams  # (N, 1)
-        state = state.select((first_of_image + beam).flatten())
-    beams = words.shape[1]
-    weights = [_of_beams(then, beam) for then, beam in zip(looked, came.unbind(dim=2), strict=True)]  # T of (N, B, P)
-    captions = to_hypotheses(written.flatten(0, 1), total.flatten(), torch.stack(weights, dim=2).flatten(0, 1))
-    # Where there are fewer captions than beams, those at the end have a log-probability of -inf and stand for nothing.
+        first_row = torch.arange(images, device=device)[:, None] * beams  # (N, 1): rows of the state, image by image
+        state = state.select((first_row + parents).flatten())
+    beams = last_tokens.shape[1]
+    weights = [_select(part, parents) for part, parents in zip(attention, backpointers.unbind(dim=2), strict=True)]
+    hypotheses = to_hypotheses(tokens.flatten(0, 1), log_probs.flatten(), torch.stack(weights, dim=2).flatten(0, 1))
+    # With fewer possible captions than beams, the beam is filled up with impossible ones, at -inf.
     return [
-        [captions[first], *(other for other in captions[first + 1 : first + beams] if other.log_prob > float("-inf"))]
-        for first in range(0, images * beams, beams)
+        [hypotheses[i], *(other for other in hypotheses[i + 1 : i + beams] if other.log_prob > float("-inf"))]
+        for i in range(0, images * beams, beams)
     ]
 
 
-def _of_beams(values: Tensor, beam: Tensor) -> Tensor:
-    """values (N, B, M) of the beams `beam` (N, K): (N, K, M)."""
-    return values.gather(1, beam[:, :, None].expand(-1, -1, values.shape[2]))
+def _select(values: Tensor, parents: Tensor) -> Tensor:
+    """Return the rows `parents` (N, K) of values (N, B, M), as (N, K, M)."""
+    return values.gather(1, parents[:, :, None].expand(-1, -1, values.shape[2]))

@@ -1,13 +1,13 @@
-"""Consensus reranking: of the captions in the beam, the one most like what people said of the most similar pictures.
+"""Consensus reranking: prefer the hypothesis that is most like the captions of the most similar train images.
 
-A caption c, of n words with its end, is ranked by
+A hypothesis h of n tokens, <end> counted, gets the score
 
-    log p(c) / n ** length_penalty  +  weight * mean over pictures j of CIDEr-D(c, the captions of j),
+    log p(h) / n ** length_penalty  +  weight * mean over neighbours j of CIDEr-D(h, captions of j).
 
-where j runs over the pictures of the train split whose features are most like this one's: whose means over the places,
-standardised, have the greatest cosines with its own. The neighbours know what is usually said of such a picture, the
-decoder what fits this one (Devlin et al. 2015, "Exploring nearest neighbor approaches for image captioning"; Mao et al.
-2015, "Deep captioning with multimodal recurrent neural networks", who rerank what an RNN has written).
+The neighbours are the train images whose features have the greatest cosine similarity to those of the image; features
+are averaged over the regions and standardised. The decoder knows what fits this image, its neighbours what people
+usually say about such images (Devlin et al. 2015, "Exploring nearest neighbor approaches for image captioning"; Mao
+et al. 2015, "Deep captioning with multimodal recurrent neural networks", who rerank the captions of an RNN).
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ from lib.finetuning.reward import CiderReward
 from lib.model.decoding import Hypothesis
 from lib.text.vocabulary import Vocabulary
 
-_READ = 2048  # images at a time, so that grids are never in memory whole
-_LEAST = 1e-3  # the least spread that a channel is scaled up from
+_CHUNK = 2048  # images read at a time, so that memory never holds all grids
+_MIN_STD = 1e-3  # smaller standard deviations are noise, and not scaled up further
 
 
 class Consensus:
-    """Knows the train split: the direction of each picture's features, (I, C) float32, and its captions."""
+    """Reranks hypotheses with the features and captions of the train split."""
 
     def __init__(
         self,
@@ -37,40 +37,40 @@ class Consensus:
         neighbours: int,
         weight: float,
     ):
-        """The features of the train split and, in the same order, each picture's captions as tokens.
+        """Index the train split: features (I, P, C) and, in the same order, the tokenised captions of each image.
 
-        So many `neighbours`, at least one, are asked; all pictures where there are fewer.
+        `neighbours` is at least 1, and at most I are used.
         """
-        self._resembles = CiderReward(references, vocabulary)
+        self._reward = CiderReward(references, vocabulary)
         self._neighbours, self._weight = min(neighbours, len(features)), weight
         means = torch.empty(len(features), features.shape[2])
-        for known, part in zip(means.split(_READ), features.split(_READ), strict=True):
-            known.copy_(_means(part))
-        # What all pictures have in common, and the channels that are large in all, would drown what sets one apart.
-        self._centre, self._scale = means.mean(dim=0), means.std(dim=0, correction=0).clamp_min(_LEAST)
-        self._known = self._directions(means)
+        for rows, part in zip(means.split(_CHUNK), features.split(_CHUNK), strict=True):
+            rows.copy_(_region_means(part))
+        # Without standardisation, a few channels that are large in all images dominate every cosine.
+        self._mean, self._std = means.mean(dim=0), means.std(dim=0, correction=0).clamp_min(_MIN_STD)
+        self._train_directions = self._directions(means)  # (I, C)
 
     def rerank(
         self, features: Tensor, beams: Sequence[Sequence[Hypothesis]], length_penalty: float
     ) -> list[list[Hypothesis]]:
-        """The captions of each of N pictures, the best first. features (N, P, C)."""
-        cosines = self._directions(_means(features)) @ self._known.T  # (N, I)
-        nearest = cosines.topk(self._neighbours, dim=1).indices.numpy()  # (N, neighbours)
-        return [self._ranked(near, beam, length_penalty) for near, beam in zip(nearest, beams, strict=True)]
+        """Return the hypotheses of each of N images, the best first. features (N, P, C)."""
+        similarities = self._directions(_region_means(features)) @ self._train_directions.T  # (N, I)
+        nearest = similarities.topk(self._neighbours, dim=1).indices.numpy()  # (N, neighbours)
+        return [self._rerank_one(images, beam, length_penalty) for images, beam in zip(nearest, beams, strict=True)]
 
-    def _ranked(self, near: np.ndarray, beam: Sequence[Hypothesis], length_penalty: float) -> list[Hypothesis]:
-        agreed = self._resembles(np.tile(near, (len(beam), 1)), beam).mean(dim=1).tolist()
-        ranks = [
-            c.log_prob / len(c.token_ids) ** length_penalty + self._weight * a
-            for c, a in zip(beam, agreed, strict=True)
+    def _rerank_one(self, images: np.ndarray, beam: Sequence[Hypothesis], length_penalty: float) -> list[Hypothesis]:
+        rewards = self._reward(np.tile(images, (len(beam), 1)), beam).mean(dim=1).tolist()
+        scores = [
+            h.log_prob / len(h.token_ids) ** length_penalty + self._weight * reward
+            for h, reward in zip(beam, rewards, strict=True)
         ]
-        return [beam[place] for place in sorted(range(len(beam)), key=ranks.__getitem__, reverse=True)]
+        return [beam[i] for i in sorted(range(len(beam)), key=scores.__getitem__, reverse=True)]
 
     def _directions(self, means: Tensor) -> Tensor:
-        """means (N, C) -> standardised and at a length of 1, in place."""
-        return normalize(means.sub_(self._centre).div_(self._scale), dim=1, out=means)
+        """Standardise means (N, C) and scale each row to length 1, in place."""
+        return normalize(means.sub_(self._mean).div_(self._std), dim=1, out=means)
 
 
-def _means(features: Tensor) -> Tensor:
-    """features (N, P, C) -> their means over the places, (N, C), on the CPU."""
+def _region_means(features: Tensor) -> Tensor:
+    """Return the mean over the regions of features (N, P, C): (N, C) float32 on the CPU."""
     return features.float().mean(dim=1).cpu()

@@ -1,4 +1,4 @@
-"""What may not be written, whatever the model thinks of it."""
+"""Constraints on decoded captions, whatever the model's probabilities."""
 
 from dataclasses import dataclass
 
@@ -10,31 +10,29 @@ from lib.text.vocabulary import END
 
 @dataclass(frozen=True)
 class DecodingConstraints:
-    """The defaults forbid nothing."""
+    """A minimum length and no repeated n-grams. The defaults forbid nothing."""
 
-    min_length: int = 0  # words that must stand before <end>
-    no_repeat_ngram_size: int = 0  # no so many words in a row come twice in a caption; 0: no such rule
+    min_length: int = 0  # words before <end>
+    no_repeat_ngram_size: int = 0  # no n-gram of this size occurs twice in a caption; 0 allows all
 
-    def apply(self, log_p: Tensor, written: Tensor) -> Tensor:
-        """Sets what may not follow `written` (M, T), for lack of words or as a repetition, to -inf in log_p (M, V).
+    def apply(self, log_probs: Tensor, tokens: Tensor) -> Tensor:
+        """Set log_probs (M, V) of forbidden next tokens to -inf, in place; tokens (M, T) are those so far.
 
-        Where that leaves no word at all, <end> may follow even so.
+        If nothing else is left, <end> is allowed after all.
         """
-        length = written.shape[1]
-        if not (length < self.min_length or 0 < self.no_repeat_ngram_size <= length):
-            return log_p
-        end = log_p[:, END].clone()  # (M,)
-        if length < self.min_length:
-            log_p[:, END] = float("-inf")
-        if 0 < self.no_repeat_ngram_size <= length:
-            # The last n - 1 words, wherever they stood before, may not be followed by what followed them there.
-            phrases = written.unfold(1, self.no_repeat_ngram_size, 1)  # (M, T - n + 1, n)
-            last = written[:, length - self.no_repeat_ngram_size + 1 :]  # (M, n - 1)
-            row, place = (phrases[:, :, :-1] == last[:, None]).all(dim=2).nonzero(as_tuple=True)
-            log_p[row, phrases[row, place, -1]] = float("-inf")
-        stuck = log_p.amax(dim=1) == float("-inf")  # (M,)
-        log_p[stuck, END] = end[stuck].clamp_min(torch.finfo(log_p.dtype).min)
-        return log_p
-
-
-NO_CONSTRAINTS = DecodingConstraints()
+        length, size = tokens.shape[1], self.no_repeat_ngram_size
+        too_short, may_repeat = length < self.min_length, 0 < size <= length
+        if not (too_short or may_repeat):
+            return log_probs
+        end = log_probs[:, END].clone()  # (M,)
+        if too_short:
+            log_probs[:, END] = float("-inf")
+        if may_repeat:
+            # Where the last n - 1 tokens occurred before, the token that followed them is forbidden.
+            ngrams = tokens.unfold(1, size, 1)  # (M, T - n + 1, n)
+            last = tokens[:, length - size + 1 :]  # (M, n - 1)
+            row, position = (ngrams[:, :, :-1] == last[:, None]).all(dim=2).nonzero(as_tuple=True)
+            log_probs[row, ngrams[row, position, -1]] = float("-inf")
+        stuck = log_probs.amax(dim=1) == float("-inf")  # (M,)
+        log_probs[stuck, END] = end[stuck].clamp_min(torch.finfo(log_probs.dtype).min)
+        return log_probs

@@ -1,1 +1,1 @@
-"""From captions to tokens, and from tokens to ids."""
+"""Captions to tokens, and tokens to ids."""

@@ -1,13 +1,13 @@
-"""Cuts English text where Stanford's PTBTokenizer does, into the tokens of the Penn Treebank.
+"""Split English text into Penn Treebank tokens, as Stanford's PTBTokenizer does.
 
-Written from what that tokenizer (of CoreNLP 3.4.1, the one in coco-caption) makes of some hundred thousand texts, not
-from its code. At each place the first rule that matches gives the token, so rules for longer tokens stand earlier. What
-no rule matches, such as a blank or an emoji, is of no token.
+The rules follow the output of that tokenizer (CoreNLP 3.4.1, which coco-caption uses) on a few hundred thousand texts,
+not its code. At each position the first matching rule gives the token, so rules for longer tokens come first.
+Characters that no rule matches, such as blanks and emoji, are skipped.
 """
 
 import regex
 
-# Abbreviations keep their stop: some only as "Ill." or "ILL.", since "ill." ends a sentence, some only before a number.
+# Abbreviations keep their stop, some only if capitalised ("ill." ends a sentence), some only before a number.
 ABBREVIATIONS = """
     adj adm adv al ala alex apr ariz assn assoc asst atty attys aug ave bhd bldg blvd brig bros calif capt cf cie cmdr
     co col colo comdr conn corp cos cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft ga gen gov
@@ -17,9 +17,9 @@ ABBREVIATIONS = """
 """
 CAPITALISED = " Ark Az Del Ill La Mass Miss Ore Pa Tex Wash"
 _NUMBERED = "art ca fig figs no nos op pp prop"
-TAKEN_APART = "cannot gimme gonna gotta lemme wanna"
-# Before these, the stop of a single letter ends the sentence: "vitamin C. The dog", but "John Q. Public".
-_STARTERS = r"""
+SPLIT_WORDS = "cannot gimme gonna gotta lemme wanna"
+# Before these words, the stop after a single letter ends the sentence: "vitamin C. The dog", but "John Q. Public".
+_SENTENCE_STARTS = r"""
     A About According Additionally After An As At But He Her Here However If In It Last Many More Mr\. Ms\. Now Once One
     Other Our She Since So Some Such That The Their Then There These They This We What When While Yet You
 """
@@ -30,20 +30,20 @@ def _any(words: str) -> str:
 
 
 _APOSTROPHE = "['’]"
-_QUOTE = "['’`‘‛]"  # what is taken for an apostrophe between letters
-_LETTER, _WORD = r"[\p{L}\p{M}]", r"[\p{L}\p{M}\p{Nd}]"  # with the accents, and with the digits
-_END = r"(?![\p{L}\p{Nd}])"  # of a word
+_QUOTE = "['’`‘‛]"  # an apostrophe if it is between letters
+_LETTER, _WORD = r"[\p{L}\p{M}]", r"[\p{L}\p{M}\p{Nd}]"  # a letter or accent; also a digit
+_END = r"(?![\p{L}\p{Nd}])"  # the end of a word
 _SHORT = "(?i:s|m|d|ll|re|ve)"
 _CLITIC = rf"(?:’{_SHORT}|'{_SHORT}(?!{_LETTER}))"
 _INITIALS = r"[A-Za-z](?:\.[A-Za-z])+\."
 _ELIDED = rf"[dDoOlL]{_QUOTE}{_LETTER}{{2,}}"  # o'neil
-_LINK = r"""[^\s"<>|()]+[^\s"<>|.!?(){},;:'-]"""  # what follows in one: a stop or a bracket at the end is not its own
-_STOP = r"(?:\.(?=[,;:]))?"  # a stop before other punctuation stays with the word, whatever the word is
+_LINK = r"""[^\s"<>|()]+[^\s"<>|.!?(){},;:'-]"""  # the rest of a URL, without a stop or bracket at its end
+_STOP = r"(?:\.(?=[,;:]))?"  # before other punctuation, a stop belongs to any word
 
 _RULES = [
-    # Most words: letters, and a blank behind them.
-    rf"(?!(?i:{_any(TAKEN_APART)})\b)[A-Za-z]+(?=[ ])",
-    # -lrb-: a bracket that was written by name before
+    # Most words: letters before a blank.
+    rf"(?!(?i:{_any(SPLIT_WORDS)})\b)[A-Za-z]+(?=[ ])",
+    # -lrb-: a bracket that is already written by its name
     r"-(?i:[lr][rsc]b)-",
     # <br/>   :-)   ^_^
     r"""</?[A-Za-z][\w:.-]*(?:\s+[A-Za-z][\w:.-]*(?:="[^"]*"|='[^']*')?)*\s*/?>""",
@@ -79,7 +79,7 @@ _RULES = [
     rf"(?i:{_any(ABBREVIATIONS)}|(?:ed|ph)\.d)\.(?!{_LETTER})",
     rf"{_any(CAPITALISED + CAPITALISED.upper())}\.(?!{_LETTER})",
     rf"(?i:{_any(_NUMBERED)})\.(?=\s\d)",
-    rf"[A-Za-z]\.(?!{_LETTER}|\s*$|\s{_any(_STARTERS + _STARTERS.upper())}{_END})",
+    rf"[A-Za-z]\.(?!{_LETTER}|\s*$|\s{_any(_SENTENCE_STARTS + _SENTENCE_STARTS.upper())}{_END})",
     # dog.dog   2.5, 5:30, 1,000   dog, dog_2, déjà-vu   -5
     rf"{_LETTER}{_WORD}*(?:[.!?]{_LETTER}{_WORD}*)+{_STOP}",
     rf"(?<!\.\.)[-+]?\d*(?:[.:,]\d+)+{_STOP}",
@@ -87,16 +87,16 @@ _RULES = [
     rf"-{{2,}}|[-+]\d+{_STOP}",
     # 't|is   's   'n'   '90s
     rf"{_CLITIC}|(?i:'t(?=is|was)|’n’?|'n'|'n(?=\s|$)|{_APOSTROPHE}(?:em|cause|till?|[2-9]0s|\d\d(?=\s|$)))",
-    # What is left: brackets and symbols, some in runs. Quotation marks are dropped, and so are other symbols.
+    # Brackets and symbols, some in runs. Quotation marks and all other symbols are skipped.
     r"[?!]+|_+|\*+|\#+|@+|<<|>>|\\\*|[%&+/=\\^|~<>()\[\]{}]",
     r"[€£¢¤₠½¼¾⅓⅔]|[¡¥§-©¬®-´¶-¹¿×÷‖‗‚„-•′-‸※‾-⁂⁄⁰-₎₤℀-⅏⅕-⅞←-⯿、。〒・！-／：-＠［-｀｛-･￠￡￥￦]",
 ]
 _TOKEN = regex.compile("|".join(f"(?:{rule})" for rule in _RULES))
 
-# What the yardstick reads and writes in place of another: Windows' quotation marks and dashes, invisible characters;
-# brackets by name, since those of the Treebank stand for its trees; currencies, fractions, clitics and dashes alike.
-_READ_AS = str.maketrans("\x80\x91\x92\x93\x94\x96\x97\u200b", "€‘’“”–— ", "\u00ad\ufe0f")
-_WRITTEN_AS = {
+# Before matching, as in Stanford's tokenizer: quotation marks and dashes of Windows-1252, invisible characters.
+_REPLACED_CHARACTERS = str.maketrans("\x80\x91\x92\x93\x94\x96\x97\u200b", "€‘’“”–— ", "\u00ad\ufe0f")
+# One form of each bracket (a name, because "(" delimits trees in the Treebank), currency, fraction, clitic and dash.
+_REPLACED_TOKENS = {
     "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",
     "€": "$", "¤": "$", "₠": "$", "£": "#", "¢": "cents",
     "½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3",
@@ -107,11 +107,11 @@ _WRITTEN_AS = {
 
 
 def lex(text: str) -> list[str]:
-    """The lower-case tokens of `text`, punctuation among them, without quotation marks.
+    """Return the lower-case tokens of `text`, with punctuation, without quotation marks.
 
-    coco-caption joins tokens by blanks and splits them again, so one with a blank in it ("1 1/2") is two.
+    coco-caption joins tokens by blanks and splits them again, so a token with a blank in it ("1 1/2") becomes two.
     """
-    words = " ".join(text.translate(_READ_AS).split())
-    tokens = (token.lower().replace("&amp;", "&") for token in _TOKEN.findall(words))
-    written = (_WRITTEN_AS.get(token, token).replace("(", "-lrb-").replace(")", "-rrb-") for token in tokens)
-    return " ".join(written).split()
+    words = " ".join(text.translate(_REPLACED_CHARACTERS).split())
+    matches = (token.lower().replace("&amp;", "&") for token in _TOKEN.findall(words))
+    tokens = (_REPLACED_TOKENS.get(token, token).replace("(", "-lrb-").replace(")", "-rrb-") for token in matches)
+    return " ".join(tokens).split()

@@ -1,29 +1,27 @@
-"""Words of a caption, as the field's scores count them.
+"""Tokens of a caption as coco-caption counts them (Chen et al. 2015): lower case, without punctuation.
 
-coco-caption (Chen et al. 2015) tokenises with Stanford's PTBTokenizer, in Java, lower-cases, and drops punctuation.
-`lib.text.lexer` gives the same tokens without Java.
+coco-caption runs Stanford's PTBTokenizer in Java. `lib.text.lexer` gives the same tokens without Java.
 """
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from lib.text.lexer import ABBREVIATIONS, CAPITALISED, TAKEN_APART, lex
+from lib.text.lexer import ABBREVIATIONS, CAPITALISED, SPLIT_WORDS, lex
 
-# coco-caption's own list. Lower-casing turns a bracket into "-lrb-", which the upper-case entries never
-# match, so brackets stay: what the yardstick does, this does too.
+# coco-caption's list. It never matches a bracket, because lower-casing turned -LRB- into -lrb-; so brackets stay.
 PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
 
-# Most captions are nothing but ASCII letters, blanks and commas, with or without a full stop at the end. All that the
-# lexer does to one of these is to split off the stop, unless it is an abbreviation's, and to take some words apart.
+# Most captions consist of ASCII letters, blanks and commas, with or without a full stop at the end. In such a caption
+# the lexer only splits off the stop, unless it belongs to an abbreviation, and splits words such as "cannot".
 _PLAIN = re.compile(r"([A-Za-z ,]*)\.?")
-_NOT_PLAIN = frozenset(f"{TAKEN_APART} {ABBREVIATIONS} {CAPITALISED}".lower().split())
+_NOT_PLAIN = frozenset(f"{SPLIT_WORDS} {ABBREVIATIONS} {CAPITALISED}".lower().split())
 
 
 def tokenize(caption: str) -> list[str]:
-    """The lower-case words of `caption`, without punctuation; line breaks count as blanks."""
+    """Return the lower-case words of `caption`, without punctuation. Line breaks count as blanks."""
     text = " ".join(caption.split())
     if plain := _PLAIN.fullmatch(text):
         words = plain[1].lower().replace(",", " ").split()

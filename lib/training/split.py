@@ -10,8 +10,7 @@ from torch import Tensor
 
 from lib.features.store import Features
 from lib.model.decoder import Decoder
-from lib.model.gathering import gather_hypotheses
-from lib.model.greedy import greedy
+from lib.model.decoding import gather_hypotheses, greedy
 from lib.runtime.device import device
 from lib.runtime.distributed import shard
 from lib.scoring import Scorer, corpus_scores

@@ -1,4 +1,4 @@
-"""What generate and the COCO submission share: which models decode together, and the consensus of the train split."""
+"""What generate and the COCO submission share: the ensemble's models and the consensus over the train split."""
 
 from pathlib import Path
 

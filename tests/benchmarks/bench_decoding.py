@@ -8,9 +8,9 @@ import torch
 
 from lib.finetuning.sampling import SamplingConfig, sample
 from lib.model.decoder import Decoder, DecoderConfig
-from lib.model.greedy import greedy
+from lib.model.decoding import greedy
 from lib.search.beam import beam_search
-from lib.search.constraints import NO_CONSTRAINTS, DecodingConstraints
+from lib.search.constraints import DecodingConstraints
 
 CAPTIONS, BATCH, BEAM, LONGEST = 1_000, 100, 5, 20
 RULES = DecodingConstraints(min_length=5, no_repeat_ngram_size=3)
@@ -23,15 +23,16 @@ def seconds(write: Callable[[torch.Tensor], object], features: torch.Tensor) -> 
     return time.perf_counter() - start
 
 
-@pytest.mark.parametrize("rules", [NO_CONSTRAINTS, RULES])
+@pytest.mark.parametrize("rules", [DecodingConstraints(), RULES])
 def test_captions_of_photographs(rules, capsys):
     torch.manual_seed(0)
+    constrain, nucleus = rules.apply, SamplingConfig(top_p=0.9)
     model = Decoder(DecoderConfig(1, 1280, 2_600, "lstm", "scratch", "none", 512, 512, 0.0)).eval()
     features = torch.randn(CAPTIONS, 1, 1280)
     ways: dict[str, Callable[[torch.Tensor], object]] = {
-        "greedy": lambda part: greedy(model, part, LONGEST, rules),
-        f"beam {BEAM}": lambda part: beam_search(model, part, BEAM, LONGEST, 1.0, rules),
-        "nucleus": lambda part: sample(model, part, 1, LONGEST, SamplingConfig(top_p=0.9), torch.Generator(), rules),
+        "greedy": lambda part: greedy(model, part, LONGEST, constrain),
+        f"beam {BEAM}": lambda part: beam_search(model, part, BEAM, LONGEST, 1.0, constrain),
+        "nucleus": lambda part: sample(model, part, 1, LONGEST, nucleus, torch.Generator(), constrain),
     }
     for write in ways.values():  # warms up
         write(features[:BATCH])

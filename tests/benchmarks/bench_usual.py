@@ -37,7 +37,7 @@ from lib.vision.backbones import Backbone, for_inference, random_init
 from tests.benchmarks.bench_decoding import BEAM, LONGEST, seconds
 from tests.benchmarks.bench_training import BATCH, SIZE, VOCABULARY
 from tests.benchmarks.timing import paired
-from tests.lib.models import taught
+from tests.lib.models import caption_batch
 
 CNN, PICTURES, PIXELS = "resnet50", 200, 480  # 480 pixels a side, as COCO's photographs have about
 EPOCHS = 10  # over which the features are made once
@@ -155,7 +155,7 @@ def teach_as_usual(decoder: Decoder, data: Data, size: int) -> float:
         with torch.inference_mode():
             features = data.backbone.network(pixels.to(memory_format=torch.channels_last))[:, None]
         decoder.cell.lengths = lengths - 1
-        people = taught(torch.arange(len(batch)), batch)
+        people = caption_batch(torch.arange(len(batch)), batch)
         optimiser.step(nn.functional.cross_entropy(decoder(features.clone(), people), people.words))
     return steps * size / (time.perf_counter() - start)
 

@@ -1,4 +1,4 @@
-"""Captions: whatever their characters, they come out as words that can be counted, written and read again."""
+"""Captions of any characters give tokens that can be counted, saved and loaded."""
 
 from hypothesis import strategies as st
 
@@ -7,27 +7,9 @@ from lib.text.vocabulary import SPECIALS, Vocabulary
 from tests.fuzz.strategies import TEXTS, fuzz
 
 PIECES = [
-    "www.",
-    "1",
-    "a",
-    ".",
-    "=",
-    "<",
-    "'",
-    "n't",
-    "-",
-    "_",
-    "@",
-    "(",
-    "&amp;",
-    "é",
-    "\u0301",
-    "كلب",
-    "😀",
-    "\0",
-    " ",
+    "www.", "1", "a", ".", "=", "<", "'", "n't", "-", "_", "@", "(", "&amp;", "é", "\u0301", "كلب", "😀", "\0", " ",
     "\u2028",
-]
+]  # fmt: skip
 CAPTIONS = st.one_of(
     TEXTS,
     st.lists(st.sampled_from(PIECES), max_size=20).map("".join),

@@ -1,4 +1,4 @@
-"""Models to decode with: small decoders, and one whose every probability is given."""
+"""Models for decoding tests: small decoders, and a model with given probabilities."""
 
 from dataclasses import dataclass
 
@@ -6,47 +6,49 @@ import torch
 from torch import Tensor
 
 from lib.model.decoder import CaptionBatch, Decoder, DecoderConfig
-from lib.text.vocabulary import PAD, START, UNKNOWN
+from lib.text.vocabulary import PAD, SUPPRESSED_TOKENS
 
 
-def decoder(cell="lstm", implementation="scratch", attention="additive", vocabulary=9, places=4, seed=0) -> Decoder:
+def decoder(
+    cell="lstm", implementation="scratch", attention="additive", vocabulary=9, num_regions=4, seed=0
+) -> Decoder:
     torch.manual_seed(seed)
-    config = DecoderConfig(places, 6, vocabulary, cell, implementation, attention, 8, 8, 0.5)
-    made = Decoder(config).double().eval()
-    for parameter in made.parameters():  # far from uniform predictions
+    config = DecoderConfig(num_regions, 6, vocabulary, cell, implementation, attention, 8, 8, 0.5)
+    model = Decoder(config).double().eval()
+    for parameter in model.parameters():  # far from uniform predictions
         parameter.data.mul_(3)
-    return made
+    return model
 
 
-def features(images=7, places=4) -> Tensor:
+def features(images=7, num_regions=4) -> Tensor:
     torch.manual_seed(1)
-    return torch.randn(images, places, 6, dtype=torch.float64)
+    return torch.randn(images, num_regions, 6, dtype=torch.float64)
 
 
-def taught(rows: Tensor, ids: Tensor) -> CaptionBatch:
-    """Captions (N, T) of the images `rows` (N,), with the places of all their words."""
-    return CaptionBatch(rows, ids, (ids[:, 1:] != PAD).nonzero(as_tuple=True))
+def caption_batch(image_index: Tensor, token_ids: Tensor) -> CaptionBatch:
+    """Return the captions token_ids (N, T) of the images image_index (N,)."""
+    return CaptionBatch(image_index, token_ids, (token_ids[:, 1:] != PAD).nonzero(as_tuple=True))
 
 
 @dataclass(frozen=True)
-class Nothing:
-    """The state of a model that remembers nothing."""
+class EmptyState:
+    """The state of a model without memory."""
 
     attention_weights: Tensor  # (N, 0)
 
-    def select(self, rows: Tensor) -> "Nothing":
-        return Nothing(self.attention_weights[rows])
+    def select(self, rows: Tensor) -> "EmptyState":
+        return EmptyState(self.attention_weights[rows])
 
 
 class Table:
-    """The next word's log-probabilities (V,) follow from the last word alone: row `word` of a table (V, V)."""
+    """A model whose log-probabilities depend on the last token alone: row `token` of a table (V, V)."""
 
-    def __init__(self, log_p: Tensor):
-        self.log_prob = log_p.clone()
-        self.log_prob[:, [PAD, START, UNKNOWN]] = float("-inf")
+    def __init__(self, log_probs: Tensor):
+        self.log_probs = log_probs.clone()
+        self.log_probs[:, SUPPRESSED_TOKENS] = float("-inf")
 
-    def init_state(self, features: Tensor) -> Nothing:
-        return Nothing(features.new_empty(len(features), 0))
+    def init_state(self, features: Tensor) -> EmptyState:
+        return EmptyState(features.new_empty(len(features), 0))
 
-    def step(self, words: Tensor, state: Nothing) -> tuple[Tensor, Nothing]:
-        return self.log_prob[words], state
+    def step(self, tokens: Tensor, state: EmptyState) -> tuple[Tensor, EmptyState]:
+        return self.log_probs[tokens], state

@@ -23,7 +23,7 @@ from torch.multiprocessing import start_processes
 
 from lib.finetuning.reward import CiderReward
 from lib.finetuning.self_critical import SelfCritical, finetune_decoder
-from lib.model.gathering import gather_hypotheses
+from lib.model.decoding import gather_hypotheses
 from lib.optim.checkpoint import load_checkpoint
 from lib.optim.optimiser import Optimiser
 from lib.runtime import distributed

@@ -1,5 +1,6 @@
 """`lib.Captioner`: from images to captions."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -12,13 +13,14 @@ from PIL import Image
 
 from lib.app.captioner import BATCH_SIZE, Captioner
 from lib.core.errors import UserError
-from lib.model.saved import load_decoder
+from lib.model.decoding import greedy
+from lib.model.saved import load_decoder, save_decoder
 from lib.scoring.cider import CiderD
 from lib.search.consensus import Consensus
-from lib.text.vocabulary import END, START
+from lib.text.vocabulary import END, START, Vocabulary
 from lib.vision.backbones import random_init
 from lib.vision.images import decode
-from tests.lib.models import taught
+from tests.lib.models import caption_batch, decoder as small_decoder, features
 from tests.lib.tiny import WORDS
 from tests.pictures import saved
 from tests.stages.imports import ROOT
@@ -55,10 +57,10 @@ def test_scores_are_the_log_probabilities_of_the_decoder(captioner):
         words = [4 + WORDS.index(token) for token in candidate.tokens]
         ids = torch.tensor([[START, *words, *([END] if len(words) < 20 else [])]])
         with torch.inference_mode():
-            log_p = torch.log_softmax(captioner.decoder(features, taught(torch.tensor([0]), ids)), dim=1)  # (T, V)
-        word_log_probs = log_p.gather(1, ids[0, 1:, None])
-        assert candidate.score == pytest.approx(word_log_probs.sum().item(), abs=1e-4)
-        assert candidate.mean_score == pytest.approx(word_log_probs.mean().item(), abs=1e-4)
+            scores = captioner.decoder(features, caption_batch(torch.tensor([0]), ids))  # (T, V)
+        each = torch.log_softmax(scores, dim=1).gather(1, ids[0, 1:, None])
+        assert candidate.score == pytest.approx(each.sum().item(), abs=1e-4)
+        assert candidate.mean_score == pytest.approx(each.mean().item(), abs=1e-4)
         assert candidate.text == " ".join(candidate.tokens)
 
 
@@ -191,20 +193,40 @@ def test_a_missing_model_file_is_a_one_line_error(model, name):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("change", [{"layers": 2}, {"cell": "gru"}, {"hidden_size": 9}, {"vocabulary_size": 8}])
-def test_a_decoder_of_another_version_is_an_error(model, change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": 2}, {"cell": "gru"}, {"hidden_size": 9}, {"vocabulary_size": 8}, {"hidden_size": 2**40},
+        {"vocabulary_size": 2**31}, {"hidden_size": -1}, {"num_regions": 2**40}, {"feature_size": 7},
+    ],
+)  # fmt: skip
+def test_a_decoder_json_that_does_not_fit_the_weights_is_an_error_and_takes_no_memory(model, change):
     config = json.loads((model / "decoder.json").read_text())
     (model / "decoder.json").write_text(json.dumps(config | change))
-    with pytest.raises(UserError, match=r"decoder\.(json|safetensors)"):
-        Captioner.load(model)
-
-
-@pytest.mark.parametrize("change", [{"hidden_size": 2**40}, {"vocabulary_size": 2**31}, {"hidden_size": -1}])
-def test_absurd_sizes_are_an_error_and_take_no_memory(model, change):
-    config = json.loads((model / "decoder.json").read_text())
-    (model / "decoder.json").write_text(json.dumps(config | change))
-    with pytest.raises(UserError, match=r"decoder\.(json|safetensors)"):
+    with pytest.raises(UserError, match=r"decoder\.(json|safetensors) "):
         load_decoder(model)
+
+
+@pytest.mark.parametrize("format_key", [{}, {"format": 3}])
+def test_a_model_of_another_format_is_an_error_that_says_what_to_do(model, format_key):
+    config = json.loads((model / "decoder.json").read_text())
+    del config["format"]
+    old = {"places": config.pop("num_regions"), "channels": config.pop("feature_size")}
+    (model / "decoder.json").write_text(json.dumps(config | old | format_key))
+    with pytest.raises(UserError, match=r"decoder\.json .*format .*dvc repro") as raised:
+        load_decoder(model)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_saved_decoder_is_loaded_with_the_same_weights(tmp_path):
+    for kind in itertools.product(["lstm", "rnn"], ["scratch", "torch"], ["none", "additive"]):
+        decoder = small_decoder(*kind).float()
+        save_decoder(tmp_path, decoder, Vocabulary(WORDS))
+        loaded, vocabulary = load_decoder(tmp_path)
+        assert vocabulary.words[-5:] == tuple(WORDS)
+        assert loaded.config == decoder.config
+        images = features().float()
+        assert [h.token_ids for h in greedy(loaded, images, 6)] == [h.token_ids for h in greedy(decoder, images, 6)]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from lib.model.attention import AdditiveAttention
 from lib.model.decoder import Decoder, DecoderConfig
 from lib.model.dropout import Dropout
 from lib.model.linear import Linear
-from tests.lib.models import taught
+from tests.lib.models import caption_batch
 from tests.lib.numbers import relative_error
 
 sizes = st.integers(1, 40)
@@ -133,5 +133,6 @@ def test_what_an_image_is_projected_to_is_made_once_for_all_its_captions(monkeyp
     made = AdditiveAttention.regions
     monkeypatch.setattr(AdditiveAttention, "regions", lambda self, x: seen.append(len(x)) or made(self, x))
     ids = torch.randint(4, 10, (5, 6))
-    model(torch.randn(2, 4, 7), taught(torch.tensor([0, 0, 0]), ids[:3]), taught(torch.tensor([1, 1]), ids[3:]))
+    batches = caption_batch(torch.tensor([0, 0, 0]), ids[:3]), caption_batch(torch.tensor([1, 1]), ids[3:])
+    model(torch.randn(2, 4, 7), *batches)
     assert seen == [2]

@@ -1,4 +1,4 @@
-"""The decoder and its searches, against brute force and against themselves."""
+"""The decoder and the search methods, against brute force and against each other."""
 
 import itertools
 
@@ -6,195 +6,188 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from lib.core.errors import UserError
 from lib.finetuning.sampling import SamplingConfig, sample
-from lib.model.decoding import Hypothesis
-from lib.model.greedy import greedy
+from lib.model.decoding import Hypothesis, greedy
 from lib.search.beam import beam_search
-from lib.search.constraints import NO_CONSTRAINTS, DecodingConstraints
+from lib.search.constraints import DecodingConstraints
 from lib.search.ensemble import Ensemble
-from lib.text.vocabulary import END, PAD, SPECIALS, START, UNKNOWN
-from tests.lib.models import Table, decoder, features, taught
+from lib.text.vocabulary import END, PAD, SPECIALS, START, SUPPRESSED_TOKENS
+from tests.lib.models import Table, caption_batch, decoder, features
 
 KINDS = list(itertools.product(["lstm", "rnn"], ["scratch", "torch"], ["none", "additive"]))
-RULES = [
-    NO_CONSTRAINTS,
-    DecodingConstraints(min_length=2),
-    DecodingConstraints(no_repeat_ngram_size=1),
-    DecodingConstraints(no_repeat_ngram_size=2),
-    DecodingConstraints(3, 2),
-    DecodingConstraints(4, 1),
-]
+CONSTRAINTS = [
+    DecodingConstraints(*sizes) for sizes in [(0, 0), (2, 0), (0, 1), (0, 2), (3, 2), (4, 1)]
+]  # fmt: skip
+UNCONSTRAINED = CONSTRAINTS[0]
 
 
-def all_beams(model, pictures, rules=NO_CONSTRAINTS) -> list[list[Hypothesis]]:
-    return beam_search(model, pictures, 3, 6, 0.7, rules)
+def search_beams(model, images, constraints=UNCONSTRAINED) -> list[list[Hypothesis]]:
+    return beam_search(model, images, 3, 6, 0.7, constraints.apply)
 
 
-def greedily(model, pictures, rules=NO_CONSTRAINTS) -> list[list[Hypothesis]]:
-    return [[caption] for caption in greedy(model, pictures, 6, rules)]
+def search_greedily(model, images, constraints=UNCONSTRAINED) -> list[list[Hypothesis]]:
+    return [[hypothesis] for hypothesis in greedy(model, images, 6, constraints.apply)]
 
 
-def drawn(model, pictures, rules=NO_CONSTRAINTS) -> list[list[Hypothesis]]:
-    """Each picture with the same numbers, whatever its batch."""
-    return [
-        sample(model, picture[None], 3, 6, SamplingConfig(1.5), torch.Generator().manual_seed(3), rules)[0]
-        for picture in pictures
-    ]
+def draw_samples(model, images, constraints=UNCONSTRAINED) -> list[list[Hypothesis]]:
+    """Use the same random numbers for each image, whatever its batch."""
+    config, generator = SamplingConfig(1.5), torch.Generator()
+    return [sample(model, x[None], 3, 6, config, generator.manual_seed(3), constraints.apply)[0] for x in images]
 
 
-def ids(written: list[list[Hypothesis]]) -> list[list[list[int]]]:
-    return [[caption.token_ids for caption in captions] for captions in written]
+every_search = pytest.mark.parametrize("search", [search_greedily, search_beams, draw_samples])
 
 
-def read_again(model, picture, caption: Hypothesis):
-    """log_p of each word of the caption (T,), and what was looked at for each (T, P), fed word by word."""
-    state, word, log_p, looked = model.init_state(picture[None]), START, [], []
-    for following in caption.token_ids:
-        scores, state = model.step(torch.tensor([word]), state)
-        log_p.append(scores[0, following])
-        looked.append(state.attention_weights[0])
-        word = following
-    return torch.stack(log_p), torch.stack(looked)
+def token_ids(results: list[list[Hypothesis]]) -> list[list[list[int]]]:
+    return [[hypothesis.token_ids for hypothesis in image] for image in results]
+
+
+def read_again(model, image, hypothesis: Hypothesis):
+    """Return the log-probability (T,) of each token, and the attention weights (T, P), step by step."""
+    state, last, log_probs, attention = model.init_state(image[None]), START, [], []
+    for token in hypothesis.token_ids:
+        step_log_probs, state = model.step(torch.tensor([last]), state)
+        log_probs.append(step_log_probs[0, token])
+        attention.append(state.attention_weights[0])
+        last = token
+    return torch.stack(log_probs), torch.stack(attention)
 
 
 @pytest.mark.parametrize(("cell", "implementation", "attention"), KINDS)
-def test_steps_give_what_teacher_forcing_gives(cell, implementation, attention):
-    model, pictures = decoder(cell, implementation, attention), features(2)
+def test_steps_equal_teacher_forcing(cell, implementation, attention):
+    model, images = decoder(cell, implementation, attention), features(2)
     captions = torch.tensor([[START, 4, 5, 6, END], [START, 7, END, PAD, PAD]])
-    rows = torch.tensor([1, 0])
-    scores = torch.log_softmax(model(pictures, taught(rows, captions)), dim=1)
-    expected, state = [], model.init_state(pictures[rows])
+    image_index = torch.tensor([1, 0])
+    scores = torch.log_softmax(model(images, caption_batch(image_index, captions)), dim=1)
+    steps, state = [], model.init_state(images[image_index])
     for t in range(4):
-        log_p, state = model.step(captions[:, t], state)
-        expected.append(log_p)
-    by_step = torch.stack(expected, dim=1)[captions[:, 1:] != PAD]
+        log_probs, state = model.step(captions[:, t], state)
+        steps.append(log_probs)
+    by_step = torch.stack(steps, dim=1)[captions[:, 1:] != PAD]
     allowed = torch.isfinite(by_step)
     assert torch.allclose(scores[allowed], by_step[allowed])
-    assert (~allowed).nonzero()[:, 1].unique().tolist() == [PAD, START, UNKNOWN]
+    assert (~allowed).nonzero()[:, 1].unique().tolist() == SUPPRESSED_TOKENS
 
 
 @pytest.mark.parametrize("attention", ["none", "additive"])
-def test_scratch_and_torch_cells_write_the_same_captions_with_the_same_weights(attention):
+def test_scratch_and_torch_cells_give_the_same_captions_with_the_same_weights(attention):
     for cell in ("lstm", "rnn"):
         scratch, reference = decoder(cell, "scratch", attention), decoder(cell, "torch", attention, seed=5)
         reference.load_state_dict(scratch.state_dict())
-        assert ids(all_beams(scratch, features())) == ids(all_beams(reference, features()))
+        assert token_ids(search_beams(scratch, features())) == token_ids(search_beams(reference, features()))
 
 
-@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("constraints", CONSTRAINTS)
 @pytest.mark.parametrize("seed", range(5))
-def test_a_beam_of_one_is_greedy(seed, rules):
+def test_a_beam_of_one_is_greedy(seed, constraints):
     model = decoder(seed=seed)
-    beams, words = beam_search(model, features(), 1, 6, 0.7, rules), greedy(model, features(), 6, rules)
-    assert ids(beams) == [[caption.token_ids] for caption in words]
-    assert [beam.log_prob for (beam,) in beams] == pytest.approx([caption.log_prob for caption in words])
+    beams = beam_search(model, features(), 1, 6, 0.7, constraints.apply)
+    expected = greedy(model, features(), 6, constraints.apply)
+    assert token_ids(beams) == [[hypothesis.token_ids] for hypothesis in expected]
+    assert [best.log_prob for (best,) in beams] == pytest.approx([hypothesis.log_prob for hypothesis in expected])
 
 
-@pytest.mark.parametrize("rules", RULES)
-@pytest.mark.parametrize("search", [greedily, all_beams])
-def test_a_caption_does_not_depend_on_its_batch(search, rules):
-    model, pictures = decoder(), features()
-    together = ids(search(model, pictures, rules))
-    alone = [ids(search(model, picture[None], rules))[0] for picture in pictures]
+@pytest.mark.parametrize("constraints", CONSTRAINTS)
+@pytest.mark.parametrize("search", [search_greedily, search_beams])
+def test_a_caption_does_not_depend_on_its_batch(search, constraints):
+    model, images = decoder(), features()
+    whole = token_ids(search(model, images, constraints))
+    assert whole == [token_ids(search(model, image[None], constraints))[0] for image in images]
     shuffled = torch.tensor([3, 1, 6, 0, 2, 5, 4])
-    assert together == alone
-    assert ids(search(model, pictures[shuffled], rules)) == [together[i] for i in shuffled]
+    assert token_ids(search(model, images[shuffled], constraints)) == [whole[i] for i in shuffled]
 
 
-@pytest.mark.parametrize("search", [greedily, all_beams])
-def test_in_float32_it_depends_on_its_batch_by_a_tie_at_most(search):
-    model, pictures = decoder(vocabulary=200).float(), features(40).float()
+@pytest.mark.parametrize("search", [search_greedily, search_beams])
+def test_in_float32_only_a_tie_can_make_a_caption_depend_on_its_batch(search):
+    model, images = decoder(vocabulary=200).float(), features(40).float()
 
-    def rank(caption: Hypothesis) -> float:
-        return caption.log_prob / len(caption.token_ids) ** 0.7
+    def score(hypothesis: Hypothesis) -> float:
+        return hypothesis.log_prob / len(hypothesis.token_ids) ** 0.7
 
-    for picture, (best, *_) in zip(pictures, search(model, pictures), strict=True):
-        ((alone, *_),) = search(model, picture[None])
-        assert alone.token_ids == best.token_ids or abs(rank(alone) - rank(best)) < 1e-5
+    for image, (best, *_) in zip(images, search(model, images), strict=True):
+        ((alone, *_),) = search(model, image[None])
+        assert alone.token_ids == best.token_ids or abs(score(alone) - score(best)) < 1e-5
 
 
-def everything(model, picture, longest: int, rules: DecodingConstraints) -> list[tuple[float, list[int]]]:
-    """(log-probability, ids) of all captions that the rules allow, word by word and one by one."""
+def all_captions(model, image, max_length: int, constraints: DecodingConstraints) -> list[tuple[float, list[int]]]:
+    """Return (log-probability, token ids) of every caption that the constraints allow, by recursion."""
 
-    def follow(word: int, state, log_p: float, written: list[int]):
-        if word == END or len(written) == longest:
-            yield log_p, written
+    def extend(last: int, state, log_prob: float, tokens: list[int]):
+        if last == END or len(tokens) == max_length:
+            yield log_prob, tokens
             return
-        scores, state = model.step(torch.tensor([word]), state)
-        possible = (scores[0] > float("-inf")).nonzero()[:, 0].tolist()
-        allowed = [word for word in possible if word != END and not repeats([*written, word])]
-        if not allowed or (END in possible and len(written) >= rules.min_length):
+        log_probs, state = model.step(torch.tensor([last]), state)
+        possible = (log_probs[0] > float("-inf")).nonzero()[:, 0].tolist()
+        allowed = [token for token in possible if token != END and not repeats([*tokens, token])]
+        if not allowed or (END in possible and len(tokens) >= constraints.min_length):
             allowed.append(END)
-        for following in allowed:
-            yield from follow(following, state, log_p + scores[0, following].item(), [*written, following])
+        for token in allowed:
+            yield from extend(token, state, log_prob + log_probs[0, token].item(), [*tokens, token])
 
-    def repeats(written: list[int]) -> bool:
-        n = rules.no_repeat_ngram_size
-        phrases = [tuple(written[i : i + n]) for i in range(len(written) - n + 1)] if n else []
-        return len(set(phrases)) < len(phrases)
+    def repeats(tokens: list[int]) -> bool:
+        n = constraints.no_repeat_ngram_size
+        ngrams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)] if n else []
+        return len(set(ngrams)) < len(ngrams)
 
     with torch.inference_mode():
-        return list(follow(START, model.init_state(picture), 0.0, []))
+        return list(extend(START, model.init_state(image), 0.0, []))
 
 
-@pytest.mark.parametrize("rules", RULES)
+@pytest.mark.parametrize("constraints", CONSTRAINTS)
 @pytest.mark.parametrize("length_penalty", [0.0, 0.7, 1.0])
 @pytest.mark.parametrize("seed", range(2))
-def test_a_wide_beam_finds_all_captions_in_their_order(length_penalty, seed, rules):
-    model, picture, longest = decoder(vocabulary=7, seed=seed), features(1), 4
+def test_a_wide_beam_finds_all_captions_in_order(length_penalty, seed, constraints):
+    model, image, max_length = decoder(vocabulary=7, seed=seed), features(1), 4
     if seed == 1:
         model = Ensemble([model, decoder("rnn", vocabulary=7, seed=9)])
-    expected = everything(model, picture, longest, rules)
+    expected = all_captions(model, image, max_length, constraints)
     expected.sort(key=lambda caption: caption[0] / len(caption[1]) ** length_penalty, reverse=True)
-    (found,) = beam_search(model, picture, 200, longest, length_penalty, rules)
-    assert [caption.token_ids for caption in found] == [written for _, written in expected]
-    assert [caption.log_prob for caption in found] == pytest.approx([log_p for log_p, _ in expected])
+    (beam,) = beam_search(model, image, 200, max_length, length_penalty, constraints.apply)
+    assert [hypothesis.token_ids for hypothesis in beam] == [tokens for _, tokens in expected]
+    assert [hypothesis.log_prob for hypothesis in beam] == pytest.approx([log_prob for log_prob, _ in expected])
 
 
-@pytest.mark.parametrize("search", [greedily, all_beams, drawn])
+@every_search
 @pytest.mark.parametrize("attention", ["none", "additive"])
-def test_captions_come_with_what_the_model_gives_when_it_reads_them_again(search, attention):
-    model, pictures = decoder(attention=attention), features()
-    for picture, captions in zip(pictures, search(model, pictures), strict=True):
-        for caption in captions:
-            log_p, looked = read_again(model, picture, caption)
-            assert caption.log_prob == pytest.approx(log_p.sum().item())
-            assert caption.attention.shape == (len(caption.token_ids), 4 if attention == "additive" else 0)
-            assert torch.allclose(caption.attention, looked)
+def test_log_prob_and_attention_are_those_of_the_model(search, attention):
+    model, images = decoder(attention=attention), features()
+    for image, hypotheses in zip(images, search(model, images), strict=True):
+        for hypothesis in hypotheses:
+            log_probs, weights = read_again(model, image, hypothesis)
+            assert hypothesis.log_prob == pytest.approx(log_probs.sum().item())
+            assert hypothesis.attention.shape == (len(log_probs), 4 if attention == "additive" else 0)
+            assert torch.allclose(hypothesis.attention, weights)
             if attention == "additive":
-                assert torch.allclose(
-                    caption.attention.sum(dim=1), torch.ones(len(caption.token_ids), dtype=torch.float64)
-                )
+                assert hypothesis.attention.sum(dim=1).tolist() == pytest.approx([1] * len(log_probs))
 
 
-@pytest.mark.parametrize("search", [greedily, all_beams, drawn])
-def test_a_caption_that_never_ends_is_given_as_it_stands(search):
-    for weight in (-1e9, float("-inf")):
-        model = decoder()
-        model.output.bias.data[END] = weight
-        for caption in itertools.chain(*search(model, features())):
-            assert len(caption.token_ids) == 6
-            assert END not in caption.token_ids
-
-
-@pytest.mark.parametrize("search", [greedily, all_beams, drawn])
-def test_only_words_are_written(search):
+@every_search
+@pytest.mark.parametrize("bias", [-1e9, float("-inf")])
+def test_a_caption_without_end_has_the_maximum_length(search, bias):
     model = decoder()
-    model.output.bias.data[[PAD, START, UNKNOWN]] = 1e3
-    for caption in itertools.chain(*search(model, features())):
-        assert not {PAD, START, UNKNOWN} & set(caption.token_ids)
+    model.output.bias.data[END] = bias
+    for hypothesis in itertools.chain(*search(model, features())):
+        assert len(hypothesis.token_ids) == 6
+        assert END not in hypothesis.token_ids
+
+
+@every_search
+def test_suppressed_tokens_are_never_written(search):
+    model = decoder()
+    model.output.bias.data[SUPPRESSED_TOKENS] = 1e3
+    for hypothesis in itertools.chain(*search(model, features())):
+        assert set(SUPPRESSED_TOKENS).isdisjoint(hypothesis.token_ids)
 
 
 @st.composite
 def tables(draw):
-    """A model of a few words with any probabilities, ties, zeros and captions without end among them."""
+    """Generate a `Table` with ties, zero probabilities and captions that never end."""
     words = draw(st.integers(1, 4))
     vocabulary = len(SPECIALS) + words
-    weight = st.sampled_from([float("-inf"), -1e30, -700.0, -2.0, -1.0, -0.5, 0.0])
-    log_p = torch.tensor([[draw(weight) for _ in range(vocabulary)] for _ in range(vocabulary)])
-    log_p[:, draw(st.integers(len(SPECIALS), vocabulary - 1))] = -1.0  # some word can always be written
-    return Table(log_p)
+    values = st.sampled_from([float("-inf"), -1e30, -700.0, -2.0, -1.0, -0.5, 0.0])
+    log_probs = torch.tensor([[draw(values) for _ in range(vocabulary)] for _ in range(vocabulary)])
+    log_probs[:, draw(st.integers(len(SPECIALS), vocabulary - 1))] = -1.0  # one word is always possible
+    return Table(log_probs)
 
 
 @settings(max_examples=200)
@@ -206,65 +199,53 @@ def tables(draw):
     st.builds(DecodingConstraints, st.integers(0, 4), st.integers(0, 3)),
     st.integers(1, 3),
 )
-def test_whatever_the_model_captions_are_words_within_the_rules(model, beam, longest, penalty, rules, images):
-    pictures = torch.zeros(images, 1, 1)
-    by_beam = beam_search(model, pictures, beam, longest, penalty, rules)
-    one_by_one = greedy(model, pictures, longest, rules)
-    random = sample(model, pictures, 2, longest, SamplingConfig(2.0, 3, 0.9), torch.Generator(), rules)
-    assert ids(beam_search(model, pictures, 1, longest, penalty, rules)) == [
-        [caption.token_ids] for caption in one_by_one
-    ]
-    for captions in by_beam:
-        assert 1 <= len(captions) <= beam
-        assert len({tuple(caption.token_ids) for caption in captions}) == len(captions)
-        ranks = [caption.log_prob / len(caption.token_ids) ** penalty for caption in captions]
-        assert all(first >= second or first == pytest.approx(second) for first, second in itertools.pairwise(ranks))
-    allowed = {tuple(written) for _, written in everything(model, pictures[:1], longest, rules)}
-    for caption in itertools.chain(*by_beam, one_by_one, *random):
-        assert tuple(caption.token_ids) in allowed
-        assert caption.attention.shape == (len(caption.token_ids), 0)
+def test_any_model_gives_captions_within_the_constraints(
+    model, beam_size, max_length, length_penalty, constraints, num_images
+):
+    images, constrain = torch.zeros(num_images, 1, 1), constraints.apply
+    beams = beam_search(model, images, beam_size, max_length, length_penalty, constrain)
+    greedy_ones = greedy(model, images, max_length, constrain)
+    samples = sample(model, images, 2, max_length, SamplingConfig(2.0, 3, 0.9), torch.Generator(), constrain)
+    beams_of_one = beam_search(model, images, 1, max_length, length_penalty, constrain)
+    assert token_ids(beams_of_one) == [[hypothesis.token_ids] for hypothesis in greedy_ones]
+    for beam in beams:
+        assert 1 <= len(beam) <= beam_size
+        assert len({tuple(hypothesis.token_ids) for hypothesis in beam}) == len(beam)
+        scores = [hypothesis.log_prob / len(hypothesis.token_ids) ** length_penalty for hypothesis in beam]
+        assert all(first >= second or first == pytest.approx(second) for first, second in itertools.pairwise(scores))
+    allowed = {tuple(tokens) for _, tokens in all_captions(model, images[:1], max_length, constraints)}
+    for hypothesis in itertools.chain(*beams, greedy_ones, *samples):
+        assert tuple(hypothesis.token_ids) in allowed
+        assert hypothesis.attention.shape == (len(hypothesis.token_ids), 0)
 
 
-def test_an_ensemble_of_one_is_the_model():
-    model, pictures = decoder(), features()
-    for search in (greedily, all_beams, drawn):
-        expected, found = (search(each, pictures) for each in (model, Ensemble([model])))
-        assert ids(found) == ids(expected)
-        for ours, theirs in zip(itertools.chain(*found), itertools.chain(*expected), strict=True):
-            assert ours.log_prob == theirs.log_prob
-            assert torch.equal(ours.attention, theirs.attention)
+@every_search
+def test_an_ensemble_of_one_is_the_model(search):
+    model, images = decoder(), features()
+    expected, found = (list(itertools.chain(*search(each, images))) for each in (model, Ensemble([model])))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.token_ids, ours.log_prob) == (theirs.token_ids, theirs.log_prob)
+        assert torch.equal(ours.attention, theirs.attention)
 
 
-def test_an_ensemble_has_the_mean_of_probabilities_and_of_weights():
-    models, pictures = [decoder(seed=seed, cell=cell) for seed, cell in enumerate(["lstm", "rnn", "lstm"])], features()
-    together = Ensemble(models)
-    state, states = together.init_state(pictures), [model.init_state(pictures) for model in models]
+def test_an_ensemble_averages_probabilities_and_attention_weights():
+    models, images = [decoder(seed=seed, cell=cell) for seed, cell in enumerate(["lstm", "rnn", "lstm"])], features()
+    ensemble = Ensemble(models)
+    state, states = ensemble.init_state(images), [model.init_state(images) for model in models]
     rows = torch.tensor([2, 0, 0, 6])
-    for word in (START, 4, 7):
-        words = torch.full((len(pictures),), word)
-        log_p, state = together.step(words, state)
-        steps = [model.step(words, own) for model, own in zip(models, states, strict=True)]
-        assert torch.allclose(log_p.exp(), sum(own.exp() for own, _ in steps) / 3)
-        states = [own for _, own in steps]
-        assert torch.allclose(state.attention_weights, sum(own.attention_weights for own in states) / 3)
-        pictures, state = pictures[rows], state.select(rows)
-        states = [own.select(rows) for own in states]
+    for token in (START, 4, 7):
+        tokens = torch.full((len(images),), token)
+        log_probs, state = ensemble.step(tokens, state)
+        steps = [model.step(tokens, part) for model, part in zip(models, states, strict=True)]
+        assert torch.allclose(log_probs.exp(), sum(part.exp() for part, _ in steps) / 3)
+        states = [part for _, part in steps]
+        assert torch.allclose(state.attention_weights, sum(part.attention_weights for part in states) / 3)
+        images, state = images[rows], state.select(rows)
+        states = [part.select(rows) for part in states]
         rows = torch.arange(4)
 
 
-def test_an_ensemble_that_does_not_look_at_the_same_places_gives_no_weights():
+def test_an_ensemble_of_mixed_attention_gives_no_attention_weights():
     models = [decoder(attention=attention) for attention in ("none", "additive")]
-    for caption in itertools.chain(*all_beams(Ensemble(models), features())):
-        assert caption.attention.shape == (len(caption.token_ids), 0)
-
-
-@pytest.mark.parametrize(
-    ("models", "message"),
-    [
-        (lambda: [decoder(vocabulary=9), decoder(vocabulary=8)], "vocabulary_size is 9, 8"),
-        (lambda: [decoder(places=4), decoder(places=9)], "places is 4, 9"),
-    ],
-)
-def test_models_of_other_words_or_features_are_refused(models, message):
-    with pytest.raises(UserError, match=message):
-        Ensemble(models())
+    for hypothesis in itertools.chain(*search_beams(Ensemble(models), features())):
+        assert hypothesis.attention.shape == (len(hypothesis.token_ids), 0)

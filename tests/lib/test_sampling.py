@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, strategies as st
 
 from lib.finetuning.sampling import SamplingConfig, sample, skip_draws
-from lib.model.greedy import greedy
-from lib.search.constraints import NO_CONSTRAINTS, DecodingConstraints
+from lib.model.decoding import greedy
+from lib.search.constraints import DecodingConstraints
 from lib.text.vocabulary import END, START
 from tests.lib.models import Table, decoder, features
 
@@ -29,10 +29,12 @@ def table() -> Table:
 
 
 def draw(
-    longest: int, narrowing: SamplingConfig, rules: DecodingConstraints = NO_CONSTRAINTS
+    longest: int,
+    narrowing: SamplingConfig,
+    rules: DecodingConstraints = DecodingConstraints(),  # noqa: B008
 ) -> Counter[tuple[int, ...]]:
     generator = torch.Generator().manual_seed(0)
-    (captions,) = sample(table(), torch.zeros(1, 1, 1), DRAWS, longest, narrowing, generator, rules)
+    (captions,) = sample(table(), torch.zeros(1, 1, 1), DRAWS, longest, narrowing, generator, rules.apply)
     return Counter(tuple(caption.token_ids) for caption in captions)
 
 
@@ -87,7 +89,7 @@ def test_log_p_is_the_models_own():
     (captions,) = sample(model, torch.zeros(1, 1, 1), 50, 5, narrowing, torch.Generator().manual_seed(0))
     for caption in captions:
         pairs = itertools.pairwise([START, *caption.token_ids])
-        assert caption.log_prob == pytest.approx(sum(model.log_prob[pair].item() for pair in pairs))
+        assert caption.log_prob == pytest.approx(sum(model.log_probs[pair].item() for pair in pairs))
 
 
 def test_what_is_drawn_depends_on_the_seed_and_not_on_the_batch():

@@ -1,4 +1,4 @@
-"""Scores against coco-caption's own code (pycocoevalcap), and what coco-caption leaves open."""
+"""Scores equal those of coco-caption's own code (pycocoevalcap); and cases that it leaves open."""
 
 import json
 
@@ -9,7 +9,7 @@ from nltk.translate.bleu_score import modified_precision
 
 from lib.scoring import METRICS, corpus_scores, image_scores, measure, score
 from lib.scoring.bleu import BleuReferences
-from lib.scoring.cider import CiderD, cider_d
+from lib.scoring.cider import CiderD
 from lib.scoring.rouge import rouge_l
 from lib.text.tokenizer import tokenize
 from tests.realdata import REALDATA, needs_realdata
@@ -25,7 +25,7 @@ images = st.dictionaries(
 )
 
 
-def yardstick(references, hypotheses):
+def coco_caption_scores(references, hypotheses):
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
@@ -42,8 +42,8 @@ def yardstick(references, hypotheses):
     return corpus, dict(zip(METRICS, [*each_bleus, rouges, ciders], strict=True))
 
 
-def assert_equal_to_the_yardstick(references, hypotheses):
-    corpus, each = yardstick(references, hypotheses)
+def assert_equal_to_coco_caption(references, hypotheses):
+    corpus, each = coco_caption_scores(references, hypotheses)
     ours, ours_each = score(references, hypotheses), image_scores(measure(references, hypotheses))
     assert list(ours) == list(ours_each) == list(METRICS)
     for name in METRICS:
@@ -56,22 +56,22 @@ def assert_equal_to_the_yardstick(references, hypotheses):
 @example({1: ([["a"]], [])})
 @example({1: ([["a", "dog"]], ["a"]), 2: ([["a"], ["the", "cat"], ["a", "a", "a"]], ["a", "a", "a", "a", "a"])})
 @example({1: ([["a"] * 9], ["a"] * 9), 2: ([["dog"] * 2], [])})
-def test_random_captions_score_as_with_coco_caption(data):
-    assert_equal_to_the_yardstick({i: rs for i, (rs, _) in data.items()}, {i: h for i, (_, h) in data.items()})
+def test_random_captions_score_as_in_coco_caption(data):
+    assert_equal_to_coco_caption({i: rs for i, (rs, _) in data.items()}, {i: h for i, (_, h) in data.items()})
 
 
 @given(st.lists(reference, min_size=1, max_size=5), st.lists(words, min_size=4, max_size=9))
-def test_what_bleu_counts_is_what_nltk_counts(references, hypothesis):
+def test_bleu_counts_equal_nltks(references, hypothesis):
     counted = BleuReferences(references).statistics(hypothesis)
     for n in range(1, 5):
-        # NLTK takes a caption of fewer than n words to guess one n-gram, coco-caption none: that apart, they agree.
+        # Only for captions of at least n words: NLTK counts one n-gram in a shorter one, coco-caption none.
         expected = modified_precision(references, hypothesis, n)
         assert (counted[n - 1], counted[3 + n]) == (expected.numerator, expected.denominator)
 
 
 @pytest.fixture(scope="module")
 def one_against_four():
-    """Of each image of COCO's val2017 the first caption, and the others as its references."""
+    """Return the first caption of each image of COCO's val2017, and the others as its references."""
     captions: dict[int, list[list[str]]] = {}
     for row in json.loads((REALDATA / "coco/captions_val2017.json").read_text())["annotations"]:
         captions.setdefault(row["image_id"], []).append(tokenize(row["caption"]))
@@ -79,13 +79,13 @@ def one_against_four():
 
 
 @needs_realdata
-def test_real_captions_score_as_with_coco_caption(one_against_four):
+def test_real_captions_score_as_in_coco_caption(one_against_four):
     references, hypotheses = one_against_four
     assert len(hypotheses) == 5000
-    assert_equal_to_the_yardstick(references, hypotheses)
+    assert_equal_to_coco_caption(references, hypotheses)
 
 
-def test_a_perfect_caption_has_full_marks():
+def test_a_perfect_caption_scores_1():
     tokens = ["a", "dog", "runs", "on", "the", "grass"]
     found = score({1: [tokens], 2: [["a", "cat"]]}, {1: tokens, 2: ["a", "cat"]})
     assert found["bleu_1"] == pytest.approx(1)
@@ -105,12 +105,12 @@ def test_the_order_of_the_references_images_does_not_matter():
     assert image_scores(measures)["rouge_l"][1] == pytest.approx(1)
 
 
-def test_the_closest_reference_length_is_the_shorter_of_two_as_close():
+def test_a_tie_of_reference_lengths_goes_to_the_shorter_one():
     assert BleuReferences([["a"] * 2, ["a"] * 4]).statistics(["a"] * 3)[-1] == 2
 
 
 def common_subsequence(a, b):
-    """The length of the longest, by the recurrence of its definition."""
+    """Return the length of the longest common subsequence, by the usual table."""
     table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i, x in enumerate(a):
         for j, y in enumerate(b):
@@ -127,46 +127,47 @@ def test_rouge_l_follows_from_the_longest_common_subsequence(a, b):
 
 
 @given(st.lists(st.lists(reference, min_size=1, max_size=4), min_size=2, max_size=5), st.data())
-def test_captions_in_any_order_and_number_are_rewarded_as_if_alone(references, data):
-    yard = CiderD(references)
+def test_cider_d_of_repeated_images_equals_that_of_each_alone(references, data):
+    cider = CiderD(references)
     rows = data.draw(st.lists(st.integers(0, len(references) - 1), max_size=8))
     hypotheses = [data.draw(caption) for _ in rows]
     expected = []
     for row, tokens in zip(rows, hypotheses, strict=True):
         others = [tokens if i == row else [] for i in range(len(references))]
-        expected.append(yardstick(dict(enumerate(references)), dict(enumerate(others)))[1]["cider_d"][row])
-    np.testing.assert_allclose(yard.scores(rows, hypotheses), expected, rtol=1e-9, atol=1e-12)
-    np.testing.assert_array_equal(yard.scores(rows, hypotheses), yard.scores(rows, hypotheses))
+        expected.append(coco_caption_scores(dict(enumerate(references)), dict(enumerate(others)))[1]["cider_d"][row])
+    np.testing.assert_allclose(cider.scores(rows, hypotheses), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(cider.scores(rows, hypotheses), cider.scores(rows, hypotheses))
 
 
 @given(st.lists(st.lists(reference, min_size=1, max_size=4), min_size=1, max_size=5), st.lists(caption, max_size=4))
-def test_a_caption_is_compared_with_each_of_several_images_as_with_one(references, hypotheses):
-    yard = CiderD(references)
+def test_cider_d_against_several_images_equals_that_against_each(references, hypotheses):
+    cider = CiderD(references)
     rows = np.arange(len(hypotheses) * 3).reshape(-1, 3) % len(references)
-    expected = [yard.scores(column, hypotheses) for column in rows.T]
-    np.testing.assert_allclose(yard.scores(rows, hypotheses), np.stack(expected, axis=1), rtol=1e-12)
+    expected = [cider.scores(column, hypotheses) for column in rows.T]
+    np.testing.assert_allclose(cider.scores(rows, hypotheses), np.stack(expected, axis=1), rtol=1e-12)
 
 
 @given(st.lists(st.tuples(st.lists(reference, min_size=1, max_size=4), caption), min_size=1, max_size=5))
-def test_words_and_their_numbers_are_the_same_to_cider_d(data):
-    references, hypotheses = [refs for refs, _ in data], [tokens for _, tokens in data]
-    number: dict[str, int] = {}
+def test_cider_d_of_token_ids_equals_that_of_words(data):
+    ids: dict[str, int] = {}
 
-    def numbers(tokens):
-        return [number.setdefault(word, len(number)) for word in tokens]
+    def to_ids(tokens):
+        return [ids.setdefault(word, len(ids)) for word in tokens]
 
-    as_numbers = cider_d([[numbers(tokens) for tokens in image] for image in references], [*map(numbers, hypotheses)])
-    np.testing.assert_allclose(as_numbers, cider_d(references, hypotheses), rtol=1e-12)
+    images, hypotheses = range(len(data)), [tokens for _, tokens in data]
+    by_words = CiderD([references for references, _ in data]).scores(images, hypotheses)
+    by_ids = CiderD([[to_ids(tokens) for tokens in references] for references, _ in data])
+    np.testing.assert_allclose(by_ids.scores(images, [*map(to_ids, hypotheses)]), by_words, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("references", "hypotheses", "message"),
     [
-        ({}, {}, "no captions"),
-        ({1: [["a"]]}, {2: ["a"]}, "not of the same images"),
-        ({1: []}, {1: ["a"]}, "no reference"),
+        ({}, {}, "captions"),
+        ({1: [["a"]]}, {2: ["a"]}, "such as 1"),
+        ({1: []}, {1: ["a"]}, "such as 1"),
     ],
 )
-def test_what_cannot_be_scored_is_refused(references, hypotheses, message):
+def test_captions_without_references_are_an_error(references, hypotheses, message):
     with pytest.raises(ValueError, match=message):
         score(references, hypotheses)

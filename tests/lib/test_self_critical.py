@@ -18,7 +18,7 @@ from lib.finetuning.self_critical import (
 )
 from lib.model.decoder import Decoder, DecoderConfig
 from lib.model.decoding import Hypothesis
-from lib.scoring.cider import cider_d
+from lib.scoring.cider import CiderD
 from lib.text.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from lib.training.batches import caption_set
 from lib.training.split import Split
@@ -111,7 +111,7 @@ def test_the_reward_is_cider_d_with_the_end_as_a_word():
     for i, row in enumerate(rows):
         hypotheses = [["x"]] * len(CAPTIONS)
         hypotheses[row] = tokens[i]
-        assert found[i].item() == pytest.approx(cider_d(ended, hypotheses)[row], rel=1e-6)
+        assert found[i].item() == pytest.approx(CiderD(ended).scores(range(len(ended)), hypotheses)[row], rel=1e-6)
     assert found[1] > found[2]
 
 

@@ -1,3 +1,5 @@
+"""Tokens and the vocabulary."""
+
 import pytest
 
 from lib.core.errors import UserError
@@ -29,21 +31,21 @@ def test_the_vocabulary_keeps_frequent_words_by_frequency_then_alphabet():
     assert vocabulary.words[4:] == ("c", "a", "b")
 
 
-def test_ids_come_back_as_words_up_to_the_end():
+def test_ids_are_decoded_up_to_the_end():
     vocabulary = Vocabulary(["a", "dog"])
     ids = vocabulary.encode(["a", "blue", "dog"], max_length=5)
     assert ids == [START, 4, UNKNOWN, 5, END]
     assert vocabulary.decode([*ids, 4, 4]) == ["a", "dog"]
 
 
-def test_a_special_that_somebody_wrote_is_an_unknown_word():
+def test_a_special_token_in_a_text_is_an_unknown_word():
     words = tokenize("<END> of <pad> the <start> story <unk>")
     vocabulary = Vocabulary.count([words], min_count=1)
     assert vocabulary.words[4:] == ("of", "story", "the")
     assert vocabulary.encode(words, 9) == [START, UNKNOWN, 4, UNKNOWN, 6, UNKNOWN, 5, UNKNOWN, END]
 
 
-def test_a_caption_that_is_cut_off_does_not_end():
+def test_a_truncated_caption_has_no_end():
     assert Vocabulary(["a"]).encode(["a"] * 3, max_length=2) == [START, 4, 4]
 
 
@@ -53,13 +55,13 @@ def test_a_saved_vocabulary_is_read_back(tmp_path):
     assert Vocabulary.load(tmp_path / "v.json").words == vocabulary.words
 
 
-def test_a_word_cannot_stand_in_the_vocabulary_twice():
+def test_a_word_cannot_occur_twice():
     with pytest.raises(ValueError, match="twice"):
         Vocabulary(["a", "a"])
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"words": [1, 2]}', '{"words": ["a", "a"]}', '{"words": ["a"'])
-def test_a_damaged_vocabulary_is_told_of(tmp_path, content):
+def test_a_damaged_vocabulary_is_an_error(tmp_path, content):
     (tmp_path / "v.json").write_text(content)
-    with pytest.raises(UserError, match=r"v\.json is damaged, or of another version"):
+    with pytest.raises(UserError, match=r"v\.json"):
         Vocabulary.load(tmp_path / "v.json")

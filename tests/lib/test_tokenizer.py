@@ -1,4 +1,4 @@
-"""The tokenizer gives coco-caption's tokens, and its short way gives what the lexer gives, whatever the caption."""
+"""The tokenizer equals Stanford's, and its fast path equals the lexer."""
 
 import json
 from pathlib import Path
@@ -11,16 +11,16 @@ from lib.text.lexer import lex
 from lib.text.tokenizer import PUNCTUATION, tokenize
 from tests.realdata import REALDATA, needs_realdata
 
-# Captions, and what the Stanford tokenizer makes of them: data/make_ptb.py wrote it.
+# Captions and their tokens by Stanford's tokenizer, written by data/make_ptb.py.
 PTB = [json.loads(row) for row in (Path(__file__).parent / "data/ptb.jsonl").read_text("utf-8").splitlines()]
 
-# The halves of the words that are taken apart, an abbreviation, and what may stand beside them.
+# Halves of the split words, an abbreviation, and characters that may be next to them.
 PIECES = [
     "can", "not", "Can", "NOT", "gim", "me", "Gim", "gon", "na", "GON", "got", "ta", "lem", "wan", "d", "ye", "more",
     "n", "t", "is", "a", "Z", "St", "ill", " ", " ", " ", "  ", "\n", "\t", "\u00a0", ".", ".", "..", ",", "'", '"',
     "-", "--", "(", "2", "é", "ſ", "K", "İ", "_", "\0", "\x1c",
 ]  # fmt: skip
-WORDS = [*lexer.TAKEN_APART.split(), "dog", "CANNOT", "a", "St.", "etc.", "Mass", "Mass.", ", "]
+WORDS = [*lexer.SPLIT_WORDS.split(), "dog", "CANNOT", "a", "St.", "etc.", "Mass", "Mass.", ", "]
 captions = st.one_of(
     st.lists(st.sampled_from(PIECES), max_size=12).map("".join),
     st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join),
@@ -29,7 +29,7 @@ captions = st.one_of(
 )
 
 
-def by_the_lexer(caption: str) -> list[str]:
+def lexer_tokens(caption: str) -> list[str]:
     return [word for word in lex(caption) if word not in PUNCTUATION]
 
 
@@ -50,12 +50,12 @@ def test_tokens_are_those_of_the_stanford_tokenizer(caption, tokens):
 @example("A dog,, a cat ,")
 @example("I cannot. Gonna.wanna")
 @example("wanna")
-def test_the_short_way_changes_nothing(caption):
-    assert tokenize(caption) == by_the_lexer(caption)
+def test_the_fast_path_changes_nothing(caption):
+    assert tokenize(caption) == lexer_tokens(caption)
 
 
 @given(st.text())
-def test_a_token_is_lower_case_and_has_no_blank_in_it(caption):
+def test_a_token_is_lower_case_without_blanks(caption):
     for token in tokenize(caption):
         assert token.split() == [token]
         assert token == token.lower()
@@ -63,12 +63,12 @@ def test_a_token_is_lower_case_and_has_no_blank_in_it(caption):
 
 @needs_realdata
 @pytest.mark.parametrize("name", ["coco/captions_val2017.json", "flickr8k/dataset_flickr8k.json"])
-def test_real_captions_have_the_same_words_by_either_way(name):
+def test_real_captions_have_the_same_tokens_by_the_lexer(name):
     content = json.loads((REALDATA / name).read_text("utf-8"))
     if "annotations" in content:
         texts = [row["caption"] for row in content["annotations"]]
     else:
         texts = [sentence["raw"] for image in content["images"] for sentence in image["sentences"]]
     assert len(texts) in (25014, 35000)
-    different = [text for text in texts if tokenize(text) != by_the_lexer(text)]
+    different = [text for text in texts if tokenize(text) != lexer_tokens(text)]
     assert different == []

@@ -1,4 +1,4 @@
-"""A whole captioner, as the train stage writes it: too small and too untrained to say anything of sense."""
+"""A complete model folder with random weights, as the finetune stage writes it."""
 
 from pathlib import Path
 
@@ -13,15 +13,16 @@ WORDS = ["a", "dog", "cat", "runs", "sleeps"]
 
 
 def write_model(folder: Path, attention: str = "additive", scale: float = 3) -> Path:
-    """Its folder. With attention it looks at a grid of 4 x 4 places, without at a pooled vector.
+    """Return the folder of a model with a 4 x 4 grid of features, or with a pooled vector if attention is none.
 
-    Another `scale` of its weights is another decoder for the same CNN.
+    Another `scale` of the weights makes another decoder for the same CNN.
     """
     torch.manual_seed(0)
     vocabulary = Vocabulary(WORDS)
-    places, channels = (16, 128) if attention == "additive" else (1, 2048)
-    decoder = Decoder(DecoderConfig(places, channels, len(vocabulary), "lstm", "scratch", attention, 8, 8, 0.0))
-    for parameter in decoder.parameters():  # far from uniform predictions, and not the same for every picture
+    num_regions, feature_size = (16, 128) if attention == "additive" else (1, 2048)
+    config = DecoderConfig(num_regions, feature_size, len(vocabulary), "lstm", "scratch", attention, 8, 8, 0.0)
+    decoder = Decoder(config)
+    for parameter in decoder.parameters():  # far from uniform predictions, and different for each image
         parameter.data.mul_(scale)
     random_init("small_net").save(folder.with_suffix(".cnn"))
     save_captioner(folder, folder.with_suffix(".cnn"), folder, decoder.eval(), vocabulary)

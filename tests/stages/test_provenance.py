@@ -32,7 +32,7 @@ def card(folder: Path, **train) -> str:
 
 def test_the_card_says_what_the_model_is_and_what_taught_it(tmp_path):
     text = card(tmp_path)
-    for part in ("LSTM of 12 units", "grid of places", "16 x 64 numbers", "100 words", "scenes", "bleu_4 0.500"):
+    for part in ("LSTM with 12 hidden units", "additive", "16 x 64", "100 words", "scenes", "bleu_4 0.500"):
         assert part in text, part
     assert "self-critical" not in text
     assert "3 of self-critical training" in card(tmp_path, epochs=3)

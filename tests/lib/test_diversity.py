@@ -1,17 +1,17 @@
-"""What captions are like: each statistic on captions where it is plain what it should be."""
+"""Caption statistics, on captions with known values."""
 
 import pytest
 from hypothesis import given, strategies as st
 
-from lib.evaluation.diversity import caption_statistics, repeats
+from lib.evaluation.diversity import caption_statistics, repeats_phrase
 
 
-def described(*captions: str, seen: tuple[str, ...] = ()) -> dict[str, float]:
-    return caption_statistics([caption.split() for caption in captions], {tuple(caption.split()) for caption in seen})
+def statistics_of(*captions: str, train: tuple[str, ...] = ()) -> dict[str, float]:
+    return caption_statistics([caption.split() for caption in captions], {tuple(caption.split()) for caption in train})
 
 
-def test_length_and_variety():
-    found = described("a dog runs", "a dog", "a dog")
+def test_length_and_diversity():
+    found = statistics_of("a dog runs", "a dog", "a dog")
     assert found["mean_length"] == pytest.approx(7 / 3)
     assert found["distinct_words"] == 3
     assert found["distinct_1"] == pytest.approx(3 / 7)
@@ -19,8 +19,8 @@ def test_length_and_variety():
     assert found["distinct_captions"] == pytest.approx(2 / 3)
 
 
-def test_captions_learned_by_heart():
-    assert described("a dog", "a cat", seen=("a dog", "a dog runs"))["seen_in_training"] == 0.5
+def test_memorised_captions():
+    assert statistics_of("a dog", "a cat", train=("a dog", "a dog runs"))["seen_in_training"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -28,24 +28,24 @@ def test_captions_learned_by_heart():
     [("a man in a", 1), ("a man with", 1), ("a dog and", 1), ("a dog is", 1), ("a man in a hat", 0), ("", 0)],
 )
 def test_captions_that_break_off(caption, dangling):
-    assert described(caption)["dangling_end"] == dangling
+    assert statistics_of(caption)["dangling_end"] == dangling
 
 
 @pytest.mark.parametrize(
-    ("caption", "stutters"),
+    ("caption", "repeats"),
     [
         ("a dog in a hat in a hat", True),
         ("a dog a dog", True),
-        ("a very very big dog", False),  # one word twice may be meant
+        ("a very very big dog", False),  # one repeated word may be intended
         ("a dog and a dog", False),
         ("", False),
     ],
 )
-def test_captions_that_say_a_phrase_twice_on_end(caption, stutters):
-    assert repeats(caption.split()) is stutters
+def test_captions_that_repeat_a_phrase(caption, repeats):
+    assert repeats_phrase(caption.split()) is repeats
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=8), min_size=1, max_size=5))
-def test_what_is_not_a_number_of_words_is_a_share(captions):
+def test_fractions_are_between_0_and_1(captions):
     found = caption_statistics(captions, set())
     assert all(0 <= value <= 1 for name, value in found.items() if name not in ("mean_length", "distinct_words"))
