@@ -37,14 +37,13 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
 
 def read_comparisons(folder: Path) -> list[Comparison]:
     """Read the comparisons in the subfolders of `folder`, sorted by subfolder name."""
-    return [_read(path.parent) for path in sorted(folder.glob("*/scores.json"))]
-
-
-def _read(folder: Path) -> Comparison:
-    with readable_errors(folder / "curves.csv"):
-        curves = dict(list(pd.read_csv(folder / "curves.csv").groupby("run", sort=False)))
-    with readable_errors(folder / "scores.json"):
-        return Comparison(**json.loads((folder / "scores.json").read_text("utf-8")), curves=curves)
+    comparisons = []
+    for path in sorted(folder.glob("*/scores.json")):
+        with readable_errors(path.with_name("curves.csv")):
+            curves = dict(list(pd.read_csv(path.with_name("curves.csv")).groupby("run", sort=False)))
+        with readable_errors(path):
+            comparisons.append(Comparison(**json.loads(path.read_text("utf-8")), curves=curves))
+    return comparisons
 
 
 def table(scores: Mapping[str, Mapping[str, float]]) -> str:

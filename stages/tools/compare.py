@@ -1,7 +1,6 @@
 """Train two models that differ in one thing, as DVC experiments, and compare them: `make compare`.
 
-DVC runs each experiment in a temporary folder with the files that Git tracks, uncommitted changes included. The params,
-data and metrics of the workspace stay as they are.
+The workspace stays as it is: DVC runs each experiment in a temporary folder with all that Git tracks, changes included.
 """
 
 import io
@@ -24,11 +23,11 @@ from stages.common.paths import METRICS, SCRATCH
 
 # For each value of WHAT: two runs, and the params in which they differ.
 _RUNS = {
-    "cell": {"RNN": {"model.cell": "rnn"}, "LSTM": {"model.cell": "lstm"}},
-    "implementation": {"scratch": {"model.implementation": "scratch"}, "torch": {"model.implementation": "torch"}},
+    "cell": {"RNN": ["model.cell=rnn"], "LSTM": ["model.cell=lstm"]},
+    "implementation": {"scratch": ["model.implementation=scratch"], "torch": ["model.implementation=torch"]},
     "features": {
-        "pooled": {"features.kind": "pooled", "model.attention": "none"},
-        "grid": {"features.kind": "grid", "model.attention": "additive"},
+        "pooled": ["features.kind=pooled", "model.attention=none"],
+        "grid": ["features.kind=grid", "model.attention=additive"],
     },
 }
 
@@ -37,28 +36,23 @@ def main() -> None:
     what, *settings = sys.argv[1:]
     if what not in _RUNS:
         raise UserError(f"WHAT={what}: it must be one of {', '.join(_RUNS)}")
-    runs, folder = _RUNS[what], METRICS / "compare" / what
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches DVC too, which stops the stage and cleans up
-    names = {name: f"compare-{what}-{name.lower()}" for name in runs}
-    for name, params in runs.items():
-        _run_experiment(names[name], [*settings, *(f"--set-param={key}={value}" for key, value in params.items())])
-    one, other = (_inputs(name) for name in names.values())
-    varied = {key for params in runs.values() for key in params}
+    experiments, scores, curves = [], {}, {}
+    for name, params in _RUNS[what].items():
+        experiment = f"compare-{what}-{name.lower()}"
+        _run_experiment(experiment, [*settings, *(f"--set-param={param}" for param in params)])
+        experiments.append(experiment)
+        scores[name] = json.loads(dvc.api.read(f"{METRICS}/scores.json", rev=experiment))
+        curves[name] = pd.read_csv(io.StringIO(dvc.api.read(f"{METRICS}/train/curves.csv", rev=experiment)))
+    one, other = map(_inputs, experiments)
+    varied = {param.partition("=")[0] for params in _RUNS[what].values() for param in params}
     if changed := [key for key in {**one, **other} if key not in varied and one.get(key) != other.get(key)]:
         raise UserError(f"{', '.join(changed)}: changed between the two runs, so they are not comparable. Run it again")
 
-    def read(path: str) -> dict[str, str]:
-        return {name: dvc.api.read(f"{METRICS}/{path}", rev=experiment) for name, experiment in names.items()}
-
-    scores = {name: json.loads(text) for name, text in read("scores.json").items()}
-    curves = {name: pd.read_csv(io.StringIO(text)) for name, text in read("train/curves.csv").items()}
-    differing = " against ".join(
-        ", ".join(f"{key}={value}" for key, value in params.items()) for params in runs.values()
-    )
-    title = " against ".join(runs)
+    title, differing = " against ".join(scores), " against ".join(map(", ".join, _RUNS[what].values()))
     summary = f"On {one['dataset.name']}, {one['train.epochs']} epochs each: {differing}; all else equal."
+    folder, page = METRICS / "compare" / what, METRICS / "report/index.html"
     write_comparison(folder, Comparison(title[0].upper() + title[1:], summary, scores, curves))
-    page = METRICS / "report/index.html"
     print(f"\n{table(scores)}\n\n{folder} has the table and the learning curves; dvc repro adds them to {page}")
 
 
@@ -66,10 +60,8 @@ def _run_experiment(name: str, settings: list[str]) -> None:
     """Run the DAG as the experiment `name`. Replace an earlier one only if the run succeeds."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "CAPTION_SCRATCH": str(SCRATCH.resolve())}
-    for command in (
-        ["run", "--temp", "--name", f"{name}-new", *settings],
-        ["rename", "--force", f"{name}-new", name],
-    ):
+    new = f"{name}-new"
+    for command in (["run", "--temp", "--name", new, *settings], ["rename", "--force", new, name]):
         if subprocess.call([sys.executable, "-m", "dvc", "exp", *command], env=environment):
             raise UserError(
                 f"{name} failed for the reason above; {METRICS / 'compare'} is unchanged. An experiment sees only the "
