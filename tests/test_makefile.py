@@ -19,6 +19,8 @@ def project(tmp_path, monkeypatch):
     for name in ("MAKEFLAGS", "MAKELEVEL"):  # `make test` started these tests, and the make in them is none of its own
         monkeypatch.delenv(name, raising=False)
     shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests/developer.mk", tmp_path / "tests")
     programs = tmp_path / ".venv/bin"
     programs.mkdir(parents=True)
     for name in ("caption", "python"):
