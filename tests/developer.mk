@@ -19,7 +19,7 @@ check: $(READY)
 check-lock: $(READY)
 	@if output=$$(dvc repro --dry --allow-missing --keep-going 2>&1) && echo "$$output" | grep -q "^Data and pipelines are up to date"; \
 	then echo "dvc.lock is up to date"; \
-	else echo "$$output" | grep -E "^(Running stage|ERROR)"; \
+	else echo "$$output" | grep -v "skipping$$"; \
 	echo "error: dvc.lock is out of date: run dvc repro and commit what it changes" >&2; exit 1; fi
 
 lock: $(READY)
