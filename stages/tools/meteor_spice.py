@@ -1,7 +1,4 @@
-"""java: METEOR and SPICE of the test captions, for papers that ask for them: `python -m stages.tools.meteor_spice`. Needs Java.
-
-Not a stage of the DAG, which has to run, and to give the same, without Java.
-"""
+"""Print METEOR and SPICE of the test captions. Needs Java: `python -m stages.tools.meteor_spice`."""
 
 from lib.core.tables import read_images, read_tokens
 from lib.evaluation.meteor_spice import meteor, spice

@@ -1,4 +1,4 @@
-"""provenance: print what made a model: its params and inputs, and when, where and with what: `make provenance`."""
+"""Print what made a model: its params and inputs, and when, where and with what: `make provenance`."""
 
 import json
 import sys
@@ -14,27 +14,21 @@ from lib.model.saved import weights_path
 from stages.common.entrypoint import run
 from stages.common.paths import MODEL, PROVENANCE
 
-_LOCK = Path("dvc.lock")
-
 
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else MODEL
     if not provenance_path(folder).exists():
         raise UserError(f"{provenance_path(folder)} is missing: run make repro, or name the folder of another model")
-    found = _read(provenance_path(folder))
+    provenance = _read(provenance_path(folder))
     note = _read(PROVENANCE) if PROVENANCE.exists() else {}
     if weights_path(folder).exists() and note.pop("model", None) == fingerprint(weights_path(folder)):
-        found |= {"inputs": _inputs(), "made": note}
+        lock = yaml.safe_load(Path("dvc.lock").read_text("utf-8")) if Path("dvc.lock").exists() else {"stages": {}}
+        deps = lock["stages"].get("finetune", {}).get("deps", [])
+        inputs = {dep["path"]: dep["md5"] for dep in deps if dep["path"].startswith("data/")}
+        provenance |= {"inputs": inputs, "made": note}
     else:
-        found["made"] = "elsewhere or earlier: this folder only knows about the last model that was trained in it"
-    print(yaml.safe_dump(found, sort_keys=False, allow_unicode=True), end="")
-
-
-def _inputs() -> dict[str, str]:
-    """Return the md5 of each file or folder that the finetune stage read, from dvc.lock."""
-    stages = yaml.safe_load(_LOCK.read_text("utf-8"))["stages"] if _LOCK.exists() else {}
-    deps = stages.get("finetune", {}).get("deps", [])
-    return {dep["path"]: dep["md5"] for dep in deps if dep["path"].startswith("data/")}
+        provenance["made"] = "elsewhere or earlier: this project only has a note about the last model trained in it"
+    print(yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True), end="")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Two runs side by side: the table, the plot, and their section of the page."""
+"""Comparing two runs: the table, the plot, and their section of the page."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from lib.report.comparison import read_comparisons, table, write_comparison
+from lib.report.comparison import Comparison, read_comparisons, table, write_comparison
 from lib.report.figures import COLOURS
 from lib.report.page import write_page
 
@@ -20,23 +20,22 @@ CURVES = {
 }
 
 
-def write(folder):
-    return write_comparison(folder, "RNN against LSTM", "On <scenes>, 2 epochs each.", SCORES, CURVES)
+COMPARISON = Comparison("RNN against LSTM", "On <scenes>, 2 epochs each.", SCORES, CURVES)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    write(tmp_path / "cell")
+    write_comparison(tmp_path / "cell", COMPARISON)
     return tmp_path
 
 
-def test_the_table_has_a_row_for_each_run_and_the_scores_that_both_have():
+def test_the_table_has_one_row_per_run_and_the_scores_that_both_have():
     assert table({"RNN": {"bleu_4": 0.25, "truth": 0.5}, "LSTM": {"bleu_4": 0.3125}}) == (
         "|  | bleu_4 |\n| --- | ---: |\n| RNN | 0.250 |\n| LSTM | 0.312 |"
     )
 
 
-def test_what_is_written_can_be_read_by_people_and_by_programs(folder):
+def test_a_comparison_is_written_for_people_and_for_programs(folder):
     assert sorted(path.name for path in (folder / "cell").iterdir()) == [
         "README.md", "curves.csv", "curves.png", "scores.json",
     ]  # fmt: skip
@@ -49,7 +48,7 @@ def test_what_is_written_can_be_read_by_people_and_by_programs(folder):
     assert curves["val_loss"].tolist() == [3.0, 2.0, 3.0, 1.0]
 
 
-def test_the_plot_has_both_curves_and_a_size_for_git(folder):
+def test_the_plot_shows_both_curves_and_is_small_enough_for_git(folder):
     path = folder / "cell/curves.png"
     assert path.stat().st_size < 100_000
     pixels = np.asarray(Image.open(path).convert("RGB"), float) / 255
@@ -58,18 +57,19 @@ def test_the_plot_has_both_curves_and_a_size_for_git(folder):
 
 
 def test_the_same_results_give_the_same_bytes(folder, tmp_path):
-    for path in write(tmp_path / "again"):
-        assert path.read_bytes() == (folder / "cell" / path.name).read_bytes(), path.name
+    write_comparison(tmp_path / "again", COMPARISON)
+    for path in (folder / "cell").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
 
 
-def test_comparisons_are_found_in_the_order_of_their_names(folder, tmp_path):
+def test_comparisons_are_sorted_by_folder(folder, tmp_path):
     (folder / "README.md").write_text("about this folder")
-    write_comparison(folder / "attention", "A against B", "", SCORES, CURVES)
+    write_comparison(folder / "attention", Comparison("A against B", "", SCORES, CURVES))
     assert [comparison.title for comparison in read_comparisons(folder)] == ["A against B", "RNN against LSTM"]
     assert read_comparisons(tmp_path / "none") == []
 
 
-def test_what_was_written_is_read_again(folder):
+def test_a_written_comparison_is_read_back(folder):
     (comparison,) = read_comparisons(folder)
     assert comparison.scores == SCORES
     assert list(comparison.curves) == ["RNN", "LSTM"]

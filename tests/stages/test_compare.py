@@ -1,53 +1,60 @@
-"""What `make compare` refuses; that it compares, tests/test_dvc.py shows."""
+"""What `make compare` refuses. tests/test_dvc.py runs a comparison."""
 
-import subprocess
+import json
 
 import pytest
+import yaml
 
 from lib.core.errors import UserError
-from stages.common.entrypoint import run
 from stages.tools import compare
 
+PARAMS = {"dataset": {"name": "scenes"}, "model": {"cell": "rnn", "hidden": 8}, "train": {"epochs": 1}}
 
-def test_an_unknown_comparison_is_told_in_one_line(monkeypatch):
+
+def test_an_unknown_comparison_is_rejected(monkeypatch):
     monkeypatch.setattr("sys.argv", ["compare", "cells"])
-    with pytest.raises(SystemExit, match=r"^error: WHAT=cells: should be cell, implementation or features$"):
-        run(compare.main)
+    with pytest.raises(UserError, match=r"^WHAT=cells: .*cell, implementation, features$"):
+        compare.main()
 
 
 @pytest.fixture
-def commit(tmp_path, monkeypatch):
-    """Commits files to a repository in the current folder; returns the commit."""
-    monkeypatch.chdir(tmp_path)
-    subprocess.run(["git", "init", "-q"], check=True)
-
-    def write_and_commit(**files: str) -> str:
-        for name, text in files.items():
-            path = tmp_path / name.replace("__", "/").replace("_", ".")
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text)
-        subprocess.run(["git", "add", "-A"], check=True)
-        subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-qm", "t"], check=True)
-        return compare._git("rev-parse", "HEAD")
-
-    return write_and_commit
-
-
-def test_runs_that_differ_in_what_is_compared_and_in_results_alone_are_comparable(commit):
-    first = commit(params_yaml="model: {cell: rnn, hidden: 8}", metrics__scores_json="1", lib__cell_py="1")
-    second = commit(params_yaml="model: {cell: lstm, hidden: 8}", metrics__scores_json="2", dvc_lock="2")
-    compare._check_all_else_is_equal([first, second], {"model.cell"})
-
-
-def test_a_change_of_code_or_params_between_the_runs_is_told(commit):
-    first = commit(params_yaml="model: {cell: rnn, hidden: 8}", lib__cell_py="1")
-    second = commit(params_yaml="model: {cell: lstm, hidden: 9}", lib__cell_py="2")
-    with pytest.raises(UserError, match=r"^lib/cell\.py, model\.hidden changed between the two runs"):
-        compare._check_all_else_is_equal([first, second], {"model.cell"})
-
-
-def test_outside_a_git_repository_git_says_what_is_wrong(tmp_path, monkeypatch):
+def run_compare(tmp_path, monkeypatch):
+    """Run compare on two experiments that have already run: the params and the md5 of the code of the second."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["compare", "cell"])
-    with pytest.raises(SystemExit, match=r"^error: git ls-files: fatal: not a git repository"):
-        run(compare.main)
+    monkeypatch.setattr(compare, "_run_experiment", lambda name, settings: None)
+
+    def run_compare(hidden: int, code: str) -> None:
+        params = {
+            "compare-cell-rnn": PARAMS,
+            "compare-cell-lstm": {**PARAMS, "model": {"cell": "lstm", "hidden": hidden}},
+        }
+
+        def read(path: str, rev: str) -> str:
+            md5 = "0" if rev == "compare-cell-rnn" else code
+            deps = [{"path": "lib/cells", "md5": md5}, {"path": "data/decoder", "md5": rev}]
+            return {
+                "metrics/scores.json": json.dumps({"bleu_4": 0.5}),
+                "metrics/train/curves.csv": "epoch,val_loss,val_bleu_4,val_cider_d\n1,3.0,0.1,0.5\n",
+                "dvc.lock": yaml.safe_dump({"stages": {"train": {"deps": deps}}}),
+            }[path]
+
+        monkeypatch.setattr("dvc.api.params_show", lambda rev: params[rev])
+        monkeypatch.setattr("dvc.api.read", read)
+        compare.main()
+
+    return run_compare
+
+
+def test_two_runs_that_differ_in_the_cell_alone_are_compared(run_compare, tmp_path):
+    run_compare(hidden=8, code="0")
+    written = json.loads((tmp_path / "metrics/compare/cell/scores.json").read_text())
+    assert written["summary"] == "On scenes, 1 epochs each: model.cell=rnn against model.cell=lstm; all else equal."
+    assert written["scores"] == {"RNN": {"bleu_4": 0.5}, "LSTM": {"bleu_4": 0.5}}
+
+
+@pytest.mark.parametrize(("hidden", "code", "changed"), [(9, "0", "model.hidden"), (8, "1", "lib/cells")])
+def test_two_runs_that_differ_in_more_are_not_compared(run_compare, tmp_path, hidden, code, changed):
+    with pytest.raises(UserError, match=f"^{changed}: "):
+        run_compare(hidden, code)
+    assert not (tmp_path / "metrics").exists()

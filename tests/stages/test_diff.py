@@ -1,4 +1,4 @@
-"""Two runs side by side: read from wherever they are, and what cannot be compared refused in a line."""
+"""`make diff`: runs are read from wherever they are, and runs that cannot be compared are rejected."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from lib.core.errors import UserError
 from lib.core.tables import write_table
 from lib.scoring import score
 from lib.text.tokenizer import tokenize
-from stages.tools import significance as diff
+from stages.tools import significance
 
 REFERENCES = {i: [f"a {colour} dog on the grass", "a dog"] for i, colour in enumerate(["red", "blue", "big"] * 10)}
 POOR = dict.fromkeys(REFERENCES, "a cat on a mat")
@@ -35,20 +35,13 @@ def command(folder: Path, *words: str) -> None:
 
 
 def add(folder: Path) -> None:
-    command(
-        folder,
-        "dvc",
-        "add",
-        "-q",
-        "metrics/captions.json",
-        "metrics/per_image.parquet",
-        "data/captions/captions.parquet",
-    )
+    names = ("metrics/captions.json", "metrics/per_image.parquet", "data/captions/captions.parquet")
+    command(folder, "dvc", "add", "-q", *names)
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """Poor captions committed and tagged, good ones in an experiment, and poor ones again in the workspace."""
+    """Poor captions in the tag `poor` and in the workspace, good ones in the experiment `good`."""
     folder = tmp_path_factory.mktemp("project")
     command(folder, "git", "init", "-q")
     command(folder, "git", "config", "user.email", "t@example.org")
@@ -67,24 +60,24 @@ def project(tmp_path_factory):
 
 
 @pytest.fixture
-def told(project, monkeypatch, capsys):
-    """What `python -m stages.tools.significance A B` prints, in the project."""
+def diff(project, monkeypatch, capsys):
+    """Run `python -m stages.tools.significance A B` in the project; return what it prints."""
 
-    def tell(a: str, b: str) -> str:
+    def run(a: str, b: str) -> str:
         monkeypatch.chdir(project)
         monkeypatch.setattr(sys, "argv", ["diff", a, b])
-        diff.main()
+        significance.main()
         return capsys.readouterr().out
 
-    return tell
+    return run
 
 
 def columns(table: str) -> dict[str, list[str]]:
     return {line.split()[0]: line.split()[1:] for line in table.splitlines()[1:8]}
 
 
-def test_a_revision_and_an_experiment_are_scored_as_evaluate_would(told):
-    rows = columns(told("poor", "good"))
+def test_a_revision_and_an_experiment_get_the_scores_of_evaluate(diff):
+    rows = columns(diff("poor", "good"))
     tokens = {i: [tokenize(caption) for caption in own] for i, own in REFERENCES.items()}
     for position, captions in enumerate([POOR, GOOD]):
         expected = {**score(tokens, {i: tokenize(caption) for i, caption in captions.items()}), "truth": position}
@@ -92,67 +85,64 @@ def test_a_revision_and_an_experiment_are_scored_as_evaluate_would(told):
     assert all(row[-1] == "yes" and row[2].startswith("+") for row in rows.values())
 
 
-def test_a_run_and_itself_differ_by_nothing(told):
-    table = told("poor", "workspace")
+def test_a_run_does_not_differ_from_itself(diff):
+    table = diff("poor", "workspace")
     for row in columns(table).values():
         assert row[2:] == ["+0.0000", "+0.0000", "to", "+0.0000", "may", "be", "chance"]
     assert "30 images" in table
 
 
-def test_a_folder_is_a_run_and_the_order_of_its_captions_is_no_matter(told, tmp_path):
+def test_a_folder_is_a_run_and_the_order_of_its_captions_does_not_matter(diff, tmp_path):
     write(tmp_path, dict(reversed(GOOD.items())))
-    assert columns(told("poor", str(tmp_path))) == columns(told("poor", "good"))
+    assert columns(diff("poor", str(tmp_path))) == columns(diff("poor", "good"))
 
 
 @pytest.mark.parametrize(
-    ("captions", "references", "message"),
-    [
-        (dict.fromkeys(range(20), "a dog"), REFERENCES, "captions 30 images .* 20, 20 of them the same"),
-        (GOOD, {**REFERENCES, 3: ["a cat"]}, "different reference captions"),
-    ],
+    ("captions", "references"),
+    [(dict.fromkeys(range(20), "a dog"), REFERENCES), (GOOD, {**REFERENCES, 3: ["a cat"]})],
 )
-def test_runs_on_other_images_or_references_are_not_compared(told, tmp_path, captions, references, message):
+def test_runs_on_other_images_or_references_are_not_compared(diff, tmp_path, captions, references):
     write(tmp_path, captions, references)
-    with pytest.raises(UserError, match=message):
-        told("poor", str(tmp_path))
+    with pytest.raises(UserError, match="different test images or reference captions"):
+        diff("poor", str(tmp_path))
 
 
-def test_captions_of_photographs_are_not_judged(told, tmp_path):
+def test_captions_of_photographs_are_not_judged(diff, tmp_path):
     write(tmp_path, GOOD)
     write_table(pd.DataFrame({"image_id": list(GOOD)}), tmp_path / "metrics/per_image.parquet")
-    assert "truth" not in told("poor", str(tmp_path))
+    assert "truth" not in diff("poor", str(tmp_path))
 
 
-def test_what_is_no_run_is_named(told, tmp_path):
-    with pytest.raises(UserError, match="nosuch: unknown Git revision"):
-        told("poor", "nosuch")
+def test_an_unknown_run_is_named(diff, tmp_path):
+    with pytest.raises(UserError, match=r"^nosuch: .*unknown Git revision"):
+        diff("poor", "nosuch")
     (tmp_path / "metrics").mkdir()
-    with pytest.raises(UserError, match=r"has no metrics/captions\.json"):
-        told("poor", str(tmp_path))
+    with pytest.raises(UserError, match=rf"^{tmp_path}: cannot read metrics/captions\.json"):
+        diff("poor", str(tmp_path))
 
 
 @pytest.mark.parametrize(
     "name", ["metrics/captions.json", "metrics/per_image.parquet", "data/captions/captions.parquet"]
 )
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b'[{"image_id": 1}]', b"[1]"])
-def test_a_damaged_file_of_a_run_is_named(told, tmp_path, name, damage):
+def test_a_damaged_file_of_a_run_is_named(diff, tmp_path, name, damage):
     write(tmp_path, GOOD)
     (tmp_path / name).write_bytes(damage)
-    with pytest.raises(UserError, match=f"^{tmp_path}:{name} is damaged, or of another version: "):
-        told("poor", str(tmp_path))
+    with pytest.raises(UserError, match=f"^{tmp_path}:{name} is damaged"):
+        diff("poor", str(tmp_path))
 
 
-def test_a_run_that_is_not_in_the_cache_is_named(project, told, tmp_path):
+def test_a_run_that_is_missing_from_the_cache_is_named(project, diff, tmp_path):
     cache = project / ".dvc/cache"
     shutil.move(cache, tmp_path / "cache")
     try:
-        with pytest.raises(UserError, match=r"good has no metrics/captions\.json, here or in DVC's cache"):
-            told("workspace", "good")
+        with pytest.raises(UserError, match=r"^good: cannot read metrics/captions\.json"):
+            diff("workspace", "good")
     finally:
         shutil.move(tmp_path / "cache", cache)
 
 
-def test_two_runs_are_asked_for(monkeypatch):
+def test_two_runs_are_needed(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["diff", "HEAD"])
     with pytest.raises(UserError, match="two runs"):
-        diff.main()
+        significance.main()

@@ -1,4 +1,4 @@
-"""All images of two zips are captioned, and go to COCO's evaluation server as it wants them."""
+"""The submission for COCO's evaluation server captions all images of two zips."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from PIL import Image
 from lib.app.captioner import Captioner
 from lib.core.errors import UserError
 from lib.core.zips import write_stored_zip
-from stages.tools import coco_submission as server
+from stages.tools import coco_submission
 from tests.lib.tiny import write_model
 from tests.miniature import pictures
 from tests.servers import serving
@@ -19,8 +19,8 @@ from tests.stages.tiny import write_params
 PARTS = ("val2014", "test2014")
 
 
-class LastFirst:
-    """A consensus that turns each beam round."""
+class Reverse:
+    """A consensus that reverses each beam."""
 
     def rerank(self, features, beams, length_penalty):
         return [beam[::-1] for beam in beams]
@@ -28,15 +28,15 @@ class LastFirst:
 
 @pytest.fixture(autouse=True)
 def _project(tmp_path, monkeypatch):
-    """A project with a trained model, and none to write with it."""
+    """A project with a trained model and no ensemble."""
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "data/model")
     (tmp_path / "data/ensemble").mkdir()
 
 
-@pytest.mark.parametrize(("consensus", "several"), [(None, False), (LastFirst(), False), (None, True)])
+@pytest.mark.parametrize(("consensus", "several"), [(None, False), (Reverse(), False), (None, True)])
 def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, capsys, consensus, several):
-    monkeypatch.setattr(server, "consensus_of_train", lambda *_: consensus)
+    monkeypatch.setattr(coco_submission, "train_consensus", lambda *_: consensus)
     if several:
         write_model(tmp_path / "other", scale=4).rename(tmp_path / "data/ensemble/other")
     jpegs = {image_id: jpeg for image_id, (jpeg, _) in pictures().items()}
@@ -51,7 +51,7 @@ def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, caps
             checksums.append(f"{hashlib.md5(content).hexdigest()}  {part}.zip\n")
         (tmp_path / "checksums").write_text("".join(checksums))
         write_params(tmp_path, **{"dataset.mirror": files.url, "dataset.checksums": "checksums"})
-        server.main()
+        coco_submission.main()
     assert capsys.readouterr().out.count("COCO_val2014_000000000007.jpg: not an image") == 1
     with zipfile.ZipFile("server/results.zip") as archive:
         assert archive.namelist() == [f"captions_{part}_captioner_results.json" for part in PARTS]
@@ -66,7 +66,7 @@ def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, caps
     assert written[3] == beam[-1 if consensus else 0].text
 
 
-def test_a_zip_of_something_else_is_told_of(tmp_path):
+def test_a_zip_without_images_is_rejected(tmp_path):
     write_stored_zip(tmp_path / "val2014.zip", [("notes.txt", b"")])
     digest = hashlib.md5((tmp_path / "val2014.zip").read_bytes()).hexdigest()
     with serving() as files:
@@ -75,23 +75,23 @@ def test_a_zip_of_something_else_is_told_of(tmp_path):
         (tmp_path / "checksums").write_text("".join(f"{digest}  {part}.zip\n" for part in PARTS))
         write_params(tmp_path, **{"dataset.mirror": files.url, "dataset.checksums": "checksums"})
         with pytest.raises(UserError, match="holds no image of val2014"):
-            server.main()
+            coco_submission.main()
 
 
-def test_captions_drawn_at_random_are_none_for_a_server(tmp_path):
+def test_a_submission_needs_beam_search(tmp_path):
     write_params(tmp_path, **{"generate.method": "sample"})
-    with pytest.raises(UserError, match=r"generate\.method is sample"):
-        server.main()
+    with pytest.raises(UserError, match=r"generate\.method=sample"):
+        coco_submission.main()
 
 
-def test_what_dvc_has_is_not_fetched_again(tmp_path, monkeypatch):
+def test_a_zip_in_dvcs_cache_is_not_downloaded(tmp_path, monkeypatch):
     write_stored_zip(tmp_path / "val2014.zip", [("notes.txt", b"")])
     digest = hashlib.md5((tmp_path / "val2014.zip").read_bytes()).hexdigest()
     cached = tmp_path / "cache/files/md5" / digest[:2] / digest[2:]
     cached.parent.mkdir(parents=True)
     (tmp_path / "val2014.zip").rename(cached)
-    monkeypatch.setattr(server, "dvc_cache", lambda: tmp_path / "cache")
+    monkeypatch.setattr(coco_submission, "dvc_cache", lambda: tmp_path / "cache")
     (tmp_path / "checksums").write_text("".join(f"{digest}  {part}.zip\n" for part in PARTS))
     write_params(tmp_path, **{"dataset.mirror": "http://127.0.0.1:1", "dataset.checksums": "checksums"})
-    with pytest.raises(UserError, match="holds no image of val2014"):  # so it was there
-        server.main()
+    with pytest.raises(UserError, match="holds no image of val2014"):  # so it was found
+        coco_submission.main()
