@@ -84,7 +84,7 @@ def test_runs_in_another_folder_keep_their_work_where_they_are_told(clone, tmp_p
         command(clone, "dvc", "exp", "run", *how, "-S", f"train.seed={10 + number}")
         if how == ["--queue"]:
             command(clone, "dvc", "exp", "run", "--run-all")
-        assert len(list((tmp_path / "scratch/train").glob("*/checkpoint.safetensors"))) == number
+        assert len(list((tmp_path / "scratch/train").glob("*/checkpoint.pt"))) == number
 
 
 def test_a_grid_is_run_from_a_queue_and_any_two_runs_are_compared(clone):

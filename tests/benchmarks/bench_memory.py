@@ -74,7 +74,7 @@ def training(folder: Path, shards: int, prepare: bool) -> None:
     from lib.text.vocabulary import Vocabulary
     from lib.training.batches import caption_set
     from lib.training.cross_entropy import CrossEntropyConfig, train_decoder
-    from lib.training.split import Split
+    from lib.training.data import Split
 
     per_shard, places, channels = 256, 49, 4096
     if prepare:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from lib.training.split import greedy_scores
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.multiprocessing import start_processes
@@ -45,7 +46,6 @@ from lib.search.beam import beam_search
 from lib.training import loop, split as splits
 from lib.training.cross_entropy import CrossEntropy, mean_loss, train_decoder
 from lib.training.loop import EpochMetrics
-from lib.training.split import greedy_scores
 from tests.commands import free_port
 from tests.lib.small_training import CROSS_ENTROPY, LONGEST, SELF_CRITICAL, VOCABULARY, data, decoder
 
@@ -119,7 +119,7 @@ def captions() -> Found:
 
 def teach(dropout: float = 0.0, progress: Path | None = None) -> tuple[dict[str, Tensor], list[EpochMetrics]]:
     """Cross-entropy, with a checkpoint after each batch."""
-    loop._SECONDS_BETWEEN_CHECKPOINTS = 0.0
+    loop._CHECKPOINT_SECONDS = 0.0
     model, split = decoder(dropout=dropout), data()
     curve = train_decoder(model, VOCABULARY, split, split, CROSS_ENTROPY, LONGEST, progress)
     return model.state_dict(), curve

@@ -38,7 +38,7 @@ def greedily(model, pictures, rules=NO_CONSTRAINTS) -> list[list[Hypothesis]]:
 def drawn(model, pictures, rules=NO_CONSTRAINTS) -> list[list[Hypothesis]]:
     """Each picture with the same numbers, whatever its batch."""
     return [
-        sample(model, picture[None], 3, 6, SamplingConfig(1.5), torch.Generator().manual_seed(3), rules)[0]
+        sample(model, picture[None], 3, 6, SamplingConfig(1.5), torch.Generator().manual_seed(3), rules.apply)[0]
         for picture in pictures
     ]
 
@@ -210,7 +210,7 @@ def test_whatever_the_model_captions_are_words_within_the_rules(model, beam, lon
     pictures = torch.zeros(images, 1, 1)
     by_beam = beam_search(model, pictures, beam, longest, penalty, rules)
     one_by_one = greedy(model, pictures, longest, rules)
-    random = sample(model, pictures, 2, longest, SamplingConfig(2.0, 3, 0.9), torch.Generator(), rules)
+    random = sample(model, pictures, 2, longest, SamplingConfig(2.0, 3, 0.9), torch.Generator(), rules.apply)
     assert ids(beam_search(model, pictures, 1, longest, penalty, rules)) == [
         [caption.token_ids] for caption in one_by_one
     ]
