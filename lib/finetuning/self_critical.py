@@ -15,7 +15,6 @@ an uncertain word at no cost, and captions would end in "a man in a".
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,9 +27,8 @@ from lib.model.decoder import CaptionBatch, Decoder
 from lib.model.greedy import greedy
 from lib.runtime.device import device
 from lib.runtime.distributed import shard
-from lib.text.vocabulary import PAD, START, Vocabulary
-from lib.training.data import Split
-from lib.training.loop import EpochMetrics, Objective, TrainConfig, train, zero_loss
+from lib.text.vocabulary import PAD, START
+from lib.training.loop import Objective, TrainConfig, zero_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,32 +39,13 @@ class SelfCriticalConfig(TrainConfig):
     baseline: str  # greedy, or mean (of the image's other samples)
 
 
-def finetune_decoder(
-    decoder: Decoder,
-    vocabulary: Vocabulary,
-    train_split: Split,
-    val: Split,
-    config: SelfCriticalConfig,
-    max_length: int,
-    checkpoint_path: Path | None = None,
-) -> list[EpochMetrics]:
-    """Train a trained `decoder` further, in place; see `lib.training.loop.train`.
-
-    The learning curves begin with epoch 0, and the decoder stays as it is if no epoch improves it. They hold `reward`,
-    the mean CIDEr-D of the samples, and the scores of val's greedy captions of at most `max_length` tokens.
-    """
-    decoder.to(device())
-    splits = train_split.to(device()), val.to(device())
-    objective = SelfCritical(decoder, vocabulary, *splits, config, max_length)
-    return train(objective, checkpoint_path, keep_initial=True)
-
-
 @dataclass(frozen=True)
 class SelfCritical(Objective):
-    """A higher reward than the decoder's own other captions."""
+    """Reward samples of a trained decoder; `reward` in the learning curves is their mean CIDEr-D."""
 
     config: SelfCriticalConfig
     metric = "reward"
+    keep_initial = True
 
     @cached_property
     def reward(self) -> CiderReward:

@@ -1,7 +1,6 @@
 """Cross-entropy training: the decoder learns to predict each token of a caption from the tokens before it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,10 +8,9 @@ from torch import Tensor, nn
 
 from lib.model.decoder import Decoder
 from lib.runtime.device import device
-from lib.runtime.distributed import all_gather, is_main_process, shard
-from lib.text.vocabulary import Vocabulary
+from lib.runtime.distributed import all_gather, shard
 from lib.training.data import Split
-from lib.training.loop import EpochMetrics, Objective, TrainConfig, train, weighted_mean, zero_loss
+from lib.training.loop import EpochMetrics, Objective, TrainConfig, weighted_mean, zero_loss
 
 _STANDARDISATION_BATCH = 256  # images
 
@@ -27,33 +25,19 @@ class CrossEntropyConfig(TrainConfig):
     precision: str = "float32"  # or bfloat16
 
 
-def train_decoder(
-    decoder: Decoder,
-    vocabulary: Vocabulary,
-    train_split: Split,
-    val: Split,
-    config: CrossEntropyConfig,
-    max_length: int,
-    checkpoint_path: Path | None = None,
-) -> list[EpochMetrics]:
-    """Fit the standardisation of the features, and train `decoder` in place; see `lib.training.loop.train`.
-
-    The learning curves hold the mean cross-entropy per token in nats: train_loss with label smoothing and dropout,
-    val_loss without them. They also hold the scores of val's greedy captions of at most `max_length` tokens.
-    """
-    decoder.to(device())
-    if is_main_process():  # the other processes copy it with the weights
-        decoder.fit_standardisation(train_split.features.split(_STANDARDISATION_BATCH))
-    splits = train_split.to(device()), val.to(device())
-    return train(CrossEntropy(decoder, vocabulary, *splits, config, max_length), checkpoint_path)
-
-
 @dataclass(frozen=True)
 class CrossEntropy(Objective):
-    """Teacher forcing: the decoder reads the reference's tokens, not its own."""
+    """Teacher forcing: the decoder reads the reference's tokens, not its own.
+
+    Cross-entropies are means per token in nats: train_loss with label smoothing and dropout, val_loss without them.
+    """
 
     config: CrossEntropyConfig
     metric = "train_loss"
+
+    def prepare(self) -> None:
+        """Fit the decoder's standardisation of the features."""
+        self.decoder.fit_standardisation(self.train.features.split(_STANDARDISATION_BATCH))
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Return the indices of each batch's captions."""

@@ -1,9 +1,8 @@
 """The training loop of the decoder, for any objective: epochs, validation, checkpoints; the best epoch is kept."""
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -46,7 +45,7 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class Objective(ABC):
+class Objective:
     """What the decoder learns, and from which data."""
 
     decoder: Decoder
@@ -56,17 +55,21 @@ class Objective(ABC):
     config: TrainConfig
     max_length: int
     metric: ClassVar[str]  # the name of the metric that `loss` returns
+    keep_initial: ClassVar[bool] = False  # whether epoch 0, the initial weights, may be the best
 
-    @abstractmethod
+    def prepare(self) -> None:
+        """Initialise the decoder from the train split, in the main process."""
+
     def batches(self, epoch: int) -> Sequence[Any]:
         """Return the batches of an epoch: a function of the seed and the epoch alone, of the same number in each."""
+        raise NotImplementedError
 
-    @abstractmethod
     def loss(self, batch: Any) -> tuple[Tensor, Tensor, int]:
         """Return the loss of a batch, its metric, and its weight in the epoch's mean.
 
         Each process takes its shard of the batch, and returns its summand of the loss and of the metric.
         """
+        raise NotImplementedError
 
     def validate(self, decoder: Decoder) -> EpochMetrics:
         """Return the metrics of the val split; their names begin with val_."""
@@ -88,20 +91,22 @@ def best_epoch(curve: Sequence[EpochMetrics], monitor: str) -> EpochMetrics:
     return min(curve, key=lambda row: row[monitor] if monitor == "val_loss" else -row[monitor])
 
 
-def train(objective: Objective, checkpoint_path: Path | None, *, keep_initial: bool = False) -> list[EpochMetrics]:
-    """Train the objective's decoder in place, and return the learning curves.
+def train_decoder(objective: Objective, checkpoint_path: Path | None = None) -> list[EpochMetrics]:
+    """Train the objective's decoder in place on `device()`, and return the learning curves.
 
-    The decoder ends in evaluation mode with the weights of the best epoch by `config.monitor`; with `keep_initial`, it
-    may be epoch 0, the initial weights. An interrupted run with the same arguments resumes from `checkpoint_path` and
-    ends in the same weights; with another number of processes, in the same up to the order of sums and dropout.
-    Raises UserError if training diverges.
+    The decoder ends in evaluation mode with the weights of the best epoch by `config.monitor`. An interrupted run with
+    the same arguments resumes from `checkpoint_path` and ends in the same weights; with another number of processes, in
+    the same up to the order of sums and dropout. Raises UserError if training diverges.
     """
-    decoder, config = objective.decoder, objective.config
+    decoder, config = objective.decoder.to(device()), objective.config
+    if is_main_process():
+        objective.prepare()
     broadcast_module(decoder)
+    objective = replace(objective, train=objective.train.to(device()), val=objective.val.to(device()))
     run = _TrainingRun(objective, checkpoint_path)
     if checkpoint_path and (state := load_checkpoint(checkpoint_path)):
         run.load_state_dict(state)
-    if keep_initial and not run.curve:
+    if objective.keep_initial and not run.curve:
         run.end_epoch({"epoch": 0, objective.metric: float("nan")})
     while run.epoch <= config.epochs and not run.should_stop():
         decoder.train()

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.multiprocessing import start_processes
 
-from lib.finetuning.self_critical import SelfCritical, finetune_decoder
+from lib.finetuning.self_critical import SelfCritical
 from lib.model.gathering import gather_hypotheses
 from lib.optim.checkpoint import load_checkpoint
 from lib.optim.optimiser import Optimiser
@@ -42,9 +42,9 @@ from lib.runtime.distributed import (
 )
 from lib.search.beam import beam_search
 from lib.training import data as training_data, loop
-from lib.training.cross_entropy import CrossEntropy, mean_loss, train_decoder
+from lib.training.cross_entropy import CrossEntropy, mean_loss
 from lib.training.data import greedy_scores
-from lib.training.loop import EpochMetrics
+from lib.training.loop import EpochMetrics, train_decoder
 from tests.commands import free_port
 from tests.lib.small_training import CROSS_ENTROPY, MAX_LENGTH, SELF_CRITICAL, VOCABULARY, data, decoder
 
@@ -123,7 +123,7 @@ def train(dropout: float = 0.0, checkpoint: Path | None = None) -> tuple[dict[st
     """Train by cross-entropy, with a checkpoint after each batch."""
     loop._CHECKPOINT_SECONDS = 0.0
     model, split = decoder(dropout=dropout), data()
-    curve = train_decoder(model, VOCABULARY, split, split, CROSS_ENTROPY, MAX_LENGTH, checkpoint)
+    curve = train_decoder(CrossEntropy(model, VOCABULARY, split, split, CROSS_ENTROPY, MAX_LENGTH), checkpoint)
     return model.state_dict(), curve
 
 
@@ -167,7 +167,8 @@ def trainings(folder: Path) -> Results:
     trained, curve = train()
     model, split = decoder(), data()
     checkpoint = folder / f"self-critical-{world_size()}"
-    self_critical_curve = finetune_decoder(model, VOCABULARY, split, split, SELF_CRITICAL, MAX_LENGTH, checkpoint)
+    objective = SelfCritical(model, VOCABULARY, split, split, SELF_CRITICAL, MAX_LENGTH)
+    self_critical_curve = train_decoder(objective, checkpoint)
     state = load_checkpoint(checkpoint)  # the best epoch is 0, so take the last weights
     assert state
     runs = {"trained": trained, "self-critical": state["decoder"], "dropout": train(0.3)[0]}

@@ -7,14 +7,15 @@ import torch
 import torch._dynamo  # otherwise the first optimiser imports it: a second in each forked process
 from safetensors.torch import save_file
 
-from lib.finetuning.self_critical import SelfCriticalConfig, finetune_decoder
+from lib.finetuning.self_critical import SelfCritical, SelfCriticalConfig
 from lib.model.decoder import Decoder, DecoderConfig
 from lib.optim.optimiser import make_deterministic
 from lib.text.vocabulary import Vocabulary
 from lib.training import loop
 from lib.training.batches import caption_set
-from lib.training.cross_entropy import CrossEntropyConfig, train_decoder
+from lib.training.cross_entropy import CrossEntropy, CrossEntropyConfig
 from lib.training.data import Split
+from lib.training.loop import Objective, train_decoder
 
 WORDS = [chr(97 + i) for i in range(20)]
 VOCABULARY = Vocabulary(WORDS)
@@ -43,9 +44,10 @@ def train(objective: str, checkpoint: Path | None, result: Path) -> None:
     loop._CHECKPOINT_SECONDS = 0.0
     torch.set_num_threads(1)
     model, split = decoder(dropout=0.3), data(60)
-    if objective == "cross-entropy":
-        curve = train_decoder(model, VOCABULARY, split, split, CROSS_ENTROPY, MAX_LENGTH, checkpoint)
-    else:
-        config = replace(SELF_CRITICAL, baseline="greedy")
-        curve = finetune_decoder(model, VOCABULARY, split, split, config, MAX_LENGTH, checkpoint)
+    config = replace(SELF_CRITICAL, baseline="greedy")
+    objectives: dict[str, Objective] = {
+        "cross-entropy": CrossEntropy(model, VOCABULARY, split, split, CROSS_ENTROPY, MAX_LENGTH),
+        "self-critical": SelfCritical(model, VOCABULARY, split, split, config, MAX_LENGTH),
+    }
+    curve = train_decoder(objectives[objective], checkpoint)
     save_file(model.state_dict(), result, {"curve": repr(curve)})

@@ -13,7 +13,6 @@ from lib.finetuning.self_critical import (
     SelfCritical,
     SelfCriticalConfig,
     caption_log_probs,
-    finetune_decoder,
     leave_one_out,
 )
 from lib.model.decoder import Decoder, DecoderConfig
@@ -22,6 +21,7 @@ from lib.scoring.cider import cider_d
 from lib.text.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
 from lib.training.batches import caption_set
 from lib.training.data import Split
+from lib.training.loop import train_decoder
 
 VOCABULARY = Vocabulary(["a", "dog", "cat"])
 CAPTIONS = [[["a", "dog"], ["dog"]], [["a", "cat"]], [["cat", "dog"], ["a", "a"]]]
@@ -133,7 +133,7 @@ def test_divergence_is_an_error():
     data = replace(data, features=data.features.float())
     config = replace(CONFIG, epochs=3, learning_rate=1e38, samples=20)
     with pytest.raises(UserError, match=r"^learning_rate=1e\+38: .* epoch 1;"):
-        finetune_decoder(model, VOCABULARY, data, data, config, MAX_LENGTH)
+        train_decoder(SelfCritical(model, VOCABULARY, data, data, config, MAX_LENGTH))
 
 
 @pytest.mark.parametrize("baseline", ["greedy", "mean"])
@@ -141,7 +141,7 @@ def test_the_reward_rises_and_the_best_epoch_is_kept(baseline):
     model, data = decoder().float(), split()
     data = replace(data, features=data.features.float())
     config = replace(CONFIG, epochs=15, learning_rate=0.03, batch_size=2, samples=20, baseline=baseline)
-    curve = finetune_decoder(model, VOCABULARY, data, data, config, MAX_LENGTH)
+    curve = train_decoder(SelfCritical(model, VOCABULARY, data, data, config, MAX_LENGTH))
     assert [row["epoch"] for row in curve] == list(range(16))
     assert np.isnan(curve[0]["reward"])
     assert curve[-1]["reward"] > 1.5 * curve[1]["reward"]
@@ -152,6 +152,6 @@ def test_without_epochs_the_decoder_stays_unchanged():
     model, data = decoder().float(), split()
     data = replace(data, features=data.features.float())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    (row,) = finetune_decoder(model, VOCABULARY, data, data, replace(CONFIG, epochs=0), MAX_LENGTH)
+    (row,) = train_decoder(SelfCritical(model, VOCABULARY, data, data, replace(CONFIG, epochs=0), MAX_LENGTH))
     assert row["epoch"] == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

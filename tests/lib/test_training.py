@@ -15,9 +15,9 @@ from lib.optim.optimiser import Optimiser, schedule
 from lib.search.beam import beam_search
 from lib.text.vocabulary import END, PAD, START, Vocabulary
 from lib.training.batches import caption_set
-from lib.training.cross_entropy import CrossEntropyConfig, batch_loss, mean_loss, train_decoder
+from lib.training.cross_entropy import CrossEntropy, CrossEntropyConfig, batch_loss, mean_loss
 from lib.training.data import Split
-from lib.training.loop import best_epoch
+from lib.training.loop import EpochMetrics, best_epoch, train_decoder
 
 CAPTIONS = [[["a", "red", "dog"], ["a", "dog"]], [["a", "cat"], ["the", "cat", "sleeps"]], [["birds"]]]
 VOCABULARY = Vocabulary.count([tokens for image in CAPTIONS for tokens in image], 1)
@@ -36,6 +36,10 @@ def decoder() -> Decoder:
 
 def config(epochs: int, **changes) -> CrossEntropyConfig:
     return CrossEntropyConfig(epochs=epochs, batch_size=2, learning_rate=0.01, monitor="val_cider_d", seed=1, **changes)
+
+
+def train(model: Decoder, train_config: CrossEntropyConfig) -> list[EpochMetrics]:
+    return train_decoder(CrossEntropy(model, VOCABULARY, split(), split(), train_config, 20))
 
 
 @settings(max_examples=50)
@@ -110,7 +114,7 @@ def test_the_validation_loss_is_the_mean_cross_entropy_per_token():
 
 def test_a_small_set_is_learned_and_the_best_epoch_is_kept():
     data, model = split(), decoder()
-    curve = train_decoder(model, VOCABULARY, data, data, config(40), 20)
+    curve = train(model, config(40))
     assert len(curve) == 40
     assert curve[-1]["train_loss"] < 0.5 < curve[0]["train_loss"]
     assert not model.training
@@ -121,7 +125,7 @@ def test_a_small_set_is_learned_and_the_best_epoch_is_kept():
 def test_the_same_seed_gives_the_same_weights():
     def trained() -> dict[str, torch.Tensor]:
         model = decoder()
-        train_decoder(model, VOCABULARY, split(), split(), config(2), 20)
+        train(model, config(2))
         return model.state_dict()
 
     first, second = trained(), trained()
@@ -130,7 +134,7 @@ def test_the_same_seed_gives_the_same_weights():
 
 def test_the_ema_of_the_weights_is_kept():
     model, plain = decoder(), decoder()
-    train_decoder(model, VOCABULARY, split(), split(), config(1, ema_decay=0.9), 20)
+    train(model, config(1, ema_decay=0.9))
     history = []
 
     class Recording(Optimiser):
@@ -140,7 +144,7 @@ def test_the_ema_of_the_weights_is_kept():
 
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr("lib.training.loop.Optimiser", Recording)
-        train_decoder(plain, VOCABULARY, split(), split(), config(1), 20)
+        train(plain, config(1))
     for name, parameter in model.named_parameters():
         mean = history[0][name]
         for count, weights in enumerate(history[1:], 1):
@@ -150,7 +154,7 @@ def test_the_ema_of_the_weights_is_kept():
 
 
 def test_training_stops_early_without_a_better_epoch():
-    curve = train_decoder(decoder(), VOCABULARY, split(), split(), config(30, patience=2, decay="none"), 20)
+    curve = train(decoder(), config(30, patience=2, decay="none"))
     best = best_epoch(curve, "val_cider_d")["epoch"]
     assert len(curve) == best + 2 < 30
 
@@ -159,11 +163,11 @@ def test_training_stops_early_without_a_better_epoch():
 def test_divergence_is_an_error(ema_decay):
     diverging = replace(config(3, ema_decay=ema_decay), learning_rate=1e38)
     with pytest.raises(UserError, match=r"^learning_rate=1e\+38: .* epoch 1;"):
-        train_decoder(decoder(), VOCABULARY, split(), split(), diverging, 20)
+        train(decoder(), diverging)
 
 
 def test_bfloat16_learns_too():
-    curve = train_decoder(decoder(), VOCABULARY, split(), split(), config(30, precision="bfloat16"), 20)
+    curve = train(decoder(), config(30, precision="bfloat16"))
     assert curve[-1]["train_loss"] < 0.6
 
 
@@ -207,7 +211,7 @@ def test_scratch_and_torch_cells_write_the_same_captions(cell, trained, other, a
     data = split()
     decoder_config = DecoderConfig(1, 8, len(VOCABULARY), cell, trained, attention, 16, 16, 0.0)
     model = Decoder(decoder_config)
-    train_decoder(model, VOCABULARY, data, data, config(10), 20)
+    train(model, config(10))
     twin = Decoder(replace(decoder_config, implementation=other))
     twin.load_state_dict(model.state_dict())
     twin.eval()
