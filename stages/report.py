@@ -11,9 +11,8 @@ from lib.report.gallery import write_gallery
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, gradient_flow, learning_curves, self_critical_curves
 from lib.report.sprites import thumbnail, write_sprites
-from lib.vision.images import Archives
-from lib.vision.pixels import image_rows
-from lib.vision.preprocess import read_preprocess
+from lib.vision.images import Archives, image_rows
+from lib.vision.preprocess import read_backbone_config
 from stages.common.entrypoint import run
 from stages.common.metrics_io import read_csv, read_json
 from stages.common.paths import BACKBONE, CAPTION_TABLE, IMAGES, METRICS, RAW, SKIPPED
@@ -47,7 +46,7 @@ def main() -> None:
     test_ids = [("image_id", "in", per_image["image_id"].tolist())]
     captions = read_table(CAPTION_TABLE, columns=["image_id", "caption"], filters=test_ids)
     references = captions.groupby("image_id")["caption"].agg(list)
-    preprocess = read_preprocess(BACKBONE)
+    _, preprocess = read_backbone_config(BACKBONE)
     write_gallery(out / "gallery.js", per_image, references, sprites, sizes, attention, preprocess)
 
     model = read_params(ModelParams)

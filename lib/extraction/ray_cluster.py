@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 
@@ -20,8 +20,8 @@ from lib.core.errors import UserError, one_line
 
 _RETRIES = 3  # of a shard whose process or node died
 
-Rows = TypeVar("Rows")
-MakeShards = Callable[[Mapping[int, Rows], Path, int], object]  # shards by number, folder, threads
+Shards = Mapping[int, Any]  # the rows of images, by number
+MakeShards = Callable[[Shards, Path, int], object]  # shards, folder, threads
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,7 @@ class RayCluster:
     gpus: int
     cpus: int
 
-    def run(
-        self, make_shards: MakeShards[Rows], shards: Mapping[int, Rows], folder: Path, inputs: Sequence[Path]
-    ) -> Iterator[int]:
+    def run(self, make_shards: MakeShards, shards: Shards, folder: Path, inputs: Sequence[Path]) -> Iterator[int]:
         """Make each shard in a task of its own; yield its number when its files are in `folder`, in any order.
 
         Paths must be absolute. Raises the error of `make_shards`, and UserError if a node does not see `folder` or one
@@ -43,9 +41,8 @@ class RayCluster:
         import ray
 
         # max_calls=0 keeps the process of a GPU task, because starting CUDA takes longer than some shards.
-        resources = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_calls": 0}
-        environment = {"env_vars": {"CAPTION_DEVICE": self.device_type}}
-        task = ray.remote(**resources, max_retries=_RETRIES, runtime_env=environment)(_run_task)
+        options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_calls": 0, "max_retries": _RETRIES}
+        task = ray.remote(**options, runtime_env={"env_vars": {"CAPTION_DEVICE": self.device_type}})(_run_task)
         # The name is new: a node that sees it sees this storage, and not its own folder of the same path.
         with tempfile.TemporaryDirectory(prefix="attempts-", dir=folder, ignore_cleanup_errors=True) as attempts:
             shared = ray.put(make_shards)
@@ -79,15 +76,15 @@ def connect() -> Iterator[RayCluster]:
             f"RAY_ADDRESS={address}, but Ray is not installed; install the extra ray (uv pip install --editable "
             "'.[ray]') or unset RAY_ADDRESS"
         ) from error
-    if address.startswith("ray://"):
-        raise UserError(f"RAY_ADDRESS={address}: Ray's client is not supported; set HOST:PORT of the head, or auto")
     try:
         host, _, port = address.rpartition(":")
         if host:  # Ray itself would take minutes to report that nothing listens there
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address, runtime_env={"py_modules": [str(Path(__file__).parents[1])]}, logging_level="warning")
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers: {one_line(error)}") from error
+        raise UserError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers: {one_line(error)}; set HOST:PORT of its head node, or auto"
+        ) from error
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpu_nodes = [node for node in nodes if node.get("GPU") and os.environ.get("CAPTION_DEVICE") != "cpu"]
@@ -99,12 +96,7 @@ def connect() -> Iterator[RayCluster]:
 
 
 def _run_task(
-    make_shards: MakeShards[Rows],
-    shard: Mapping[int, Rows],
-    attempts: Path,
-    inputs: Sequence[Path],
-    threads: int,
-    version: str,
+    make_shards: MakeShards, shard: Shards, attempts: Path, inputs: Sequence[Path], threads: int, version: str
 ) -> None:
     """Make a shard on a node, in a new folder, because an attempt that seemed dead may still write to its own."""
     node = platform.node()

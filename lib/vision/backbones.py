@@ -11,6 +11,7 @@ import re
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,24 +53,18 @@ class Backbone:
             return self.network(x)[:, None] if kind == "pooled" else self.grid(x)
 
     def feature_size(self, size: int) -> int:
-        """Return the size C of the pooled features of images of `size` pixels per side.
-
-        Raises UserError if the network does not take this size.
-        """
+        """Return the size C of the pooled features of images of `size` pixels per side. Raises UserError."""
         blank = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=next(self.network.parameters()).device)
         try:
             return self.features(blank, "pooled").shape[2]
         except Exception as error:  # each network raises its own
-            raise UserError(
-                f"{self.name} cannot take images of {size} pixels per side: {one_line(error)}; change backbone.size or "
-                "backbone.tune.size"
-            ) from error
+            message = f"{self.name} cannot take images of {size} pixels per side: {one_line(error)}"
+            raise UserError(f"{message}; change backbone.size or backbone.tune.size") from error
 
     def grid(self, x: Tensor) -> Tensor:
         """Return the last feature map, (N, P, C), for normalised pixels (N, 3, size, size).
 
-        It is the last output (N, C, height, width) of any module that has more than one region. Raises UserError as
-        `check_grid` does.
+        It is the last output (N, C, height, width) of any module that has more than one region. Raises UserError.
         """
         self.check_grid()
         maps: list[Tensor] = []
@@ -78,12 +73,10 @@ class Backbone:
             if isinstance(out, Tensor) and out.dim() == 4 and out.shape[2:].numel() > 1:
                 maps[:] = [out]
 
-        hooks = [module.register_forward_hook(keep) for module in self.network.modules()]
-        try:
+        with ExitStack() as hooks:
+            for module in self.network.modules():
+                hooks.enter_context(module.register_forward_hook(keep))
             self.network(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
         return maps[0].flatten(2).transpose(1, 2)
 
     def check_grid(self) -> None:
@@ -166,27 +159,36 @@ def pretrained(name: str, weights: str) -> Backbone:
     """Return a backbone with trained weights and the preprocessing of these weights.
 
     `weights` is a file (.safetensors, or a .pth state dict), `DEFAULT`, or the name of torchvision weights, which are
-    downloaded. A file gets the preprocessing of the model's default weights. Raises UserError.
+    downloaded to torch.hub's cache and verified. A file gets the preprocessing of the model's default weights. Raises
+    UserError.
     """
-    is_file = Path(weights).suffix in (".safetensors", ".pth", ".pt") or "/" in weights
-    if name == SMALL_NET and not is_file:
-        raise UserError(f"backbone.weights={weights}: {SMALL_NET} has no weights to download; use fit or a file")
-    preprocess = _preprocess(name, "DEFAULT" if is_file else weights)
+    entry = None
+    if Path(weights).suffix not in (".safetensors", ".pth", ".pt") and "/" not in weights:
+        entry = _torchvision_weights(name, weights)
+    preprocess = _preprocess(name, entry)
     network = build(name, preprocess.size)
-    state = _read_state_dict(weights) if is_file else _read_state_dict(weights, _torchvision_weights(name, weights))
     try:
+        if entry:
+            progress = sys.stderr.isatty()
+            state = entry.get_state_dict(map_location="cpu", progress=progress, check_hash=True, weights_only=True)
+        else:
+            is_safetensors = weights.endswith(".safetensors")
+            state = load_file(weights) if is_safetensors else torch.load(weights, "cpu", weights_only=True)
         _load_state_dict(network, state)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(
-            f"backbone.weights={weights}: the tensors do not fit backbone.name={name}; change one of them "
-            f"({one_line(error)[:200]} ...)"
-        ) from error
+    except Exception as error:  # network, hash, or malformed bytes, which make the readers raise almost anything
+        # torch's message for a pickle suggests to run it.
+        is_pickle = isinstance(error, pickle.UnpicklingError)
+        reason = "it holds more than tensors" if is_pickle else one_line(error)[:300]
+        problem = f"cannot read a state dict of backbone.name={name} from it"
+        if entry:
+            problem = f"cannot download {entry.url} to {torch.hub.get_dir()}"
+        raise UserError(f"backbone.weights={weights}: {problem}: {reason}; check the network or use a file") from error
     return Backbone(name, for_inference(without_classifier(network)), preprocess)
 
 
 def random_init(name: str) -> Backbone:
     """Return a backbone with random weights and the preprocessing of the model's default weights."""
-    preprocess = _preprocess(name, "DEFAULT")
+    preprocess = _preprocess(name)
     return Backbone(name, for_inference(without_classifier(build(name, preprocess.size))), preprocess)
 
 
@@ -197,29 +199,6 @@ def override(
     changes: dict[str, Any] = {} if size is None else {"size": size, "resize": None}
     changes |= {key: tuple(value) for key, value in (("mean", mean), ("std", std)) if value is not None}
     return replace(preprocess, **changes)
-
-
-def _read_state_dict(weights: str, entry: Any = None) -> dict[str, Tensor]:
-    """Read the file `weights`, or torchvision's `entry`: download it to torch.hub's cache and verify its hash."""
-    try:
-        if entry:
-            return entry.get_state_dict(
-                map_location="cpu", progress=sys.stderr.isatty(), check_hash=True, weights_only=True
-            )
-        if weights.endswith(".safetensors"):
-            return load_file(weights)
-        state = torch.load(weights, "cpu", weights_only=True)
-        if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
-            raise ValueError("it holds no state dict (a mapping of names to tensors)")
-        return state
-    except Exception as error:  # network, hash, or malformed bytes, which make the readers raise almost anything
-        # torch's message for a pickle suggests to run it.
-        reason = "it holds more than tensors" if isinstance(error, pickle.UnpicklingError) else one_line(error)
-        problem, fix = "cannot read a state dict from this file", "use another file"
-        if entry:
-            problem = f"cannot download {entry.url} to {torch.hub.get_dir()}"
-            fix = "check the network, or download it yourself and set backbone.weights to the file"
-        raise UserError(f"backbone.weights={weights}: {problem}: {reason}; {fix}") from error
 
 
 def _load_state_dict(network: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -244,18 +223,18 @@ def _torchvision_models(name: str) -> Any:
 
 
 def _torchvision_weights(name: str, weights: str) -> Any:
-    entries = _torchvision_models(name).get_model_weights(name)
-    if weights not in entries.__members__:
-        known = ", ".join(["DEFAULT", *(entry.name for entry in entries)])
-        raise UserError(f"backbone.weights={weights}: unknown for {name}; use fit, a file, or one of {known}")
+    entries = {} if name == SMALL_NET else _torchvision_models(name).get_model_weights(name).__members__
+    if weights not in entries:
+        known = ", ".join(["fit", "a file", *entries])
+        raise UserError(f"backbone.weights={weights}: unknown for {name}; use one of {known}")
     return entries[weights]
 
 
-def _preprocess(name: str, weights: str) -> Preprocess:
-    """Return the preprocessing of torchvision's `weights`, or SmallNet's."""
+def _preprocess(name: str, entry: Any = None) -> Preprocess:
+    """Return the preprocessing of torchvision's weights `entry`, by default the model's default ones."""
     if name == SMALL_NET:
         return Preprocess(size=INPUT_SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    preset = _torchvision_weights(name, weights).transforms()
+    preset = (entry or _torchvision_weights(name, "DEFAULT")).transforms()
     return Preprocess(
         size=preset.crop_size[0],
         resize=preset.resize_size[0],

@@ -4,14 +4,24 @@ import io
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
+from tqdm import tqdm
 
-from lib.core.errors import one_line
+from lib.core.errors import UserError, one_line
 from lib.core.zips import MAX_IMAGE_BYTES, open_zip, read_member
+from lib.vision.preprocess import Preprocess
+
+if TYPE_CHECKING:  # its import takes half a second, and `caption` needs none
+    import pandas as pd
+
+ImageRow = tuple[int, str, str]  # image id, archive, member
 
 _MAX_PIXELS = 150_000_000  # 450 MB as RGB: more than any camera's, and less than a decompression bomb
 Image.MAX_IMAGE_PIXELS = None  # replaced by the limit above, because PIL's own only warns at first
@@ -54,15 +64,44 @@ class Archives:
             archive.close()
 
 
+def image_rows(images: "pd.DataFrame") -> list[ImageRow]:
+    """Return the rows of an images table."""
+    return list(images[["image_id", "archive", "member"]].itertuples(index=False, name=None))
+
+
+def decoded_pixels(archives: Archives, preprocess: Preprocess, row: ImageRow) -> tuple[int, np.ndarray | str]:
+    """Return the image id with its pixels (size, size, 3) uint8, or with the reason if the image cannot be read."""
+    image_id, archive, member = row
+    try:
+        return image_id, preprocess.pixels(decode(archives.read(archive, member), preprocess.min_decode_size))
+    except ImageError as error:
+        return image_id, str(error)
+
+
+def read_pixels(
+    images: "pd.DataFrame", raw: Path, preprocess: Preprocess, workers: int
+) -> tuple[np.ndarray, list[int]]:
+    """Return the pixels (I, size, size, 3) uint8 and the ids of the readable images. Raises UserError if none is."""
+    archives = Archives(raw)
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(partial(decoded_pixels, archives, preprocess), image_rows(images))
+        bar = tqdm(results, "reading images", len(images), unit="image", disable=None)
+        readable = {image_id: pixels for image_id, pixels in bar if isinstance(pixels, np.ndarray)}
+    archives.close()
+    if not readable:
+        raise UserError(f"none of the {len(images)} images in {raw} can be read; check its files")
+    return np.stack(list(readable.values())), list(readable)
+
+
 def decode(data: bytes, min_decode_size: int | None = None) -> Image.Image:
     """Return the image as RGB, as `to_rgb` does. Raises ImageError with the reason if it cannot be decoded.
 
     With `min_decode_size`, a JPEG is decoded at a half, a quarter or an eighth of its size if both sides keep at least
     that many pixels. This saves work on pixels that a later resize would average away.
     """
-    if not data:
-        raise ImageError("empty file")
     with _image_errors():
+        if not data:
+            raise ImageError("empty file")
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > _MAX_PIXELS:
             raise ImageError(f"{image.width} x {image.height} pixels are too many")
@@ -70,14 +109,16 @@ def decode(data: bytes, min_decode_size: int | None = None) -> Image.Image:
             raise ImageError("a JPEG of too many scans")
         if min_decode_size is not None:
             image.draft(None, (min_decode_size, min_decode_size))
-    return to_rgb(image)
+        return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return the image as RGB: upright by its EXIF, transparency on white, 16 bits scaled to 8. Raises ImageError."""
     with _image_errors():
         image.load()
-        image = _upright(image)
+        # ImageOps.exif_transpose fails if any other tag is malformed. Without an orientation, this raises a KeyError.
+        with suppress(Exception):
+            image = image.transpose(_TRANSPOSES[image.getexif()[ExifTags.Base.Orientation]])
         if image.mode == "F":  # without a scale, nobody knows which value is white
             raise ImageError("pixels are floating-point numbers")
         if image.mode.startswith("I"):  # 16-bit grey, which PIL's own conversion would clip to white
@@ -86,15 +127,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Return the image as its EXIF orientation says. ImageOps.exif_transpose fails if any other tag is malformed."""
-    try:
-        transpose = _TRANSPOSES.get(image.getexif()[ExifTags.Base.Orientation])
-    except Exception:  # a malformed EXIF makes its reader raise almost anything
-        return image
-    return image if transpose is None else image.transpose(transpose)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,10 +32,10 @@ class Preprocess:
 
     @property
     def min_decode_size(self) -> int:
-        """The shorter side, in pixels, that `lib.vision.images.decode` must keep.
+        """The pixels per side that `decode` must keep.
 
-        It is twice what the resize keeps: on photographs of 12 megapixels a pixel then differs by less than half a
-        level of 255 on average.
+        With twice what the resize keeps, a pixel of 12-megapixel photographs changes by less than half a level of 255
+        on average.
         """
         return 2 * (self.resize or self.size)
 
@@ -57,11 +56,8 @@ class Preprocess:
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         # Resize the crop alone: the box is the crop in the pixels of the image.
         x, y = image.width / width, image.height / height
-        box = (
-            left * x, top * y,
-            min((left + self.size) * x, image.width), min((top + self.size) * y, image.height),
-        )  # fmt: skip
-        return np.asarray(image.resize((self.size, self.size), filter_, box=box))
+        right, bottom = min((left + self.size) * x, image.width), min((top + self.size) * y, image.height)
+        return np.asarray(image.resize((self.size, self.size), filter_, box=(left * x, top * y, right, bottom)))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (N, size, size, 3) -> float (N, 3, size, size), channels last in memory."""
@@ -70,19 +66,11 @@ class Preprocess:
         return torch.addcmul(-mean / std, pixels.float(), 1 / (255 * std)).permute(0, 3, 1, 2)
 
 
-def read_preprocess(folder: Path) -> Preprocess:
-    """Read the preprocessing of a saved backbone. Raises UserError as `read_backbone_config` does."""
-    return read_backbone_config(folder)[1]
-
-
 def read_backbone_config(folder: Path) -> tuple[str, Preprocess]:
-    """Read the name and the preprocessing of a saved backbone.
-
-    Raises UserError if the file is missing, damaged, or of another version.
-    """
+    """Read the name and the preprocessing of a saved backbone. Raises UserError."""
     with readable_errors(folder / CONFIG_FILE):
         config = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
-        settings: dict[str, Any] = config["preprocess"]
+        settings = config["preprocess"]
         preprocess = Preprocess(**settings | {key: tuple(settings[key]) for key in ("mean", "std")})
         if preprocess.size not in _SIZES:
             raise ValueError(f"size={preprocess.size}, but must be {_SIZES[0]} to {_SIZES[-1]} pixels per side")

@@ -18,8 +18,7 @@ from lib.core.zips import open_zip, write_stored_zip
 from lib.datasets.registry import remote_files
 from lib.datasets.remote import reuse_dvc_cache
 from lib.fetch.http import fetch
-from lib.vision.images import Archives
-from lib.vision.pixels import decoded_pixels
+from lib.vision.images import Archives, decoded_pixels
 from stages.common.dvc_cache import dvc_cache
 from stages.common.entrypoint import run
 from stages.common.generation import model_folders, train_consensus

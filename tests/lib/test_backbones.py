@@ -139,8 +139,8 @@ def test_override_replaces_the_given_values():
         ("resnet18", "text.safetensors", r"backbone\.weights=text\.safetensors: "),
         ("resnet18", "list.pth", r"backbone\.weights=list\.pth: .*state dict"),
         ("resnet18", "w.pth", r"backbone\.weights=w\.pth: .*backbone\.name=resnet18"),
-        ("resnet18", "IMAGENET", r"backbone\.weights=IMAGENET: .*DEFAULT, IMAGENET1K_V1"),
-        ("small_net", "DEFAULT", r"backbone\.weights=DEFAULT: small_net"),
+        ("resnet18", "IMAGENET", r"backbone\.weights=IMAGENET: .*IMAGENET1K_V1, DEFAULT"),
+        ("small_net", "DEFAULT", r"backbone\.weights=DEFAULT: .*small_net"),
     ],
 )
 def test_unusable_weights_are_an_error(weights, monkeypatch, name, weights_name, message):
