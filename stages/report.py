@@ -11,8 +11,8 @@ from lib.report.gallery import write_gallery
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, gradient_flow, learning_curves, self_critical_curves
 from lib.report.sprites import thumbnail, write_sprites
+from lib.vision.backbones import read_backbone_config
 from lib.vision.images import Archives, image_rows
-from lib.vision.preprocess import read_backbone_config
 from stages.common.entrypoint import run
 from stages.common.metrics_io import read_csv, read_json
 from stages.common.paths import BACKBONE, CAPTION_TABLE, IMAGES, METRICS, RAW, SKIPPED

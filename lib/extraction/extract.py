@@ -4,13 +4,13 @@ A worker takes a batch of images through reading, decoding and the CNN on one co
 share each layer between the cores while others decode. On a GPU the decoding of one worker overlaps the CNN of another.
 
 A shard is a fixed slice of the images table. Its files are written when it is complete, so an interrupted extraction
-resumes with the missing shards. Threads, processes or the tasks of a Ray cluster make the same bytes.
+resumes with the missing shards. Threads, processes and the tasks of a Ray cluster make the same bytes.
 """
 
 import os
 import threading
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -29,7 +29,7 @@ from lib.core.files import atomic_write, stat_signature
 from lib.core.tables import read_table
 from lib.core.workdir import fingerprint, locked
 from lib.core.workers import worker_processes
-from lib.extraction.ray_cluster import RayCluster, connect
+from lib.extraction.ray_cluster import Progress, Shards, connect
 from lib.features.store import shard_path
 from lib.runtime.device import device
 from lib.vision.backbones import Backbone
@@ -39,8 +39,6 @@ SHARD_SIZE = 2048  # images
 _THREADS_PER_PROCESS = 4  # more would wait for each other, because only one thread at a time runs Python code
 _MIN_SHARDS_PER_PROCESS = 8  # fewer are not worth the start of a process
 
-Shards = Mapping[int, list[ImageRow]]  # by number
-Progress = Generator[int, None, None]  # makes shards while it is iterated; yields the numbers of finished images
 _Results = list[np.ndarray | str]  # of each image: its features (P, C), or why it has none
 
 
@@ -71,20 +69,23 @@ def extract(
 
     The folder's name is a fingerprint of all that the features depend on, the files `code` included; shards found there
     are kept. The work is done by `workers` threads, or by the Ray cluster at RAY_ADDRESS if that is set. Raises
-    UserError if features do not fit float16, if a worker process ends, or if the cluster cannot do the work.
+    UserError.
     """
+    archives = [config.raw / archive for archive in sorted(set(images["archive"]))]
     rows = image_rows(images)
     shards = {first // SHARD_SIZE: rows[first : first + SHARD_SIZE] for first in range(0, len(rows), SHARD_SIZE)}
     with connect() if os.environ.get("RAY_ADDRESS") else nullcontext() as cluster:
-        archives = [stat_signature(config.raw / archive) for archive in sorted(set(images["archive"]))]
         backbone, preprocess = config.backbone, asdict(config.backbone.preprocess)
         settings = [backbone.name, preprocess, config.kind, config.precision, config.batch_size, SHARD_SIZE]
         platform = [torch.__version__, cluster.device_type if cluster else device().type]
-        folder = scratch / fingerprint(rows, archives, backbone.weights(), settings, platform, *code)
+        inputs = [rows, [stat_signature(archive) for archive in archives], backbone.weights(), settings, platform]
+        folder = scratch / fingerprint(*inputs, *code)
         with locked(folder):
             if missing := {number: rows for number, rows in shards.items() if not _is_complete(folder, number)}:
                 if cluster:
-                    progress = _extract_ray(config, missing, folder, cluster)
+                    # A task has another working directory.
+                    work = partial(make_shards, replace(config, raw=config.raw.absolute()))
+                    progress = cluster.run(work, missing, folder.absolute(), [path.absolute() for path in archives])
                 elif (processes := _process_count(len(missing), workers)) > 1:
                     progress = _extract_processes(config, missing, folder, workers // processes, processes)
                 else:
@@ -108,13 +109,6 @@ def make_shards(config: ExtractionConfig, shards: Shards, folder: Path, threads:
     """Write the files of `shards` to `folder`; the work of a process, or of a task of a cluster."""
     for _ in _extract_threads(config, shards, folder, threads):
         pass
-
-
-def _extract_ray(config: ExtractionConfig, shards: Shards, folder: Path, cluster: RayCluster) -> Progress:
-    config = replace(config, raw=config.raw.absolute())  # a task has another working directory
-    inputs = sorted({config.raw / archive for rows in shards.values() for _, archive, _ in rows})
-    for number in cluster.run(partial(make_shards, config), shards, folder.absolute(), inputs):
-        yield len(shards[number])
 
 
 def _extract_processes(
@@ -154,9 +148,8 @@ def _extract_threads(config: ExtractionConfig, shards: Shards, folder: Path, thr
     num_threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=init_thread)
     try:
-        pending = deque(
-            pool.submit(extract_batch, batch) for batch in islice(batches, 2 * threads)
-        )  # bounds the memory
+        # Only a few batches at a time, to bound the memory.
+        pending = deque(pool.submit(extract_batch, batch) for batch in islice(batches, 2 * threads))
         for number, rows in shards.items():
             results: _Results = []
             while len(results) < len(rows):
@@ -173,9 +166,7 @@ def _extract_threads(config: ExtractionConfig, shards: Shards, folder: Path, thr
 
 def _process_count(shards: int, workers: int) -> int:
     """Return the number of processes: several if they feed a GPU for long enough to be worth their start."""
-    if device().type != "cuda":
-        return 1
-    return min(workers // _THREADS_PER_PROCESS, shards // _MIN_SHARDS_PER_PROCESS)
+    return min(workers // _THREADS_PER_PROCESS, shards // _MIN_SHARDS_PER_PROCESS) if device().type == "cuda" else 1
 
 
 def _extract_batch(rows: list[ImageRow], archives: Archives, backbone: Backbone, config: ExtractionConfig) -> _Results:
@@ -185,10 +176,9 @@ def _extract_batch(rows: list[ImageRow], archives: Archives, backbone: Backbone,
         pixels = torch.from_numpy(np.stack([results[i] for i in readable])).to(device())
         features = backbone.features(pixels, config.kind, config.precision).to("cpu", torch.float16)
         if not features.isfinite().all():
-            raise UserError(
-                f"{backbone.name} gives features that are not finite as float16, for image {rows[0][0]} or one of the "
-                f"{len(rows) - 1} after it; check backbone.weights, backbone.mean and backbone.std"
-            )
+            problem = f"features that are not finite as float16, for an image from {rows[0][0]} to {rows[-1][0]}"
+            fix = "check backbone.weights, backbone.mean and backbone.std"
+            raise UserError(f"{backbone.name} gives {problem}; {fix}")
         for i, image_features in zip(readable, features.numpy(), strict=True):
             results[i] = image_features
     return results

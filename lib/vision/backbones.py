@@ -19,16 +19,18 @@ from typing import Any
 import torch
 import torch.fx
 import torch.hub
+from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib.core.errors import UserError, one_line, readable_errors
-from lib.vision.preprocess import CONFIG_FILE, Preprocess, read_backbone_config
+from lib.vision.images import Preprocess
 from lib.vision.small_net import INPUT_SIZE, SmallNet
 
 SMALL_NET = "small_net"
-WEIGHTS_FILE = "weights.safetensors"
+WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "backbone.json"
+_SIZES = range(16, 8193)  # pixels per side: a CNN reduces smaller images to nothing, and larger ones fill the memory
 # The layer names in torchvision's DenseNet files, norm.1 instead of norm1, as in torchvision.models.densenet.
 _OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
@@ -62,10 +64,7 @@ class Backbone:
             raise UserError(f"{message}; change backbone.size or backbone.tune.size") from error
 
     def grid(self, x: Tensor) -> Tensor:
-        """Return the last feature map, (N, P, C), for normalised pixels (N, 3, size, size).
-
-        It is the last output (N, C, height, width) of any module that has more than one region. Raises UserError.
-        """
+        """Return the last feature map of more than one region, (N, P, C), for normalised pixels (N, 3, size, size)."""
         self.check_grid()
         maps: list[Tensor] = []
 
@@ -82,16 +81,11 @@ class Backbone:
     def check_grid(self) -> None:
         """Raise UserError for a vision transformer: its only feature map is its input."""
         if self.name.startswith("vit_"):
-            raise UserError(
-                f"backbone.name={self.name} has no feature map at its end; use features.kind=pooled, "
-                "and a backbone.weights other than fit"
-            )
+            message = f"backbone.name={self.name} has no feature map at its end; use features.kind=pooled"
+            raise UserError(f"{message}, and a backbone.weights other than fit")
 
     def fuse_batchnorm(self) -> "Backbone":
-        """Return the same function with each batch normalisation folded into the convolution before it.
-
-        Extraction is 1.2 to 2 times as fast; the features differ by rounding.
-        """
+        """Return a copy with each BatchNorm folded into the convolution before it: faster, and equal up to rounding."""
         network = copy.deepcopy(self.network)
         for node in torch.fx.symbolic_trace(network).graph.nodes:
             before = node.args[0] if node.op == "call_module" else None
@@ -128,22 +122,30 @@ class Backbone:
         return cls(name, for_inference(network), preprocess)
 
 
+def read_backbone_config(folder: Path) -> tuple[str, Preprocess]:
+    """Read the name and the preprocessing of a saved backbone. Raises UserError."""
+    with readable_errors(folder / CONFIG_FILE):
+        config = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+        settings = config["preprocess"]
+        preprocess = Preprocess(**settings | {key: tuple(settings[key]) for key in ("mean", "std")})
+        if preprocess.size not in _SIZES:
+            raise ValueError(f"size={preprocess.size}, but must be {_SIZES[0]} to {_SIZES[-1]} pixels per side")
+        # Try it on a blank image: otherwise malformed values fail later.
+        preprocess.normalise(torch.from_numpy(preprocess.pixels(Image.new("RGB", (8, 8))).copy())[None])
+        return config["name"], preprocess
+
+
 def for_inference(network: nn.Module) -> nn.Module:
     return network.eval().to(memory_format=torch.channels_last)
 
 
 def build(name: str, size: int = 224) -> nn.Module:
-    """Return the network of that name, with its classifier and random weights. Raises UserError for an unknown name.
-
-    Only vision transformers depend on `size`, the pixels per side.
-    """
+    """Return the network `name`, with its classifier and random weights, for images of `size` pixels per side."""
     if name == SMALL_NET:
         return SmallNet()
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"image_size": size} if name.startswith("vit_") else {}
     if name in ("inception_v3", "googlenet"):  # weights ported from TensorFlow, which normalised to mean and std 0.5
         options = {"init_weights": False, "transform_input": True}
-    elif name.startswith("vit_"):
-        options = {"image_size": size}
     return _torchvision_models(name).get_model(name, weights=None, **options)
 
 
@@ -158,9 +160,8 @@ def without_classifier(network: nn.Module) -> nn.Module:
 def pretrained(name: str, weights: str) -> Backbone:
     """Return a backbone with trained weights and the preprocessing of these weights.
 
-    `weights` is a file (.safetensors, or a .pth state dict), `DEFAULT`, or the name of torchvision weights, which are
-    downloaded to torch.hub's cache and verified. A file gets the preprocessing of the model's default weights. Raises
-    UserError.
+    `weights` is a file (.safetensors, or a .pth state dict), which gets the preprocessing of the default weights; or
+    `DEFAULT` or another name of torchvision weights, which torch.hub downloads and verifies. Raises UserError.
     """
     entry = None
     if Path(weights).suffix not in (".safetensors", ".pth", ".pt") and "/" not in weights:
@@ -176,13 +177,13 @@ def pretrained(name: str, weights: str) -> Backbone:
             state = load_file(weights) if is_safetensors else torch.load(weights, "cpu", weights_only=True)
         _load_state_dict(network, state)
     except Exception as error:  # network, hash, or malformed bytes, which make the readers raise almost anything
-        # torch's message for a pickle suggests to run it.
-        is_pickle = isinstance(error, pickle.UnpicklingError)
-        reason = "it holds more than tensors" if is_pickle else one_line(error)[:300]
-        problem = f"cannot read a state dict of backbone.name={name} from it"
+        reason = one_line(error)[:300]
+        if isinstance(error, pickle.UnpicklingError):  # torch's message suggests to run the pickle
+            reason = "it holds more than tensors"
+        problem, fix = f"cannot read it as a state dict of backbone.name={name}", "change one of them"
         if entry:
-            problem = f"cannot download {entry.url} to {torch.hub.get_dir()}"
-        raise UserError(f"backbone.weights={weights}: {problem}: {reason}; check the network or use a file") from error
+            problem, fix = f"cannot download {entry.url} to {torch.hub.get_dir()}", "check the network, or use a file"
+        raise UserError(f"backbone.weights={weights}: {problem}: {reason}; {fix}") from error
     return Backbone(name, for_inference(without_classifier(network)), preprocess)
 
 
@@ -203,10 +204,9 @@ def override(
 
 def _load_state_dict(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     renamed = OrderedDict((_OLD_DENSENET.sub(r"\1\2", key), tensor) for key, tensor in state.items())
-    # torch's files have the version of each module, safetensors none: then the network gets its current one, because
-    # MNASNet needs one, and its modules get the oldest, which may lack BatchNorm's num_batches_tracked.
-    versions = getattr(state, "_metadata", None) or {"": {"version": network._version}}
-    renamed._metadata = versions  # type: ignore[attr-defined]
+    # MNASNet needs its version, which safetensors files lack. Other modules get none, as if their files were old: then
+    # a BatchNorm may lack num_batches_tracked, as in DenseNet's files.
+    renamed._metadata = {"": {"version": network._version}}  # type: ignore[attr-defined]
     network.load_state_dict(renamed)
 
 
@@ -215,10 +215,8 @@ def _torchvision_models(name: str) -> Any:
     from torchvision import models  # takes two seconds, and SmallNet does not need it
 
     if name not in models.list_models(module=models):
-        raise UserError(
-            f"backbone.name={name}: not {SMALL_NET} and not a classification model of torchvision; "
-            "use for example resnet50, mobilenet_v3_large or efficientnet_b0"
-        )
+        problem = f"not {SMALL_NET} and not a classification model of torchvision"
+        raise UserError(f"backbone.name={name}: {problem}; use for example resnet50 or mobilenet_v3_large")
     return models
 
 
@@ -235,10 +233,5 @@ def _preprocess(name: str, entry: Any = None) -> Preprocess:
     if name == SMALL_NET:
         return Preprocess(size=INPUT_SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     preset = (entry or _torchvision_weights(name, "DEFAULT")).transforms()
-    return Preprocess(
-        size=preset.crop_size[0],
-        resize=preset.resize_size[0],
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-        interpolation=preset.interpolation.value,
-    )
+    (size,), (resize,), interpolation = preset.crop_size, preset.resize_size, preset.interpolation.value
+    return Preprocess(size, tuple(preset.mean), tuple(preset.std), resize, interpolation)

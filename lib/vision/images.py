@@ -1,4 +1,4 @@
-"""Reading images as a viewer shows them, within bounds that hold against hostile files."""
+"""From images in zips to the input of a CNN: decoding, within bounds against hostile files, and preprocessing."""
 
 import io
 import threading
@@ -6,17 +6,19 @@ import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
 from tqdm import tqdm
 
 from lib.core.errors import UserError, one_line
 from lib.core.zips import MAX_IMAGE_BYTES, open_zip, read_member
-from lib.vision.preprocess import Preprocess
 
 if TYPE_CHECKING:  # its import takes half a second, and `caption` needs none
     import pandas as pd
@@ -33,6 +35,53 @@ _TRANSPOSES = dict(enumerate((  # by EXIF orientation
     Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
     Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90,
 ), 2))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize, crop, scale and normalise.
+
+    With `resize`, the shorter side becomes that many pixels and the centre `size` x `size` is cropped, as in
+    torchvision's classification presets. Without it, the complete image is resized to `size` x `size`, because a
+    caption may mention what is at the edge.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: int | None = None
+    interpolation: str = "bilinear"
+
+    @property
+    def min_decode_size(self) -> int:
+        """Twice what the resize keeps: then pixels of a 12-megapixel photograph change by less than half a level."""
+        return 2 * (self.resize or self.size)
+
+    def crop_box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return the crop of an image of `size` that the CNN sees: left, top, width, height in per cent."""
+        if self.resize is None:
+            return 0.0, 0.0, 100.0, 100.0
+        extent = self.size / self.resize * min(size)
+        width, height = (round(100 * extent / side, 2) for side in size)
+        return round((100 - width) / 2, 2), round((100 - height) / 2, 2), width, height
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """Return an RGB image as uint8 (size, size, 3); within one level of torchvision's result."""
+        filter_ = Image.Resampling[self.interpolation.upper()]
+        if self.resize is None:
+            return np.asarray(image.resize((self.size, self.size), filter_))
+        width, height = (int(self.resize * side / min(image.size)) for side in image.size)
+        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        # Resize the crop alone: the box is the crop in the pixels of the image.
+        x, y = image.width / width, image.height / height
+        right, bottom = min((left + self.size) * x, image.width), min((top + self.size) * y, image.height)
+        return np.asarray(image.resize((self.size, self.size), filter_, box=(left * x, top * y, right, bottom)))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 (N, size, size, 3) -> float (N, 3, size, size), channels last in memory."""
+        mean, std = (torch.tensor(value, device=pixels.device) for value in (self.mean, self.std))
+        # (pixels / 255 - mean) / std in one pass over memory
+        return torch.addcmul(-mean / std, pixels.float(), 1 / (255 * std)).permute(0, 3, 1, 2)
 
 
 class ImageError(Exception):

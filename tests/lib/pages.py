@@ -10,8 +10,7 @@ from lib.report.gallery import RANKED_BY, write_gallery
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, gradient_flow, learning_curves
 from lib.report.sprites import write_sprites
-from lib.vision.images import Archives
-from lib.vision.preprocess import Preprocess
+from lib.vision.images import Archives, Preprocess
 
 WHOLE = Preprocess(64, (0.5,) * 3, (0.5,) * 3)  # the CNN sees the whole image
 CURVES = pd.DataFrame({
