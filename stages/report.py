@@ -40,7 +40,6 @@ def main() -> None:
     thumbnails = [thumbnail(archives, rows[i]) for i in sample]
     draw_contact_sheet(thumbnails, per_image["caption"].iloc[sample].tolist(), out / "gallery.png")
     sprites, sizes = write_sprites(rows, archives, out, worker_count())
-    archives.close()
     with readable_errors(METRICS / "attention.npy"):
         attention = np.load(METRICS / "attention.npy", mmap_mode="r")
     test_ids = [("image_id", "in", per_image["image_id"].tolist())]

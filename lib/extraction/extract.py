@@ -68,8 +68,7 @@ def extract(
     """Write the feature shards of `images` (image_id, archive, member), in this order, to a folder in `scratch`.
 
     The folder's name is a fingerprint of all that the features depend on, the files `code` included; shards found there
-    are kept. The work is done by `workers` threads, or by the Ray cluster at RAY_ADDRESS if that is set. Raises
-    UserError.
+    are kept. `workers` threads do the work, or the Ray cluster at RAY_ADDRESS if that is set. Raises UserError.
     """
     archives = [config.raw / archive for archive in sorted(set(images["archive"]))]
     rows = image_rows(images)
@@ -111,12 +110,10 @@ def make_shards(config: ExtractionConfig, shards: Shards, folder: Path, threads:
         pass
 
 
-def _extract_processes(
-    config: ExtractionConfig, shards: Shards, folder: Path, threads: int, processes: int
-) -> Progress:
+def _extract_processes(config: ExtractionConfig, shards: Shards, folder: Path, threads: int, count: int) -> Progress:
     unfinished = dict(shards)
-    parts = [dict(list(shards.items())[first::processes]) for first in range(processes)]
-    with worker_processes(processes) as pool:
+    parts = [dict(list(shards.items())[first::count]) for first in range(count)]
+    with worker_processes(count) as pool:
         pending = {pool.submit(make_shards, config, part, folder, threads) for part in parts}
         try:
             while pending:
@@ -161,7 +158,6 @@ def _extract_threads(config: ExtractionConfig, shards: Shards, folder: Path, thr
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(num_threads)  # MKL's setting is per process
-        archives.close()
 
 
 def _process_count(shards: int, workers: int) -> int:

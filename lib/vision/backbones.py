@@ -26,7 +26,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib.core.errors import UserError, one_line, readable_errors
 from lib.vision.images import Preprocess
-from lib.vision.small_net import INPUT_SIZE, SmallNet
 
 SMALL_NET = "small_net"
 WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "backbone.json"
@@ -45,10 +44,9 @@ class Backbone:
 
     @torch.inference_mode()
     def features(self, pixels: Tensor, kind: str, precision: str = "float32") -> Tensor:
-        """Return the features (N, P, C) of uint8 pixels (N, size, size, 3), which are on the network's device.
+        """Return the features (N, P, C) of uint8 pixels (N, size, size, 3) on the network's device.
 
-        `kind` is pooled (one feature vector, P = 1) or grid (the last feature map, row by row). `precision` is
-        float32, or bfloat16 for autocast.
+        `kind`: pooled (P = 1) or grid (the last feature map, row by row). `precision`: float32, or bfloat16 (autocast).
         """
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             x = self.preprocess.normalise(pixels)
@@ -60,8 +58,8 @@ class Backbone:
         try:
             return self.features(blank, "pooled").shape[2]
         except Exception as error:  # each network raises its own
-            message = f"{self.name} cannot take images of {size} pixels per side: {one_line(error)}"
-            raise UserError(f"{message}; change backbone.size or backbone.tune.size") from error
+            problem = f"{self.name} cannot take images of {size} pixels per side: {one_line(error)}"
+            raise UserError(f"{problem}; change backbone.size or backbone.tune.size") from error
 
     def grid(self, x: Tensor) -> Tensor:
         """Return the last feature map of more than one region, (N, P, C), for normalised pixels (N, 3, size, size)."""
@@ -81,8 +79,8 @@ class Backbone:
     def check_grid(self) -> None:
         """Raise UserError for a vision transformer: its only feature map is its input."""
         if self.name.startswith("vit_"):
-            message = f"backbone.name={self.name} has no feature map at its end; use features.kind=pooled"
-            raise UserError(f"{message}, and a backbone.weights other than fit")
+            fix = "use features.kind=pooled, and a backbone.weights other than fit"
+            raise UserError(f"backbone.name={self.name} has no feature map at its end; {fix}")
 
     def fuse_batchnorm(self) -> "Backbone":
         """Return a copy with each BatchNorm folded into the convolution before it: faster, and equal up to rounding."""
@@ -163,9 +161,8 @@ def pretrained(name: str, weights: str) -> Backbone:
     `weights` is a file (.safetensors, or a .pth state dict), which gets the preprocessing of the default weights; or
     `DEFAULT` or another name of torchvision weights, which torch.hub downloads and verifies. Raises UserError.
     """
-    entry = None
-    if Path(weights).suffix not in (".safetensors", ".pth", ".pt") and "/" not in weights:
-        entry = _torchvision_weights(name, weights)
+    is_file = Path(weights).suffix in (".safetensors", ".pth", ".pt") or "/" in weights
+    entry = None if is_file else _torchvision_weights(name, weights)
     preprocess = _preprocess(name, entry)
     network = build(name, preprocess.size)
     try:
@@ -223,15 +220,55 @@ def _torchvision_models(name: str) -> Any:
 def _torchvision_weights(name: str, weights: str) -> Any:
     entries = {} if name == SMALL_NET else _torchvision_models(name).get_model_weights(name).__members__
     if weights not in entries:
-        known = ", ".join(["fit", "a file", *entries])
-        raise UserError(f"backbone.weights={weights}: unknown for {name}; use one of {known}")
+        raise UserError(f"backbone.weights={weights}: unknown for {name}; use {', '.join(['fit', 'a file', *entries])}")
     return entries[weights]
 
 
 def _preprocess(name: str, entry: Any = None) -> Preprocess:
     """Return the preprocessing of torchvision's weights `entry`, by default the model's default ones."""
     if name == SMALL_NET:
-        return Preprocess(size=INPUT_SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        return Preprocess(size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     preset = (entry or _torchvision_weights(name, "DEFAULT")).transforms()
     (size,), (resize,), interpolation = preset.crop_size, preset.resize_size, preset.interpolation.value
     return Preprocess(size, tuple(preset.mean), tuple(preset.std), resize, interpolation)
+
+
+class SmallNet(nn.Module):
+    """A CNN to train from random weights in minutes: five convolutions, down to a grid of 4 x 4 regions.
+
+    The first two have stride 2, as in AlexNet and ResNet. Half of the last one's channels have a receptive field of 45
+    pixels, which keeps apart which colour belongs to which shape. The other half have 77, most of the image, so they
+    can tell which of two objects is to the left. The feature vector is the flattened grid, to keep the positions.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grid = nn.Sequential(
+            *_convolution(3, 32, kernel=5, stride=2),  # 32 x 32
+            *_convolution(32, 64, kernel=3, stride=2),  # 16 x 16
+            *_convolution(64, 96, kernel=3),
+            nn.MaxPool2d(2),  # 8 x 8
+            *_convolution(96, 128, kernel=3),
+            nn.MaxPool2d(2),  # 4 x 4
+            _Concatenate(_convolution(128, 64, kernel=1), _convolution(128, 64, kernel=3)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, 3, 64, 64) -> (N, 2048): 128 channels of 16 regions."""
+        return self.grid(x).flatten(1)
+
+
+class _Concatenate(nn.Module):
+    """Branches over the same input, their channels concatenated."""
+
+    def __init__(self, *branches: list[nn.Module]):
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Sequential(*branch) for branch in branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.branches], dim=1)
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]

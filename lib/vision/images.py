@@ -39,11 +39,9 @@ _TRANSPOSES = dict(enumerate((  # by EXIF orientation
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize, crop, scale and normalise.
+    """Resize the shorter side to `resize`, crop the centre `size` x `size` and normalise, as torchvision's presets do.
 
-    With `resize`, the shorter side becomes that many pixels and the centre `size` x `size` is cropped, as in
-    torchvision's classification presets. Without it, the complete image is resized to `size` x `size`, because a
-    caption may mention what is at the edge.
+    Without `resize`, resize the complete image to `size` x `size`, because a caption may mention what is at the edge.
     """
 
     size: int
@@ -89,7 +87,7 @@ class ImageError(Exception):
 
 
 class Archives:
-    """The zips of a folder, each opened once. Several threads may read."""
+    """The zips of a folder, each opened once, and closed with this object. Several threads may read."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -107,10 +105,6 @@ class Archives:
             raise ImageError("missing") from None
         except zipfile.BadZipFile as error:
             raise ImageError(f"broken zip member: {error}") from error
-
-    def close(self) -> None:
-        for archive in self._open.values():
-            archive.close()
 
 
 def image_rows(images: "pd.DataFrame") -> list[ImageRow]:
@@ -131,12 +125,10 @@ def read_pixels(
     images: "pd.DataFrame", raw: Path, preprocess: Preprocess, workers: int
 ) -> tuple[np.ndarray, list[int]]:
     """Return the pixels (I, size, size, 3) uint8 and the ids of the readable images. Raises UserError if none is."""
-    archives = Archives(raw)
     with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(partial(decoded_pixels, archives, preprocess), image_rows(images))
+        results = pool.map(partial(decoded_pixels, Archives(raw), preprocess), image_rows(images))
         bar = tqdm(results, "reading images", len(images), unit="image", disable=None)
         readable = {image_id: pixels for image_id, pixels in bar if isinstance(pixels, np.ndarray)}
-    archives.close()
     if not readable:
         raise UserError(f"none of the {len(images)} images in {raw} can be read; check its files")
     return np.stack(list(readable.values())), list(readable)

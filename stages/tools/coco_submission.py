@@ -68,7 +68,6 @@ def _results(captioner: Captioner, path: Path, split: str, search: dict[str, Any
                     print(f"{split}.zip: {name}: {decoded}", flush=True)
             beams = captioner.caption(list(pixels.values()), **search)
             captions |= {image_id: beam[0].text for image_id, beam in zip(pixels, beams, strict=True)}
-    archives.close()
     return [{"image_id": image_id, "caption": caption} for image_id, caption in captions.items()]
 
 

@@ -53,7 +53,6 @@ def write_report(
     archives = Archives(archive.parent)
     rows = [(image_id, archive.name, member) for image_id, member in zip(table["image_id"], members, strict=True)]
     sprites, sizes = write_sprites(rows, archives, folder, workers)
-    archives.close()
     attention = np.random.default_rng(2).integers(1, 200, (table["length"].sum(), regions), np.uint8).astype(np.float16)
     by_id = dict(zip(table["image_id"], references, strict=True))
     write_gallery(folder / "gallery.js", table, by_id, sprites, sizes, attention, preprocess)
