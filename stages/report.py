@@ -11,9 +11,8 @@ from lib.report.gallery import write_gallery
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, gradient_flow, learning_curves, self_critical_curves
 from lib.report.sprites import thumbnail, write_sprites
-from lib.vision.images import Archives
-from lib.vision.pixels import image_rows
-from lib.vision.preprocess import read_preprocess
+from lib.vision.backbones import read_backbone_config
+from lib.vision.images import Archives, image_rows
 from stages.common.entrypoint import run
 from stages.common.metrics_io import read_csv, read_json
 from stages.common.paths import BACKBONE, CAPTION_TABLE, IMAGES, METRICS, RAW, SKIPPED
@@ -41,13 +40,12 @@ def main() -> None:
     thumbnails = [thumbnail(archives, rows[i]) for i in sample]
     draw_contact_sheet(thumbnails, per_image["caption"].iloc[sample].tolist(), out / "gallery.png")
     sprites, sizes = write_sprites(rows, archives, out, worker_count())
-    archives.close()
     with readable_errors(METRICS / "attention.npy"):
         attention = np.load(METRICS / "attention.npy", mmap_mode="r")
     test_ids = [("image_id", "in", per_image["image_id"].tolist())]
     captions = read_table(CAPTION_TABLE, columns=["image_id", "caption"], filters=test_ids)
     references = captions.groupby("image_id")["caption"].agg(list)
-    preprocess = read_preprocess(BACKBONE)
+    _, preprocess = read_backbone_config(BACKBONE)
     write_gallery(out / "gallery.js", per_image, references, sprites, sizes, attention, preprocess)
 
     model = read_params(ModelParams)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from lib.app.captioner import Candidate
 from lib.core.errors import UserError
-from lib.vision.preprocess import Preprocess
+from lib.vision.images import Preprocess
 
 _COLUMNS, _WIDTH = 5, 2.4  # images per row, and inches of an image
 

@@ -13,7 +13,7 @@ import pandas as pd
 from lib.report.heatmap import encode_attention
 from lib.report.labels import label
 from lib.report.sprites import MARGIN, PER_ROW, SIDE, Size
-from lib.vision.preprocess import Preprocess
+from lib.vision.images import Preprocess
 
 RANKED_BY = ["cider_d", "bleu_4", "bleu_3", "bleu_2", "bleu_1", "rouge_l"]
 

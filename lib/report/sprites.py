@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from lib.vision.images import Archives, decode
-from lib.vision.pixels import ImageRow
+from lib.vision.images import Archives, ImageRow, decode
 
 SIDE = 224  # pixels of a cell: a multiple of JPEG's 16-pixel blocks, so that colours do not leak into the next cell
 PER_ROW = 8  # cells; a sprite has at most as many rows

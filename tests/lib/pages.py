@@ -10,8 +10,7 @@ from lib.report.gallery import RANKED_BY, write_gallery
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, gradient_flow, learning_curves
 from lib.report.sprites import write_sprites
-from lib.vision.images import Archives
-from lib.vision.preprocess import Preprocess
+from lib.vision.images import Archives, Preprocess
 
 WHOLE = Preprocess(64, (0.5,) * 3, (0.5,) * 3)  # the CNN sees the whole image
 CURVES = pd.DataFrame({
@@ -54,7 +53,6 @@ def write_report(
     archives = Archives(archive.parent)
     rows = [(image_id, archive.name, member) for image_id, member in zip(table["image_id"], members, strict=True)]
     sprites, sizes = write_sprites(rows, archives, folder, workers)
-    archives.close()
     attention = np.random.default_rng(2).integers(1, 200, (table["length"].sum(), regions), np.uint8).astype(np.float16)
     by_id = dict(zip(table["image_id"], references, strict=True))
     write_gallery(folder / "gallery.js", table, by_id, sprites, sizes, attention, preprocess)

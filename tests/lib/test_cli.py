@@ -15,7 +15,7 @@ from PIL import Image
 from lib.app import caption
 from lib.app.attention import draw_attention
 from lib.app.captioner import BATCH_SIZE, Candidate, Captioner
-from lib.vision.preprocess import Preprocess
+from lib.vision.images import Preprocess
 from tests.lib.tiny import WORDS, write_model
 from tests.stages.imports import ROOT
 

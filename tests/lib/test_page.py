@@ -10,7 +10,7 @@ from PIL import Image
 
 from lib.report.gallery import RANKED_BY
 from lib.report.sprites import PER_ROW
-from lib.vision.preprocess import Preprocess
+from lib.vision.images import Preprocess
 from tests.browser import chromium, needs_chromium
 from tests.lib.pages import FIRST_ID, write_report
 from tests.lib.test_report import MALFORMED, write_zip

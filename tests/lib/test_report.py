@@ -17,8 +17,7 @@ from lib.report.heatmap import SHARED
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, compared_curves, gradient_flow, learning_curves
 from lib.report.sprites import MARGIN, PER_ROW, SIDE, write_sprites
-from lib.vision.images import Archives
-from lib.vision.preprocess import Preprocess
+from lib.vision.images import Archives, Preprocess
 from tests.lib.pages import CURVES, FIRST_ID, NORMS, WHOLE, per_image, write_report
 from tests.pictures import saved
 
