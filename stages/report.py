@@ -7,10 +7,9 @@ from lib.core.tables import read_table
 from lib.core.workers import worker_count
 from lib.report.comparison import read_comparisons
 from lib.report.figures import draw_contact_sheet, save_png
-from lib.report.gallery import write_gallery
+from lib.report.gallery import thumbnail, write_gallery, write_sprites
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, gradient_flow, learning_curves, self_critical_curves
-from lib.report.sprites import thumbnail, write_sprites
 from lib.vision.images import Archives
 from lib.vision.pixels import image_rows
 from lib.vision.preprocess import read_preprocess
@@ -24,6 +23,7 @@ _GALLERY_SIZE = 12  # images of gallery.png
 
 def main() -> None:
     out = METRICS / "report"
+    out.mkdir(exist_ok=True)
     per_image = read_table(METRICS / "per_image.parquet")
     curves, best = read_csv("train/curves.csv"), read_json("train/summary.json")["best_epoch"]
     finetuned = read_csv("finetune/curves.csv"), read_json("finetune/summary.json")["best_epoch"]
@@ -40,7 +40,7 @@ def main() -> None:
     sample = np.unique(np.linspace(0, len(per_image) - 1, min(_GALLERY_SIZE, len(per_image))).astype(int))
     thumbnails = [thumbnail(archives, rows[i]) for i in sample]
     draw_contact_sheet(thumbnails, per_image["caption"].iloc[sample].tolist(), out / "gallery.png")
-    sprites, sizes = write_sprites(rows, archives, out, worker_count())
+    sizes = write_sprites(rows, archives, out, worker_count())
     archives.close()
     with readable_errors(METRICS / "attention.npy"):
         attention = np.load(METRICS / "attention.npy", mmap_mode="r")
@@ -48,7 +48,7 @@ def main() -> None:
     captions = read_table(CAPTION_TABLE, columns=["image_id", "caption"], filters=test_ids)
     references = captions.groupby("image_id")["caption"].agg(list)
     preprocess = read_preprocess(BACKBONE)
-    write_gallery(out / "gallery.js", per_image, references, sprites, sizes, attention, preprocess)
+    write_gallery(out, per_image, references, sizes, attention, preprocess)
 
     model = read_params(ModelParams)
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped["reason"].value_counts().items())

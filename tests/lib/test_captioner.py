@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,6 +166,13 @@ def test_an_error_names_an_unreadable_file(captioner, name, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name}: .*{reason}"):
         captioner.caption([tmp_path / name])
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs an endless file")
+def test_a_file_of_more_than_the_limit_is_rejected(captioner, monkeypatch):
+    monkeypatch.setattr("lib.app.captioner.MAX_IMAGE_BYTES", 1000)
+    with pytest.raises(UserError, match=r"/dev/zero: .*1000 bytes"):
+        captioner.pixels("/dev/zero")
 
 
 def test_an_error_names_a_missing_file_or_a_folder(captioner, tmp_path):

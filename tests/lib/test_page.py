@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.report.gallery import RANKED_BY
-from lib.report.sprites import PER_ROW
+from lib.report.gallery import PER_ROW, RANKED_BY
 from lib.vision.preprocess import Preprocess
 from tests.browser import chromium, needs_chromium
 from tests.lib.pages import FIRST_ID, write_report
