@@ -27,12 +27,13 @@ def main() -> None:
     per_image = read_table(METRICS / "per_image.parquet")
     curves, best = read_csv("train/curves.csv"), read_json("train/summary.json")["best_epoch"]
     finetuned = read_csv("finetune/curves.csv"), read_json("finetune/summary.json")["best_epoch"]
-    learning = learning_curves(curves, best) + self_critical_curves(*finetuned)
-    bleu = bleu_analysis(per_image, curves, best)
-    gradients = gradient_flow(read_csv("gradients.csv"))
-    save_png(learning, out / "curves.png")
-    save_png(bleu, out / "bleu.png")
-    save_png(gradients, out / "gradients.png", columns=1)
+    plots = {
+        "curves": learning_curves(curves, best) + self_critical_curves(*finetuned),
+        "bleu": bleu_analysis(per_image, curves, best),
+        "gradients": gradient_flow(read_csv("gradients.csv")),
+    }
+    for name, panels in plots.items():
+        save_png(panels, out / f"{name}.png")
 
     images, skipped = read_table(IMAGES), read_table(SKIPPED)
     rows = image_rows(per_image[["image_id"]].merge(images, "left"))
@@ -47,8 +48,7 @@ def main() -> None:
     test_ids = [("image_id", "in", per_image["image_id"].tolist())]
     captions = read_table(CAPTION_TABLE, columns=["image_id", "caption"], filters=test_ids)
     references = captions.groupby("image_id")["caption"].agg(list)
-    preprocess = read_preprocess(BACKBONE)
-    write_gallery(out, per_image, references, sizes, attention, preprocess)
+    write_gallery(out, per_image, references, sizes, attention, read_preprocess(BACKBONE))
 
     model = read_params(ModelParams)
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped["reason"].value_counts().items())
@@ -58,13 +58,9 @@ def main() -> None:
         title=f"Captions of {read_params(DatasetParams).name}",
         summary=f"{model.cell.upper()} decoder ({model.implementation} cell); {len(per_image)} test images of "
         f"{len(images) + len(skipped)} in total{unreadable}.",
-        scores=read_json("scores.json"),
-        intervals=read_json("intervals.json"),
-        statistics=read_json("statistics.json"),
-        curves=learning,
-        bleu=bleu,
+        **{name: read_json(f"{name}.json") for name in ("scores", "intervals", "statistics")},
         comparisons=read_comparisons(METRICS / "compare"),
-        gradients=gradients,
+        **plots,
     )
 
 

@@ -33,7 +33,6 @@ _UNWANTED = r'(?s)\A.*?(?=<svg)| xmlns(:\w+)?="[^"]*"|<style.*?</style>|font-fam
 
 _PNG: dict[str, Any] = {"dpi": 100, "metadata": {"Software": None}}
 _WIDTH, _HEIGHT = 5.2, 3.3  # inches of a panel
-_PER_ROW = 4  # images of a contact sheet
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class Panel:
 
 def save_png(panels: Sequence[Panel], path: Path, columns: int = 2) -> None:
     """Draw the panels, row by row, into one PNG. The same panels give the same bytes."""
+    columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     with rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), layout="constrained")
@@ -72,12 +72,12 @@ def as_svg(panel: Panel, section: str) -> str:
     return svg
 
 
-def draw_contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: Path) -> None:
-    """Draw images in rows of four, each above its caption, into a PNG."""
-    rows = -(-len(images) // _PER_ROW)
-    figure = Figure(figsize=(2.6 * _PER_ROW, 3.0 * rows), layout="constrained")
+def draw_contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: Path, columns: int = 4) -> None:
+    """Draw images, row by row, each above its caption, into a PNG."""
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(2.6 * columns, 3.0 * rows), layout="constrained")
     for number, (image, caption) in enumerate(zip(images, captions, strict=True), 1):
-        axes = figure.add_subplot(rows, _PER_ROW, number)
+        axes = figure.add_subplot(rows, columns, number)
         axes.axis("off")
         axes.imshow(image)
         lines = textwrap.wrap(caption, width=34, max_lines=4, placeholder=" …")

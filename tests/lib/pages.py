@@ -1,17 +1,20 @@
 """Write a report page, as the report stage does, from the images and captions of a test."""
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from lib.report.gallery import RANKED_BY, write_gallery, write_sprites
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, gradient_flow, learning_curves
 from lib.vision.images import Archives
 from lib.vision.preprocess import Preprocess
+from tests.pictures import saved
 
 WHOLE = Preprocess(64, (0.5,) * 3, (0.5,) * 3)  # the CNN sees the whole image
 CURVES = pd.DataFrame({
@@ -74,3 +77,17 @@ def write_report(
     }
     write_page(folder / "index.html", **EMPTY | content)
     return table
+
+
+def report_of(folder: Path, pictures: Sequence[Image.Image], *args: Any, **kwargs: Any) -> tuple[Path, pd.DataFrame]:
+    """Write a report of these pictures, as `write_report`. Return its folder and the table `per_image`."""
+    members = write_zip(folder / "a.zip", pictures)
+    return folder / "report", write_report(folder / "report", folder / "a.zip", members, *args, **kwargs)
+
+
+def write_zip(path: Path, pictures: Sequence[Image.Image]) -> list[str]:
+    """Write the images as PNGs. Return the names of the members."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, picture in enumerate(pictures):
+            archive.writestr(f"{number}.png", saved(picture))
+        return archive.namelist()

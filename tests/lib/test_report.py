@@ -2,7 +2,6 @@
 
 import json
 import re
-import zipfile
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -17,21 +16,12 @@ from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, compared_curves, gradient_flow, learning_curves
 from lib.vision.images import Archives
 from lib.vision.preprocess import Preprocess
-from tests.lib.pages import CURVES, EMPTY, FIRST_ID, NORMS, WHOLE, per_image, write_report
-from tests.pictures import saved
+from tests.lib.pages import CURVES, EMPTY, FIRST_ID, NORMS, WHOLE, per_image, report_of, write_zip
 
 MALFORMED = [
     "", "👩‍🚀 in space 🚀", "كلب يجري في الثلج", "</script><script>window.hacked = 1</script>",
     "\"it's\" `${1}` \\ $5 & <b>", "a\u2028b\u2029c", "x" * 10_000, "word " * 2_000,
 ]  # fmt: skip
-
-
-def write_zip(path, pictures) -> list[str]:
-    """Write the images as PNGs. Return the names of the members."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for number, picture in enumerate(pictures):
-            archive.writestr(f"{number}.png", saved(picture))
-        return archive.namelist()
 
 
 def plain(size, colour) -> Image.Image:
@@ -238,11 +228,12 @@ class Tags(HTMLParser):
         self.attributes += [(tag, name, value) for name, value in attrs]
 
 
+REPORT = [plain((64, 48), "red"), plain((48, 64), "blue")], ["a red picture", ""], [["red"], ["blue", "sea"]], 4
+
+
 @pytest.fixture
 def report(tmp_path):
-    members = write_zip(tmp_path / "a.zip", [plain((64, 48), "red"), plain((48, 64), "blue")])
-    write_report(tmp_path / "report", tmp_path / "a.zip", members, ["a red picture", ""], [["red"], ["blue", "sea"]], 4)
-    return tmp_path / "report"
+    return report_of(tmp_path, *REPORT)[0]
 
 
 def test_the_page_shows_scores_with_intervals_and_loads_nothing_from_the_network(report):
@@ -264,9 +255,8 @@ def test_the_page_shows_scores_with_intervals_and_loads_nothing_from_the_network
 
 
 def test_the_report_is_reproducible(report, tmp_path):
-    members = zipfile.ZipFile(tmp_path / "a.zip").namelist()
-    again = tmp_path / "elsewhere/again"
-    write_report(again, tmp_path / "a.zip", members, ["a red picture", ""], [["red"], ["blue", "sea"]], 4, workers=1)
+    (tmp_path / "elsewhere").mkdir()
+    again, _ = report_of(tmp_path / "elsewhere", *REPORT, workers=1)
     assert sorted(path.name for path in again.iterdir()) == ["gallery.js", "index.html", "sprite-000.jpg"]
     for path in again.iterdir():
         assert path.read_bytes() == (report / path.name).read_bytes(), path.name
