@@ -88,9 +88,7 @@ def test_json_has_candidates_scores_and_errors(run, model, photos, tmp_path):
     assert good["image"] == str(photos / "a.jpg")
     (candidates,) = Captioner.load(model).caption([photos / "a.jpg"], beam_size=4)
     assert good["caption"] == candidates[0].text
-    assert good["candidates"] == [
-        {"text": c.text, "tokens": c.tokens, "score": c.score, "mean_score": c.mean_score} for c in candidates[:3]
-    ]
+    assert good["candidates"] == [c.to_json() for c in candidates[:3]]
 
 
 def test_top_prints_candidates_with_their_scores(run, photos):

@@ -118,10 +118,7 @@ def opened(browser, address: str, **options):
     errors: list[str] = []
     page.on("console", lambda m: m.type in ("error", "warning") and errors.append(m.text))
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on(
-        "request",
-        lambda r: None if r.url.startswith((f"{address}/", "data:", "blob:")) else errors.append(r.url),
-    )
+    page.on("request", lambda r: r.url.startswith((f"{address}/", "data:", "blob:")) or errors.append(r.url))
     page.goto(address)
     yield page
     page.close()
