@@ -5,15 +5,16 @@ Karpathy's split (Karpathy & Fei-Fei 2015) goes by image id, so it fits both: 11
 from val2014, called "restval"), 5,000 for val and 5,000 for test.
 """
 
+import json
 from pathlib import Path
 
 import pandas as pd
 
+from lib.core.errors import readable_errors
 from lib.core.tables import SPLITS
 from lib.core.zips import read_zipped_file
 from lib.datasets.annotations import read_coco, read_karpathy_lists
 from lib.datasets.dataset import Dataset
-from lib.datasets.json_records import parse_json
 
 
 def load_coco(raw: Path, year: int) -> Dataset:
@@ -24,13 +25,13 @@ def load_coco(raw: Path, year: int) -> Dataset:
     archive = raw / f"annotations_trainval{year}.zip"
     parts = []
     for part in (f"train{year}", f"val{year}"):
-        name = f"annotations/captions_{part}.json"
-        content = parse_json(read_zipped_file(archive, name), archive / name)
-        images, captions = read_coco(content, archive / name)
+        source = archive / f"annotations/captions_{part}.json"
+        with readable_errors(source):
+            content = json.loads(read_zipped_file(archive, f"annotations/{source.name}"))
+        images, captions = read_coco(content, source)
         parts.append((images.assign(archive=f"{part}.zip", member=f"{part}/" + images["file_name"]), captions))
     images, captions = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
     splits = read_karpathy_lists({split: raw / f"coco_karpathy_{split}.json" for split in SPLITS})
-    images["split"] = [splits.get(image_id) for image_id in images["image_id"]]
-    images = images.dropna(subset="split")
+    images = images.assign(split=images["image_id"].map(splits)).dropna(subset="split")
     captions = captions[captions["image_id"].isin(images["image_id"])]
     return Dataset(images[["image_id", "archive", "member", "split"]], captions, archive)

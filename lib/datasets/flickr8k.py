@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, readable_errors
 from lib.core.zips import find_members, open_zip, read_zipped_file
 from lib.datasets.dataset import Dataset
 
 IMAGES, TEXTS = "Flickr8k_Dataset.zip", "Flickr8k_text.zip"
-_CAPTIONS = "Flickr8k.token.txt"
 _LISTS = {"train": "Flickr_8k.trainImages.txt", "val": "Flickr_8k.devImages.txt", "test": "Flickr_8k.testImages.txt"}
 
 
@@ -29,38 +28,29 @@ def load_flickr8k(raw: Path) -> Dataset:
         for place, line in _lines(archive, member):
             name = line.strip()
             match = re.match(r"([0-9]{1,18})_", name.rpartition("/")[2])
-            if not match:
-                raise UserError(f"{place}: {reprlib.repr(name)} should start with a number and an underscore")
-            if splits.setdefault(name, split) != split:
-                raise UserError(f"{place}: {reprlib.repr(name)} is already in the {splits[name]} split")
+            if not match or splits.setdefault(name, split) != split:
+                problem = "should start with a number and an underscore, and be in one split only"
+                raise UserError(f"{place}: {reprlib.repr(name)} {problem}")
             ids[name] = int(match[1])
     members = [f"Flicker8k_Dataset/{name}" for name in ids]
     if (raw / IMAGES).exists():
         with open_zip(raw / IMAGES) as photographs:
             members = find_members(members, photographs.namelist())
-    images = pd.DataFrame(
-        {"image_id": list(ids.values()), "archive": IMAGES, "member": members, "split": list(splits.values())}
-    )
-    captions = [(ids[name], caption) for name, caption in _read_captions(archive) if name in ids]
-    return Dataset(images, pd.DataFrame(captions, columns=["image_id", "caption"]), archive)
-
-
-def _read_captions(archive: Path) -> Iterator[tuple[str, str]]:
-    """Yield (file name, caption) from lines such as "1000268201_693b08cb0e.jpg#0<tab>A child in a pink dress ."."""
-    for place, line in _lines(archive, _CAPTIONS):
-        key, tab, caption = line.partition("\t")
-        name, hash_sign, _ = key.rpartition("#")
-        if not (tab and hash_sign):
+    images = pd.DataFrame({"image_id": ids.values(), "archive": IMAGES, "member": members, "split": splits.values()})
+    captions = []
+    for place, line in _lines(archive, "Flickr8k.token.txt"):
+        # such as "1000268201_693b08cb0e.jpg#0<tab>A child in a pink dress ."
+        if not (match := re.fullmatch(r"([^\t]*)#[^\t#]*\t(.*)", line)):
             raise UserError(f"{place}: should be a file name, #, a number, a tab and a caption")
-        yield name, caption
+        if match[1] in ids:
+            captions.append((ids[match[1]], match[2]))
+    return Dataset(images, pd.DataFrame(captions, columns=["image_id", "caption"]), archive)
 
 
 def _lines(archive: Path, member: str) -> Iterator[tuple[str, str]]:
     """Yield (place, line) for the lines of a text file that are not blank; the place is for error messages."""
-    try:
+    with readable_errors(archive / member):
         text = read_zipped_file(archive, member).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{archive / member} is not UTF-8: {error}") from error
     # splitlines() would also split at characters that a caption may contain, such as U+2028.
     for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
         if line.strip():

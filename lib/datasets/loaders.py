@@ -1,4 +1,4 @@
-"""Loaders of the data sets that are downloaded by name."""
+"""Read the data sets that are downloaded by name."""
 
 from pathlib import Path
 
@@ -6,13 +6,7 @@ from lib.datasets.coco import load_coco
 from lib.datasets.dataset import Dataset
 from lib.datasets.flickr8k import load_flickr8k
 
-_LOADERS = {
-    "coco2014": lambda raw: load_coco(raw, 2014),
-    "coco2017": lambda raw: load_coco(raw, 2017),
-    "flickr8k": load_flickr8k,
-}
-
 
 def load_named(name: str, raw: Path) -> Dataset:
-    """Read a downloaded data set from its own files in `raw`. Raises UserError."""
-    return _LOADERS[name](raw)
+    """Read coco2014, coco2017 or flickr8k from its own files in `raw`. Raises UserError."""
+    return load_flickr8k(raw) if name == "flickr8k" else load_coco(raw, int(name.removeprefix("coco")))

@@ -52,21 +52,14 @@ def remote_files(name: str, mirror: str | None, checksums: Path | None) -> list[
     `mirror` is a base URL that replaces the official addresses; it has all files in one folder. `checksums` is a file
     of lines `md5  name`, as md5sum writes them; they replace the official MD5s. Raises UserError if it is malformed.
     """
-    md5s = _read_checksums(checksums) if checksums else {}
+    md5s, lines = {}, []
+    if checksums:
+        with readable_errors(checksums):
+            lines = checksums.read_text("utf-8").splitlines()
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if match := re.fullmatch(r"([0-9a-fA-F]{32})\s+\*?(\S.*)", line):  # md5sum marks binary files by *
+            md5s[PurePosixPath(match[2]).name] = match[1].lower()
+        elif line and not line.startswith("#"):
+            raise UserError(f"{checksums}, line {number}: must be an MD5 (32 hex digits), a space and a file name")
     files = [replace(file, md5=md5s.get(file.name, file.md5)) for file in _FILES[name]]
     return [replace(file, url=f"{mirror.rstrip('/')}/{file.name}") for file in files] if mirror else files
-
-
-def _read_checksums(path: Path) -> dict[str, str]:
-    """Return the MD5 of each file name, without its folder and the * by which md5sum marks binary files."""
-    with readable_errors(path):
-        lines = path.read_text("utf-8").splitlines()
-    md5s = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        match = re.fullmatch(r"([0-9a-fA-F]{32})\s+\*?(\S.*)", line.strip())
-        if not match:
-            raise UserError(f"{path}, line {number}: must be an MD5 (32 hex digits), a space and a file name")
-        md5s[PurePosixPath(match[2]).name] = match[1].lower()
-    return md5s

@@ -1,15 +1,13 @@
 """Bring the data sets that are downloaded by name into data/raw."""
 
 import hashlib
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from lib.core.errors import readable_errors
 from lib.core.files import atomic_write, link_or_copy
 from lib.core.workdir import fingerprint, locked
 from lib.core.zips import MAX_IMAGE_BYTES, open_zip, read_member, write_stored_zip
-from lib.datasets import loaders
+from lib.datasets.loaders import load_named
 from lib.datasets.registry import IMAGE_ARCHIVES
 from lib.fetch.http import RemoteFile, fetch
 from lib.fetch.remote_zip import fetch_members
@@ -23,8 +21,7 @@ def fetch_dataset(
     With a `limit`, a zip of images holds only the first images of each split. If the whole zip is not in `store`, they
     come from the zip on the server, verified by their CRC-32 and not by the zip's MD5.
 
-    `store` keeps the downloads, and `cache` is DVC's; both go by MD5, so that changes of the code or of the mirror
-    fetch nothing twice. Raises UserError.
+    `store` keeps the downloads, and `cache` is DVC's; both go by MD5. Raises UserError.
     """
     reuse_dvc_cache(files, store, cache)
     limited = [file for file in files if limit is not None and file.name in IMAGE_ARCHIVES]
@@ -35,7 +32,7 @@ def fetch_dataset(
         if file.name.endswith(".zip"):
             open_zip(raw / file.name).close()  # the user's MD5 may be that of a broken zip
     if limit is not None:
-        images = loaders.load_named(name, raw).checked().first(limit).images
+        images = load_named(name, raw).checked().first(limit).images
         for file in limited:
             members = images.loc[images["archive"] == file.name, "member"]
             link_or_copy(_limited_zip(file, list(members), store), raw / file.name)
@@ -45,13 +42,10 @@ def reuse_dvc_cache(files: Sequence[RemoteFile], store: Path, cache: Path | None
     """Link the files that DVC's cache has into `store`. Verify them, because DVC does not do it again."""
     for file in files if cache else ():
         target, cached = store / file.md5, Path(cache or "", "files/md5", file.md5[:2], file.md5[2:])
-        if target.exists() or not cached.exists():
-            continue
-        with cached.open("rb") as content:
-            verified = hashlib.file_digest(content, "md5").hexdigest() == file.md5
-        with locked(store):
-            if verified and not target.exists():
-                link_or_copy(cached, target)
+        if cached.exists() and not target.exists():
+            with cached.open("rb") as content, locked(store):
+                if hashlib.file_digest(content, "md5").hexdigest() == file.md5:
+                    link_or_copy(cached, target)
 
 
 def _limited_zip(file: RemoteFile, members: list[str], store: Path) -> Path:
@@ -60,15 +54,8 @@ def _limited_zip(file: RemoteFile, members: list[str], store: Path) -> Path:
     with locked(store):
         if not target.exists() and complete.exists():
             with open_zip(complete) as archive, atomic_write(target) as unfinished:
-                write_stored_zip(unfinished, _contents(complete, archive, members))
+                present = [member for member in members if member in archive.NameToInfo]
+                write_stored_zip(unfinished, ((name, read_member(archive, name, MAX_IMAGE_BYTES)) for name in present))
         elif not target.exists():
             fetch_members(file.url, members, target)
     return target
-
-
-def _contents(path: Path, archive: zipfile.ZipFile, members: list[str]) -> Iterator[tuple[str, bytes]]:
-    names = set(archive.namelist())
-    with readable_errors(path):
-        for member in members:
-            if member in names:
-                yield member, read_member(archive, member, MAX_IMAGE_BYTES)

@@ -15,9 +15,8 @@ from tqdm import tqdm
 from lib.core.tables import SPLITS
 from lib.core.workers import worker_processes
 from lib.core.zips import write_stored_zip
-from lib.datasets.annotations import read_annotations
+from lib.datasets.annotations import read_annotations, read_json
 from lib.datasets.dataset import Dataset
-from lib.datasets.json_records import read_json
 from lib.scenes.drawing import render
 from lib.scenes.grammar import describe
 from lib.scenes.world import Scene, sample_scene

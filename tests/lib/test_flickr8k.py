@@ -106,7 +106,7 @@ def test_a_caption_may_contain_any_character(raw):
     [
         ({"token": "1_a.jpg#0 no tab"}, "Flickr8k.token.txt, line 1"),
         ({"token": "\n\n1_a.jpg\tno number"}, "Flickr8k.token.txt, line 3"),
-        ({"token": b"1_a.jpg#0\t\xff\n"}, "Flickr8k.token.txt is not UTF-8"),
+        ({"token": b"1_a.jpg#0\t\xff\n"}, "Flickr8k.token.txt is damaged"),
         ({"token": ""}, "the train split"),
         ({"devImages": ""}, "the val split"),
         ({"devImages": miniature.flickr_name(1)}, "Flickr_8k.devImages.txt, line 1: '1_"),
@@ -123,15 +123,15 @@ def test_a_malformed_text_is_named(raw, texts, expected):
 def test_two_images_with_one_number_are_rejected(raw):
     token = text_of(raw, "Flickr8k.token.txt")
     rewrite(raw, token=f"{token}1_twin.jpg#0\tA twin.\n", testImages="1_twin.jpg")
-    assert "1 duplicate image ids, such as 1" in error(raw)
+    assert "1 images have the image_id of another one, such as 1" in error(raw)
 
 
 def test_a_wrong_zip_is_named(raw):
     with zipfile.ZipFile(raw / flickr8k.TEXTS, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert "lacks Flickr_8k.trainImages.txt" in error(raw)
+    assert "Flickr_8k.trainImages.txt" in error(raw)
     (raw / flickr8k.TEXTS).write_text("hello")
-    assert "is not a zip" in error(raw)
+    assert flickr8k.TEXTS in error(raw)
 
 
 def test_a_path_in_a_list_is_kept_as_a_name(raw):
