@@ -19,7 +19,7 @@ from lib.datasets.annotations import read_annotations, read_json
 from lib.datasets.dataset import Dataset
 from lib.scenes.drawing import render
 from lib.scenes.grammar import describe
-from lib.scenes.world import Scene, sample_scene
+from lib.scenes.world import Scene, SceneObject, sample_scene
 
 CAPTIONS_PER_IMAGE = 5
 IMAGES, TRUTH = "images.zip", "truth.json"
@@ -38,7 +38,11 @@ def load_scenes(raw: Path) -> Dataset:
 
 def read_truth(raw: Path) -> dict[int, Scene]:
     """Return the scene of each image id."""
-    return {record["image_id"]: Scene.from_json(record) for record in read_json(raw / TRUTH)}
+    scenes = {}
+    for record in read_json(raw / TRUTH):
+        groups = tuple(tuple(SceneObject(**item) for item in group) for group in record["groups"])
+        scenes[record["image_id"]] = Scene(record["background"], groups)
+    return scenes
 
 
 def make_scene(image_id: int, *, seed: int, size: int, mix: dict[str, float]) -> tuple[Scene, bytes, list[str]]:
@@ -58,20 +62,18 @@ def write_scenes(
     """
     raw.mkdir(parents=True, exist_ok=True)
     splits = [split for split in SPLITS for _ in range(counts[split])]
+    ids = range(1, len(splits) + 1)
     coco: dict[str, dict[str, list[Any]]] = {split: {"images": [], "annotations": []} for split in SPLITS}
     truth = []
 
     def members(pool: Executor) -> Iterator[tuple[str, bytes]]:
-        make = partial(make_scene, seed=seed, size=size, mix=mix)
-        ids = range(1, len(splits) + 1)
-        scenes = tqdm(pool.map(make, ids, chunksize=50), "drawing scenes", len(ids), unit="picture", disable=None)
-        for image_id, split, (scene, jpeg, captions) in zip(ids, splits, scenes, strict=True):
+        scenes = pool.map(partial(make_scene, seed=seed, size=size, mix=mix), ids, chunksize=50)
+        bar = tqdm(scenes, "drawing scenes", len(ids), unit="picture", disable=None)
+        for image_id, split, (scene, jpeg, captions) in zip(ids, splits, bar, strict=True):
             name = f"{image_id:012d}.jpg"
             coco[split]["images"].append({"id": image_id, "file_name": name, "width": size, "height": size})
-            coco[split]["annotations"] += [
-                {"id": image_id * CAPTIONS_PER_IMAGE + i, "image_id": image_id, "caption": caption}
-                for i, caption in enumerate(captions)
-            ]
+            for caption_id, caption in enumerate(captions, image_id * CAPTIONS_PER_IMAGE):
+                coco[split]["annotations"].append({"id": caption_id, "image_id": image_id, "caption": caption})
             truth.append({"image_id": image_id, **asdict(scene)})
             yield f"{split}/{name}", jpeg
 
