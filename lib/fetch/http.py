@@ -46,18 +46,15 @@ class RetryPolicy:
     connections: int = 4
 
 
-DEFAULT_POLICY = RetryPolicy()
-
-
 class HttpClient(requests.Session):
     """A session with retries, for several threads. Each soon raises CancelledError after `stop` is set.
 
     `on_progress` gets the number of new bytes, below zero if bytes are dropped.
     """
 
-    def __init__(self, policy: RetryPolicy):
+    def __init__(self, policy: RetryPolicy | None):
         super().__init__()
-        self.policy = policy
+        self.policy = policy = policy or RetryPolicy()
         self.on_progress: Callable[[int], object] = lambda count: None
         self.stop = stop = threading.Event()
         self.headers["Accept-Encoding"] = "identity"  # ranges count the bytes of the file itself
@@ -100,7 +97,7 @@ class HttpClient(requests.Session):
         return [future.result() for future in futures]
 
 
-def fetch(files: Sequence[RemoteFile], store: Path, policy: RetryPolicy = DEFAULT_POLICY) -> list[Path]:
+def fetch(files: Sequence[RemoteFile], store: Path, policy: RetryPolicy | None = None) -> list[Path]:
     """Return the paths of the verified files in `store`, in order. Download those that are missing.
 
     Raises UserError if a file is unavailable or has another MD5, or if the disk has too little space.
@@ -129,22 +126,16 @@ def _fetch_one(client: HttpClient, file: RemoteFile, part: Path) -> None:
         resumed = sink.tell() > 0
         resume_get(client, file.url, sink)
         os.fsync(sink.fileno())  # a crash must not leave the finished name without the content
-    digest = hashlib.md5(usedforsecurity=False)
     with part.open("rb") as content:
-        while chunk := content.read(_CHUNK):
-            if client.stop.is_set():
-                raise CancelledError
-            digest.update(chunk)
-    if digest.hexdigest() == file.md5:
+        md5 = hashlib.file_digest(content, "md5").hexdigest()
+    if md5 == file.md5:
         part.replace(part.with_suffix(""))
         return
     client.on_progress(-part.stat().st_size)
     part.unlink()
     if not resumed:
-        raise UserError(
-            f"{file.url}: the MD5 is {digest.hexdigest()}, but should be {file.md5}. Use another dataset.mirror, or "
-            "list the new MD5 in dataset.checksums if the file is right."
-        )
+        fix = "Use another dataset.mirror, or list the new MD5 in dataset.checksums if the file is right."
+        raise UserError(f"{file.url}: the MD5 is {md5}, but should be {file.md5}. {fix}")
     _fetch_one(client, file, part)  # from zero, because the old part was damaged
 
 
@@ -161,8 +152,8 @@ def resume_get(client: HttpClient, url: str, sink: BinaryIO, first: int = 0, end
             if sink.tell() > furthest:  # new bytes; a server without ranges always starts from zero
                 retry, furthest = client.retry, sink.tell()
             if not retry.total:
-                message = f"{url}: the connection broke {client.policy.tries} times in a row ({_cause(error)})"
-                raise UserError(f"{message}. Check the network and run again.") from error
+                problem = f"the connection broke {client.policy.tries} times in a row ({_cause(error)})"
+                raise UserError(f"{url}: {problem}. Check the network and run again.") from error
             retry = retry.increment("GET", url, error=error)
             retry.sleep()
 

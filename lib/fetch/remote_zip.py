@@ -10,14 +10,14 @@ from tqdm import tqdm
 from lib.core.errors import UserError, one_line
 from lib.core.files import atomic_write
 from lib.core.zips import MAX_IMAGE_BYTES, read_member, write_stored_zip
-from lib.fetch.http import DEFAULT_POLICY, HttpClient, RetryPolicy, resume_get
+from lib.fetch.http import HttpClient, RetryPolicy, resume_get
 
 _WINDOW = 64 * 2**10  # bytes of a request, at least; the records at the end of a zip are no longer
 _HEADER = 1024  # bytes of a member's header, name and extra fields; a longer one costs a second request
 _BATCH = 16  # members held in memory
 
 
-def fetch_members(url: str, members: Sequence[str], target: Path, policy: RetryPolicy = DEFAULT_POLICY) -> None:
+def fetch_members(url: str, members: Sequence[str], target: Path, policy: RetryPolicy | None = None) -> None:
     """Write a stored zip of those `members` that the zip at `url` has, in the given order.
 
     zipfile verifies their CRC-32. Raises UserError if the server does not send ranges or the zip is damaged.

@@ -12,8 +12,6 @@ Every caption names the colour and shape of each object; size, place, relation a
 `truth` parses captions with the same tables.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from lib.scenes.world import COLOURS, SHAPES, Group, Scene, position, relation
@@ -58,7 +56,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
     """Return one true caption of `scene`, with a capital letter and a full stop."""
     phrases = [_noun_phrase(group, rng) for group in scene.groups]
     excluded = "there is" if phrases[0].startswith(("two ", "three ")) else "there are"
-    opening = _pick(rng, [words for words in OPENINGS if words != excluded]) if rng.random() < 0.3 else ""
+    opening = _pick(rng, tuple(words for words in OPENINGS if words != excluded)) if rng.random() < 0.3 else ""
     background = _pick(rng, BACKGROUND_WORDS[scene.background]) if rng.random() < 0.5 else ""
     if len(phrases) == 1:
         core = phrases[0]
@@ -84,7 +82,7 @@ def describe(scene: Scene, rng: np.random.Generator) -> str:
     return sentence[0].upper() + sentence[1:] + "."
 
 
-def _pick(rng: np.random.Generator, words: Sequence[str]) -> str:
+def _pick(rng: np.random.Generator, words: tuple[str, ...]) -> str:
     return words[rng.integers(len(words))]
 
 

@@ -9,7 +9,7 @@ import pytest
 from lib.core.errors import UserError
 from lib.core.tables import SPLITS
 from lib.datasets.annotations import read_coco, read_json
-from lib.datasets.coco import load_coco
+from lib.datasets.loaders import load_coco
 from tests import miniature
 from tests.realdata import REALDATA, needs_realdata
 
