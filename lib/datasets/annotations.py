@@ -86,8 +86,7 @@ def read_coco(content: Any, source: Path) -> Tables:
 
 def read_karpathy(content: Any, source: Path) -> Tables:
     """Read a Karpathy JSON."""
-    kind = 'a Karpathy JSON, nor a COCO captions JSON with "annotations"'
-    rows = _rows(content, "images", list[_KarpathyImage], source, kind)
+    rows = _rows(content, "images", list[_KarpathyImage], source, "a Karpathy or COCO captions JSON")
     for row in rows:
         row["file_name"] = "/".join(filter(None, (row.get("filepath"), row["filename"])))
     images = _table(rows, "file_name", "split").replace({"split": {"restval": "train"}})
@@ -129,6 +128,4 @@ def hashed_split(image_id: int, seed: int, val_share: float, test_share: float) 
     """Return a split that depends on this image's id alone, so adding or removing images moves no other image."""
     digest = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
     uniform = int.from_bytes(digest[:8], "big") / 2**64  # in [0, 1)
-    if uniform < test_share:
-        return "test"
-    return "val" if uniform < test_share + val_share else "train"
+    return "test" if uniform < test_share else "val" if uniform < test_share + val_share else "train"

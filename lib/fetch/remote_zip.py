@@ -36,8 +36,7 @@ def fetch_members(url: str, members: Sequence[str], target: Path, policy: RetryP
 
 def _contents(file: "_RangeReader", archive: zipfile.ZipFile, members: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     def prefetch(info: zipfile.ZipInfo) -> tuple[int, bytes]:
-        length = _HEADER + min(info.compress_size, MAX_IMAGE_BYTES)
-        return info.header_offset, file.fetch(info.header_offset, info.header_offset + length)
+        return file.fetch(info.header_offset, _HEADER + min(info.compress_size, MAX_IMAGE_BYTES))
 
     infos = [archive.NameToInfo[name] for name in dict.fromkeys(members) if name in archive.NameToInfo]
     for start in tqdm(range(0, len(infos), _BATCH), "downloading members", unit="batch", disable=None):
@@ -59,11 +58,11 @@ class _RangeReader(io.IOBase):
         if not self.size:
             raise UserError(f"{url}: the server has no such file, or does not report its size. Check dataset.mirror.")
 
-    def fetch(self, start: int, end: int) -> bytes:
-        content, end = io.BytesIO(), min(end, self.size)
+    def fetch(self, start: int, count: int) -> tuple[int, bytes]:
+        content, end = io.BytesIO(), min(start + count, self.size)
         if 0 <= start < end:
             resume_get(self.client, self.url, content, start, end)
-        return content.getvalue()
+        return start, content.getvalue()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self.position = max(0, offset + (0, self.position, self.size)[whence])
@@ -77,7 +76,6 @@ class _RangeReader(io.IOBase):
         offset, content = self.window
         if not offset <= start <= end <= offset + len(content):
             offset = max(0, min(start, self.size - _WINDOW))
-            content = self.fetch(offset, max(end, offset + _WINDOW))
-            self.window = offset, content
+            offset, content = self.window = self.fetch(offset, max(end - offset, _WINDOW))
         self.position = end
         return content[start - offset : end - offset]

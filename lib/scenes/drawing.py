@@ -105,10 +105,8 @@ def _outline(item: SceneObject, side: int) -> tuple[list[tuple[float, float]], l
 @cache
 def _corners(shape: str) -> np.ndarray:
     """Return the corners of a shape inside the unit circle, (P, 2)."""
-    turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
-    if shape in ("circle", "ring"):
-        return np.stack([np.cos(turn), np.sin(turn)], axis=1)
     if shape == "heart":  # the classic curve, scaled to fit
+        turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
         x = 16 * np.sin(turn) ** 3
         y = -(13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn))
         return np.stack([x, y], axis=1) / 17
@@ -116,6 +114,6 @@ def _corners(shape: str) -> np.ndarray:
         "square": ([1.0] * 4, np.pi / 4),
         "triangle": ([1.0] * 3, -np.pi / 2),
         "star": ([1.0, 0.45] * 5, -np.pi / 2),
-    }[shape]
+    }.get(shape, ([1.0] * 60, 0.0))  # circle and ring
     angles = first + np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
     return np.array(radii)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)

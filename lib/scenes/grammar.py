@@ -1,11 +1,10 @@
 """A small English grammar that describes scenes.
 
-    caption    = opening? noun-phrase [place | verb] [background]
-               | opening? noun-phrase relation noun-phrase [background]
-               | noun-phrase ("is" | "sits" | "stands") relation noun-phrase [background]
-               | opening? noun-phrase "and" noun-phrase [background]
-               | opening? noun-phrase "with" noun-phrase relation "it" [background]
-               | opening? noun-phrase "," noun-phrase "and" noun-phrase [background]
+    caption     = [opening] core [background]
+    core        = noun-phrase [place | verb]
+                | noun-phrase ["is" | "sits" | "stands"] relation noun-phrase
+                | noun-phrase "with" noun-phrase relation "it"
+                | noun-phrase ["," noun-phrase] "and" noun-phrase
     noun-phrase = count [size] colour shape
 
 Every caption names the colour and shape of each object; size, place, relation and background are included at random.

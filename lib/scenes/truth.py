@@ -1,8 +1,7 @@
 """Decide whether a caption is true of a scene.
 
-`parse_caption` reads a caption with the word tables of `grammar`. A caption is true if every statement in it holds:
-each noun phrase names another group of the scene (count, colour, shape and, if mentioned, size), and the relation,
-place and background are right. A caption that does not follow the grammar is not true.
+It is if each noun phrase names another group of the scene, and the relation, place and background are right. A caption
+that does not follow the grammar is not true.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,10 +57,7 @@ _SENTENCE = regex.compile(
 
 
 def parse_caption(tokens: Sequence[str]) -> Statement | None:
-    """Return what a caption claims, or None if it does not follow the grammar.
-
-    `tokens` are lower-case words without punctuation.
-    """
+    """Return what a caption of lower-case words claims, or None if it does not follow the grammar."""
     text = " ".join(tokens)
     if not (match := _SENTENCE.fullmatch(text)):
         return None

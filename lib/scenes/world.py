@@ -105,9 +105,9 @@ def _sample_groups(rng: np.random.Generator, kind: str, colours: list[str]) -> t
 def _is_clear(kind: str, groups: tuple[Group, ...]) -> bool:
     """Return whether no objects touch, no two groups look alike and no relation or position is ambiguous."""
     objects = [item for group in groups for item in group]
-    for a, b in combinations(objects, 2):
-        if math.hypot(a.x - b.x, a.y - b.y) < (a.diameter + b.diameter) / 2 + _GAP:
-            return False
+    pairs = combinations(objects, 2)
+    if any(math.hypot(a.x - b.x, a.y - b.y) < (a.diameter + b.diameter) / 2 + _GAP for a, b in pairs):
+        return False
     if len({(group[0].shape, group[0].colour) for group in groups}) < len(groups):
         return False
     if kind in ("alike", "trio"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lib.core.tables import SPLITS, write_table
 from lib.core.zips import open_zip, read_member
-from lib.datasets import local, registry
+from lib.datasets import local, remote
 from lib.datasets.annotations import read_karpathy_lists
 from lib.datasets.loaders import load_flickr8k
 from tests.fuzz.strategies import TEXTS, corrupted, fuzz, mutated, parse_or_reject
@@ -98,7 +98,7 @@ def test_flickr8k_texts(raw, texts):
 )
 def test_checksums(raw, content):
     (raw / "md5s").write_bytes(content)
-    files = parse_or_reject(lambda: registry.remote_files("flickr8k", None, raw / "md5s"), raw / "md5s")
+    files = parse_or_reject(lambda: remote.remote_files("flickr8k", None, raw / "md5s"), raw / "md5s")
     assert files is None or len(files) == 2
 
 

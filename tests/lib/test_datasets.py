@@ -109,9 +109,9 @@ def test_images_without_captions_and_captions_without_images_are_left_out(folder
         (json.dumps(KARPATHY)[:-5], "captions.json"),
         ("[" * 100_000, "captions.json"),
         ('{"images": [' + "9" * 5000 + "]}", "captions.json"),
-        ([], "captions.json is not a Karpathy JSON"),
-        ({"images": ["a.jpg"]}, "captions.json is not a Karpathy JSON"),
-        ({"images": {"0": IMAGE}}, "captions.json is not a Karpathy JSON"),
+        ([], "captions.json is not a Karpathy or COCO captions JSON"),
+        ({"images": ["a.jpg"]}, "captions.json is not a Karpathy or COCO captions JSON"),
+        ({"images": {"0": IMAGE}}, "captions.json is not a Karpathy or COCO captions JSON"),
         (
             {"images": [{"file_name": "a.jpg"}], "annotations": []},
             "captions.json is not a COCO captions JSON: images[0]",

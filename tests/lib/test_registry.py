@@ -6,7 +6,7 @@ import pytest
 
 from lib.core.errors import UserError
 from lib.datasets.loaders import load_named
-from lib.datasets.registry import IMAGE_ARCHIVES, remote_files
+from lib.datasets.remote import IMAGE_ARCHIVES, remote_files
 from tests import miniature
 
 NAMES = ["coco2014", "coco2017", "flickr8k"]
