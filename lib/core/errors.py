@@ -7,11 +7,7 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """An error that the user can fix: a param, a file, a download.
-
-    The text is one line: what is wrong, the value, the parameter or file, and the fix. Stages and commands print it
-    without a traceback and exit with 1.
-    """
+    """An error that the user can fix: one line with what is wrong, the value, the parameter or file, and the fix."""
 
 
 def one_line(error: BaseException) -> str:

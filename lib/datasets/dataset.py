@@ -1,10 +1,7 @@
 """The two tables of every data set, and their checks.
 
-    images    image_id (int), archive, member, split         one row per image
-    captions  image_id (int), caption                        one row per caption
-
-`archive` is the name of a zip in the raw folder, `member` the name of the image in that zip, `split` is train, val or
-test.
+images    image_id (int), archive (a zip in the raw folder), member (of that zip), split (train, val or test)
+captions  image_id (int), caption
 """
 
 import reprlib
@@ -19,8 +16,6 @@ from lib.core.tables import SPLITS
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and captions; see the module for the columns."""
-
     images: pd.DataFrame
     captions: pd.DataFrame
     source: Path  # the file or folder of the annotations, for error messages

@@ -26,9 +26,8 @@ def load_named(name: str, raw: Path) -> Dataset:
 def load_coco(raw: Path, year: int) -> Dataset:
     """Read COCO (Lin et al. 2014, Chen et al. 2015) with Karpathy's split (Karpathy & Fei-Fei 2015). Raises UserError.
 
-    2014 and 2017 hold the same photographs and captions, under other file names and with another division into train
-    and val. Karpathy's split goes by image id, so it fits both: 113,287 images for train (30,504 of them from val2014,
-    called "restval"), 5,000 for val and 5,000 for test.
+    Both years hold the same photographs and captions under other file names. The split goes by image id, so it fits
+    both: 113,287 images for train (30,504 of them from val2014, called "restval"), 5,000 for val, 5,000 for test.
     """
     archive = raw / f"annotations_trainval{year}.zip"
     parts = []
@@ -51,29 +50,28 @@ def load_flickr8k(raw: Path) -> Dataset:
     The image id is the number at the start of the file name.
     """
     archive, photographs = raw / "Flickr8k_text.zip", raw / "Flickr8k_Dataset.zip"
-    ids: dict[str, int] = {}
-    splits: dict[str, str] = {}
+    listed: dict[str, tuple[int, str]] = {}  # (image id, split) by file name
     for split, part in (("train", "train"), ("val", "dev"), ("test", "test")):
         for place, line in _lines(archive, f"Flickr_8k.{part}Images.txt"):
             name = line.strip()
             match = re.match(r"([0-9]{1,18})_", name.rpartition("/")[2])
-            if not match or splits.setdefault(name, split) != split:
+            if not match or listed.setdefault(name, (int(match[1]), split))[1] != split:
                 problem = "should start with a number and an underscore, and be in one split only"
                 raise UserError(f"{place}: {reprlib.repr(name)} {problem}")
-            ids[name] = int(match[1])
-    members = [f"Flicker8k_Dataset/{name}" for name in ids]
+    members = [f"Flicker8k_Dataset/{name}" for name in listed]
     if photographs.exists():
         with open_zip(photographs) as zipped:
             members = find_members(members, zipped.namelist())
-    images = {"image_id": ids.values(), "archive": photographs.name, "member": members, "split": splits.values()}
+    images = pd.DataFrame(listed.values(), columns=["image_id", "split"])
+    images = images.assign(archive=photographs.name, member=members)[["image_id", "archive", "member", "split"]]
     captions = []
     for place, line in _lines(archive, "Flickr8k.token.txt"):
         # such as "1000268201_693b08cb0e.jpg#0<tab>A child in a pink dress ."
         if not (match := re.fullmatch(r"([^\t]*)#[^\t#]*\t(.*)", line)):
             raise UserError(f"{place}: should be a file name, #, a number, a tab and a caption")
-        if match[1] in ids:
-            captions.append((ids[match[1]], match[2]))
-    return Dataset(pd.DataFrame(images), pd.DataFrame(captions, columns=["image_id", "caption"]), archive)
+        if match[1] in listed:
+            captions.append((listed[match[1]][0], match[2]))
+    return Dataset(images, pd.DataFrame(captions, columns=["image_id", "caption"]), archive)
 
 
 def _lines(archive: Path, member: str) -> Iterator[tuple[str, str]]:

@@ -78,9 +78,8 @@ def fetch_dataset(
     """Put the `files` of the data set `name` into the folder `raw`, under their own names.
 
     With a `limit`, a zip of images holds only the first images of each split. If the whole zip is not in `store`, they
-    come from the zip on the server, verified by their CRC-32 and not by the zip's MD5.
-
-    `store` keeps the downloads, and `cache` is DVC's; both go by MD5. Raises UserError.
+    come from the zip on the server, verified by their CRC-32 and not by the zip's MD5. `store` keeps the downloads, and
+    `cache` is DVC's; both go by MD5. Raises UserError.
     """
     reuse_dvc_cache(files, store, cache)
     limited = [file for file in files if limit is not None and file.name in IMAGE_ARCHIVES]

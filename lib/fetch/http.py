@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -35,12 +34,12 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        return PurePosixPath(urlsplit(self.url).path).name
+        return self.url.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    timeout: float = 10.0  # seconds without a byte; also the longest wait after Ctrl-C
+    timeout: float = 10.0  # seconds without a byte; also the longest wait of a transfer after Ctrl-C
     tries: int = 6  # in a row without a new byte
     backoff: float = 1.0  # seconds before the second retry, doubled for each further one, up to a minute
     connections: int = 4

@@ -35,13 +35,12 @@ def fetch_members(url: str, members: Sequence[str], target: Path, policy: RetryP
 
 
 def _contents(file: "_RangeReader", archive: zipfile.ZipFile, members: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    def prefetch(info: zipfile.ZipInfo) -> tuple[int, bytes]:
-        return file.fetch(info.header_offset, _HEADER + min(info.compress_size, MAX_IMAGE_BYTES))
-
     infos = [archive.NameToInfo[name] for name in dict.fromkeys(members) if name in archive.NameToInfo]
     for start in tqdm(range(0, len(infos), _BATCH), "downloading members", unit="batch", disable=None):
         batch = infos[start : start + _BATCH]
-        for info, window in zip(batch, file.client.map(prefetch, batch), strict=True):
+        lengths = [_HEADER + min(info.compress_size, MAX_IMAGE_BYTES) for info in batch]
+        windows = file.client.map(file.fetch, [info.header_offset for info in batch], lengths)
+        for info, window in zip(batch, windows, strict=True):
             file.window = window
             try:
                 yield info.filename, read_member(archive, info.filename, MAX_IMAGE_BYTES)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from lib.core.tables import SPLITS
@@ -19,7 +20,7 @@ from lib.datasets.annotations import read_annotations, read_json
 from lib.datasets.dataset import Dataset
 from lib.scenes.drawing import render
 from lib.scenes.grammar import describe
-from lib.scenes.world import Scene, SceneObject, sample_scene
+from lib.scenes.world import Scene, sample_scene
 
 CAPTIONS_PER_IMAGE = 5
 IMAGES, TRUTH = "images.zip", "truth.json"
@@ -38,11 +39,8 @@ def load_scenes(raw: Path) -> Dataset:
 
 def read_truth(raw: Path) -> dict[int, Scene]:
     """Return the scene of each image id."""
-    scenes = {}
-    for record in read_json(raw / TRUTH):
-        groups = tuple(tuple(SceneObject(**item) for item in group) for group in record["groups"])
-        scenes[record["image_id"]] = Scene(record["background"], groups)
-    return scenes
+    scene = TypeAdapter(Scene)
+    return {record["image_id"]: scene.validate_python(record) for record in read_json(raw / TRUTH)}
 
 
 def make_scene(image_id: int, *, seed: int, size: int, mix: dict[str, float]) -> tuple[Scene, bytes, list[str]]:

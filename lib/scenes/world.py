@@ -33,12 +33,10 @@ _MIN_RATIO = 2.0  # ... and this ratio to the other offset
 
 @dataclass(frozen=True)
 class SceneObject:
-    """A shape with its centre (x, y) and diameter."""
-
     shape: str
     colour: str
     size: str
-    x: float
+    x: float  # of the centre
     y: float
     diameter: float
     angle: float  # radians
@@ -49,8 +47,6 @@ Group = tuple[SceneObject, ...]  # objects that look alike; most groups have one
 
 @dataclass(frozen=True)
 class Scene:
-    """A background and groups of objects."""
-
     background: str
     groups: tuple[Group, ...]
 
