@@ -4,8 +4,7 @@ from pathlib import Path
 
 from lib.core.workers import worker_count
 from lib.datasets.local import import_local
-from lib.datasets.registry import remote_files
-from lib.datasets.remote import fetch_dataset
+from lib.datasets.remote import fetch_dataset, remote_files
 from lib.scenes.dataset import write_scenes
 from stages.common.dvc_cache import dvc_cache
 from stages.common.entrypoint import run

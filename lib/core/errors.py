@@ -5,15 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_MAX_REASON = 300  # characters; torch lists every tensor
-
 
 class UserError(Exception):
-    """An error that the user can fix: a param, a file, a download.
-
-    The text is one line: what is wrong, the value, the parameter or file, and the fix. Stages and commands print it
-    without a traceback and exit with 1.
-    """
+    """An error that the user can fix: one line with what is wrong, the value, the parameter or file, and the fix."""
 
 
 def one_line(error: BaseException) -> str:
@@ -24,18 +18,17 @@ def one_line(error: BaseException) -> str:
 @contextmanager
 def readable_errors(path: Path) -> Iterator[None]:
     """Turn any error from reading `path` (missing, damaged, another version) into a UserError that names it."""
+    fix = "create it again or use another file"
     try:
         yield
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{path.parent} has no {path.name}: is it the right folder, and is it complete?") from error
     except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise UserError(f"cannot read {path}: {reason}; create it again or use another file") from error
-    except Exception as error:  # malformed bytes raise many kinds of error
-        reason = one_line(error)[:_MAX_REASON]
-        raise UserError(
-            f"{path} is damaged or of another version: {reason}; create it again or use another file"
-        ) from error
+        raise UserError(f"cannot read {path}: {error.strerror or one_line(error)}; {fix}") from error
+    except Exception as error:  # malformed bytes raise many kinds of error, and torch's has a line for every tensor
+        raise UserError(f"{path} is damaged or of another version: {one_line(error)[:300]}; {fix}") from error
 
 
 @contextmanager

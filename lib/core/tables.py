@@ -1,7 +1,7 @@
 """Parquet tables whose bytes depend on their content alone."""
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,7 @@ def read_tokens(path: Path, image_ids: Iterable[int]) -> dict[int, list[list[str
         table = pq.read_table(path, columns=["image_id", "tokens"], filters=[("image_id", "in", list(references))])
         captions = table["tokens"].combine_chunks()
         words = captions.flatten().dictionary_encode()
-        tokens = np.array(words.dictionary.to_pylist(), dtype=object)[words.indices.to_numpy()].tolist()
-        ends = np.cumsum(captions.value_lengths().to_numpy(zero_copy_only=False))
-        for image_id, (first, last) in zip(table["image_id"].to_pylist(), pairwise([0, *ends.tolist()]), strict=True):
-            references[image_id].append(tokens[first:last])
+        tokens = iter(np.array(words.dictionary.to_pylist(), dtype=object)[words.indices.to_numpy()].tolist())
+        for image_id, length in zip(table["image_id"].to_pylist(), captions.value_lengths().to_pylist(), strict=True):
+            references[image_id].append(list(islice(tokens, length)))
     return references

@@ -8,13 +8,12 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import filelock
 
-# Remove a folder that has had no new file for so many seconds: an hour if it is finished, else 30 days.
+# Remove a folder that has had no new file for this time, in seconds.
 _KEEP_FINISHED, _KEEP_UNFINISHED = 3600.0, 30 * 24 * 3600.0
 _LOCK, _FINISHED = ".lock", ".finished"  # files in a folder: held while a process works there; present when finished
 
@@ -40,17 +39,12 @@ def prune(finished: Path) -> None:
                     shutil.rmtree(task, ignore_errors=True)
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process works in `folder`, then keep others out. A killed process loses its lock."""
+def locked(folder: Path) -> filelock.AcquireReturnProxy:
+    """Wait until no other process works in `folder`, then lock it until a `with` block or this process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / _LOCK)
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except filelock.Timeout:
         print(f"waiting for another process that works in {folder}", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()

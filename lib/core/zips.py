@@ -3,12 +3,13 @@
 Zips come from strangers. So a member name is looked up in the zip only, never on disk, and every read has a size limit.
 """
 
-import unicodedata
 import zipfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
-from lib.core.errors import UserError, one_line
+from lib.core.errors import one_line, readable_errors
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that equal content gives equal bytes
 _SAFE_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # Python cannot limit the output of the other decoders
@@ -27,12 +28,8 @@ def write_stored_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
 
 def open_zip(path: Path) -> zipfile.ZipFile:
     """Open a zip for reading. Raises UserError."""
-    try:
+    with readable_errors(path):
         return zipfile.ZipFile(path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error:  # malformed bytes raise many kinds of error
-        raise UserError(f"{path} is not a zip or is damaged: {one_line(error)}") from error
 
 
 def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
@@ -57,13 +54,8 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
 
 def read_zipped_file(path: Path, name: str) -> bytes:
     """Return the content of an annotation file in the zip at `path`. Raises UserError, which names `path`/`name`."""
-    with open_zip(path) as archive:
-        try:
-            return read_member(archive, name, _MAX_ANNOTATION_BYTES)
-        except KeyError:
-            raise UserError(f"{path} lacks {name}: it is another zip than expected") from None
-        except zipfile.BadZipFile as error:
-            raise UserError(f"cannot read {path / name}: {error}") from error
+    with open_zip(path) as archive, readable_errors(path / name):
+        return read_member(archive, name, _MAX_ANNOTATION_BYTES)
 
 
 def find_members(wanted: Iterable[str], names: list[str]) -> list[str]:
@@ -72,19 +64,14 @@ def find_members(wanted: Iterable[str], names: list[str]) -> list[str]:
     Look for the exact name, then for the name in another Unicode form (macOS writes é as two characters), then for a
     file name that only one folder of the zip has. Return a name that is not found as it is.
     """
-    by_name = {_normalise(name): name for name in names} | {name: name for name in names}
+    nfc = partial(normalize, "NFC")
+    by_name = {nfc(name): name for name in names} | {name: name for name in names}
     by_file_name: dict[str, str | None] = {}
     for name in names:
-        key = _normalise(name).rpartition("/")[2]
+        key = nfc(name).rpartition("/")[2]
         by_file_name[key] = None if key in by_file_name else name
-    return [
-        by_name.get(name)
-        or by_name.get(_normalise(name))
-        or by_file_name.get(_normalise(name).rpartition("/")[2])
-        or name
-        for name in wanted
-    ]
 
+    def find(name: str) -> str:
+        return by_name.get(name) or by_name.get(nfc(name)) or by_file_name.get(nfc(name).rpartition("/")[2]) or name
 
-def _normalise(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    return [find(name) for name in wanted]

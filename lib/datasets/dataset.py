@@ -1,10 +1,7 @@
 """The two tables of every data set, and their checks.
 
-    images    image_id (int), archive, member, split         one row per image
-    captions  image_id (int), caption                        one row per caption
-
-`archive` is the name of a zip in the raw folder, `member` the name of the image in that zip, `split` is train, val or
-test.
+images    image_id (int), archive (a zip in the raw folder), member (of that zip), split (train, val or test)
+captions  image_id (int), caption
 """
 
 import reprlib
@@ -19,8 +16,6 @@ from lib.core.tables import SPLITS
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and captions; see the module for the columns."""
-
     images: pd.DataFrame
     captions: pd.DataFrame
     source: Path  # the file or folder of the annotations, for error messages
@@ -30,24 +25,19 @@ class Dataset:
 
         Raises UserError if an image id or an image file occurs twice, or if a split has no image with a caption.
         """
-        duplicates = self.images["image_id"][self.images["image_id"].duplicated()]
-        if len(duplicates):
-            raise UserError(f"{self.source}: {len(duplicates)} duplicate image ids, such as {duplicates.iloc[0]}")
         # A file with two ids could be in train and in test.
-        duplicates = self.images["member"][self.images.duplicated(["archive", "member"])]
-        if len(duplicates):
-            raise UserError(
-                f"{self.source}: {len(duplicates)} images have the file of another image, such as "
-                f"{reprlib.repr(duplicates.iloc[0])}; list each file once, with its folder and all its captions"
-            )
+        for column, keys in (("image_id", ["image_id"]), ("member", ["archive", "member"])):
+            duplicates = self.images.loc[self.images.duplicated(keys), column].tolist()
+            if duplicates:
+                problem = f"{len(duplicates)} images have the {column} of another one, such as"
+                fix = "list each image once, with its folder and all its captions"
+                raise UserError(f"{self.source}: {problem} {reprlib.repr(duplicates[0])}; {fix}")
         captions = self.captions[self.captions["image_id"].isin(self.images["image_id"])]
         images = self.images[self.images["image_id"].isin(captions["image_id"])]
         for split in SPLITS:
             if not (images["split"] == split).any():
-                raise UserError(
-                    f"{self.source}: the {split} split has no image with a caption; every split needs one. "
-                    "Check the annotations and the share of each split"
-                )
+                fix = "check the annotations and the share of each split"
+                raise UserError(f"{self.source}: the {split} split has no image with a caption; {fix}")
         images = images.sort_values("image_id", ignore_index=True)
         captions = captions.sort_values("image_id", kind="stable", ignore_index=True)
         return replace(self, images=images, captions=captions)

@@ -1,18 +1,84 @@
-"""Loaders of the data sets that are downloaded by name."""
+"""Loaders of the data sets that are downloaded by name, from their own files in a folder.
 
+Only images in a split are kept. The image zips need not be there: a limited download asks here which images it needs.
+"""
+
+import json
+import re
+import reprlib
+from collections.abc import Iterator
 from pathlib import Path
 
-from lib.datasets.coco import load_coco
-from lib.datasets.dataset import Dataset
-from lib.datasets.flickr8k import load_flickr8k
+import pandas as pd
 
-_LOADERS = {
-    "coco2014": lambda raw: load_coco(raw, 2014),
-    "coco2017": lambda raw: load_coco(raw, 2017),
-    "flickr8k": load_flickr8k,
-}
+from lib.core.errors import UserError, readable_errors
+from lib.core.tables import SPLITS
+from lib.core.zips import find_members, open_zip, read_zipped_file
+from lib.datasets.annotations import read_coco, read_karpathy_lists
+from lib.datasets.dataset import Dataset
 
 
 def load_named(name: str, raw: Path) -> Dataset:
-    """Read a downloaded data set from its own files in `raw`. Raises UserError."""
-    return _LOADERS[name](raw)
+    """Read coco2014, coco2017 or flickr8k. Raises UserError."""
+    return load_flickr8k(raw) if name == "flickr8k" else load_coco(raw, int(name.removeprefix("coco")))
+
+
+def load_coco(raw: Path, year: int) -> Dataset:
+    """Read COCO (Lin et al. 2014, Chen et al. 2015) with Karpathy's split (Karpathy & Fei-Fei 2015). Raises UserError.
+
+    Both years hold the same photographs and captions under other file names. The split goes by image id, so it fits
+    both: 113,287 images for train (30,504 of them from val2014, called "restval"), 5,000 for val, 5,000 for test.
+    """
+    archive = raw / f"annotations_trainval{year}.zip"
+    parts = []
+    for part in (f"train{year}", f"val{year}"):
+        source = archive / f"annotations/captions_{part}.json"
+        with readable_errors(source):
+            content = json.loads(read_zipped_file(archive, f"annotations/{source.name}"))
+        images, captions = read_coco(content, source)
+        parts.append((images.assign(archive=f"{part}.zip", member=f"{part}/" + images["file_name"]), captions))
+    images, captions = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
+    splits = read_karpathy_lists({split: raw / f"coco_karpathy_{split}.json" for split in SPLITS})
+    images = images.assign(split=images["image_id"].map(splits)).dropna(subset="split")
+    captions = captions[captions["image_id"].isin(images["image_id"])]
+    return Dataset(images[["image_id", "archive", "member", "split"]], captions, archive)
+
+
+def load_flickr8k(raw: Path) -> Dataset:
+    """Read Flickr8k (Hodosh et al. 2013): 6,000 photographs in train, 1,000 in val, 1,000 in test. Raises UserError.
+
+    The image id is the number at the start of the file name.
+    """
+    archive, photographs = raw / "Flickr8k_text.zip", raw / "Flickr8k_Dataset.zip"
+    listed: dict[str, tuple[int, str]] = {}  # (image id, split) by file name
+    for split, part in (("train", "train"), ("val", "dev"), ("test", "test")):
+        for place, line in _lines(archive, f"Flickr_8k.{part}Images.txt"):
+            name = line.strip()
+            match = re.match(r"([0-9]{1,18})_", name.rpartition("/")[2])
+            if not match or listed.setdefault(name, (int(match[1]), split))[1] != split:
+                problem = "should start with a number and an underscore, and be in one split only"
+                raise UserError(f"{place}: {reprlib.repr(name)} {problem}")
+    members = [f"Flicker8k_Dataset/{name}" for name in listed]
+    if photographs.exists():
+        with open_zip(photographs) as zipped:
+            members = find_members(members, zipped.namelist())
+    images = pd.DataFrame(listed.values(), columns=["image_id", "split"])
+    images = images.assign(archive=photographs.name, member=members)[["image_id", "archive", "member", "split"]]
+    captions = []
+    for place, line in _lines(archive, "Flickr8k.token.txt"):
+        # such as "1000268201_693b08cb0e.jpg#0<tab>A child in a pink dress ."
+        if not (match := re.fullmatch(r"([^\t]*)#[^\t#]*\t(.*)", line)):
+            raise UserError(f"{place}: should be a file name, #, a number, a tab and a caption")
+        if match[1] in listed:
+            captions.append((listed[match[1]][0], match[2]))
+    return Dataset(images, pd.DataFrame(captions, columns=["image_id", "caption"]), archive)
+
+
+def _lines(archive: Path, member: str) -> Iterator[tuple[str, str]]:
+    """Yield (place, line) for the lines of a text file that are not blank; the place is for error messages."""
+    with readable_errors(archive / member):
+        text = read_zipped_file(archive, member).decode("utf-8-sig")
+    # splitlines() would also split at characters that a caption may contain, such as U+2028.
+    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+        if line.strip():
+            yield f"{archive / member}, line {number}", line

@@ -37,16 +37,12 @@ def pack_images(folder: Path, archive: Path) -> None:
     # Skipping links silently would train on fewer images than the user expects, so the user decides.
     root = folder.resolve()
     if outside := [path for path in files if not path.resolve().is_relative_to(root)]:
-        raise UserError(
-            f"dataset.local.images={folder} contains {len(outside)} links to files outside it, such as "
-            f"{outside[0].relative_to(folder)}; replace them by the files or remove them"
-        )
+        problem = f"{outside[0].relative_to(folder)} and {len(outside) - 1} others link to files outside it"
+        raise UserError(f"dataset.local.images={folder}: {problem}; replace the links by the files or remove them")
     try:
         write_stored_zip(archive, ((path.relative_to(folder).as_posix(), path.read_bytes()) for path in files))
     except UnicodeEncodeError as error:
-        raise UserError(
-            f"dataset.local.images={folder} contains a file name that is not UTF-8: {error.object!r}; rename the file"
-        ) from error
+        raise UserError(f"dataset.local.images={folder}: {error.object!r} is not UTF-8; rename the file") from error
 
 
 def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Dataset:

@@ -13,9 +13,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 import requests
 import urllib3
@@ -35,18 +34,15 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        return PurePosixPath(urlsplit(self.url).path).name
+        return self.url.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    timeout: float = 10.0  # seconds without a byte; also the longest wait after Ctrl-C
+    timeout: float = 10.0  # seconds without a byte; also the longest wait of a transfer after Ctrl-C
     tries: int = 6  # in a row without a new byte
     backoff: float = 1.0  # seconds before the second retry, doubled for each further one, up to a minute
     connections: int = 4
-
-
-DEFAULT_POLICY = RetryPolicy()
 
 
 class HttpClient(requests.Session):
@@ -55,9 +51,9 @@ class HttpClient(requests.Session):
     `on_progress` gets the number of new bytes, below zero if bytes are dropped.
     """
 
-    def __init__(self, policy: RetryPolicy):
+    def __init__(self, policy: RetryPolicy | None):
         super().__init__()
-        self.policy = policy
+        self.policy = policy = policy or RetryPolicy()
         self.on_progress: Callable[[int], object] = lambda count: None
         self.stop = stop = threading.Event()
         self.headers["Accept-Encoding"] = "identity"  # ranges count the bytes of the file itself
@@ -100,7 +96,7 @@ class HttpClient(requests.Session):
         return [future.result() for future in futures]
 
 
-def fetch(files: Sequence[RemoteFile], store: Path, policy: RetryPolicy = DEFAULT_POLICY) -> list[Path]:
+def fetch(files: Sequence[RemoteFile], store: Path, policy: RetryPolicy | None = None) -> list[Path]:
     """Return the paths of the verified files in `store`, in order. Download those that are missing.
 
     Raises UserError if a file is unavailable or has another MD5, or if the disk has too little space.
@@ -129,22 +125,16 @@ def _fetch_one(client: HttpClient, file: RemoteFile, part: Path) -> None:
         resumed = sink.tell() > 0
         resume_get(client, file.url, sink)
         os.fsync(sink.fileno())  # a crash must not leave the finished name without the content
-    digest = hashlib.md5(usedforsecurity=False)
     with part.open("rb") as content:
-        while chunk := content.read(_CHUNK):
-            if client.stop.is_set():
-                raise CancelledError
-            digest.update(chunk)
-    if digest.hexdigest() == file.md5:
+        md5 = hashlib.file_digest(content, "md5").hexdigest()
+    if md5 == file.md5:
         part.replace(part.with_suffix(""))
         return
     client.on_progress(-part.stat().st_size)
     part.unlink()
     if not resumed:
-        raise UserError(
-            f"{file.url}: the MD5 is {digest.hexdigest()}, but should be {file.md5}. Use another dataset.mirror, or "
-            "list the new MD5 in dataset.checksums if the file is right."
-        )
+        fix = "Use another dataset.mirror, or list the new MD5 in dataset.checksums if the file is right."
+        raise UserError(f"{file.url}: the MD5 is {md5}, but should be {file.md5}. {fix}")
     _fetch_one(client, file, part)  # from zero, because the old part was damaged
 
 
@@ -161,8 +151,8 @@ def resume_get(client: HttpClient, url: str, sink: BinaryIO, first: int = 0, end
             if sink.tell() > furthest:  # new bytes; a server without ranges always starts from zero
                 retry, furthest = client.retry, sink.tell()
             if not retry.total:
-                message = f"{url}: the connection broke {client.policy.tries} times in a row ({_cause(error)})"
-                raise UserError(f"{message}. Check the network and run again.") from error
+                problem = f"the connection broke {client.policy.tries} times in a row ({_cause(error)})"
+                raise UserError(f"{url}: {problem}. Check the network and run again.") from error
             retry = retry.increment("GET", url, error=error)
             retry.sleep()
 

@@ -10,14 +10,14 @@ from tqdm import tqdm
 from lib.core.errors import UserError, one_line
 from lib.core.files import atomic_write
 from lib.core.zips import MAX_IMAGE_BYTES, read_member, write_stored_zip
-from lib.fetch.http import DEFAULT_POLICY, HttpClient, RetryPolicy, resume_get
+from lib.fetch.http import HttpClient, RetryPolicy, resume_get
 
 _WINDOW = 64 * 2**10  # bytes of a request, at least; the records at the end of a zip are no longer
 _HEADER = 1024  # bytes of a member's header, name and extra fields; a longer one costs a second request
 _BATCH = 16  # members held in memory
 
 
-def fetch_members(url: str, members: Sequence[str], target: Path, policy: RetryPolicy = DEFAULT_POLICY) -> None:
+def fetch_members(url: str, members: Sequence[str], target: Path, policy: RetryPolicy | None = None) -> None:
     """Write a stored zip of those `members` that the zip at `url` has, in the given order.
 
     zipfile verifies their CRC-32. Raises UserError if the server does not send ranges or the zip is damaged.
@@ -35,14 +35,12 @@ def fetch_members(url: str, members: Sequence[str], target: Path, policy: RetryP
 
 
 def _contents(file: "_RangeReader", archive: zipfile.ZipFile, members: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    def prefetch(info: zipfile.ZipInfo) -> tuple[int, bytes]:
-        length = _HEADER + min(info.compress_size, MAX_IMAGE_BYTES)
-        return info.header_offset, file.fetch(info.header_offset, info.header_offset + length)
-
     infos = [archive.NameToInfo[name] for name in dict.fromkeys(members) if name in archive.NameToInfo]
     for start in tqdm(range(0, len(infos), _BATCH), "downloading members", unit="batch", disable=None):
         batch = infos[start : start + _BATCH]
-        for info, window in zip(batch, file.client.map(prefetch, batch), strict=True):
+        lengths = [_HEADER + min(info.compress_size, MAX_IMAGE_BYTES) for info in batch]
+        windows = file.client.map(file.fetch, [info.header_offset for info in batch], lengths)
+        for info, window in zip(batch, windows, strict=True):
             file.window = window
             try:
                 yield info.filename, read_member(archive, info.filename, MAX_IMAGE_BYTES)
@@ -59,11 +57,11 @@ class _RangeReader(io.IOBase):
         if not self.size:
             raise UserError(f"{url}: the server has no such file, or does not report its size. Check dataset.mirror.")
 
-    def fetch(self, start: int, end: int) -> bytes:
-        content, end = io.BytesIO(), min(end, self.size)
+    def fetch(self, start: int, count: int) -> tuple[int, bytes]:
+        content, end = io.BytesIO(), min(start + count, self.size)
         if 0 <= start < end:
             resume_get(self.client, self.url, content, start, end)
-        return content.getvalue()
+        return start, content.getvalue()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self.position = max(0, offset + (0, self.position, self.size)[whence])
@@ -77,7 +75,6 @@ class _RangeReader(io.IOBase):
         offset, content = self.window
         if not offset <= start <= end <= offset + len(content):
             offset = max(0, min(start, self.size - _WINDOW))
-            content = self.fetch(offset, max(end, offset + _WINDOW))
-            self.window = offset, content
+            offset, content = self.window = self.fetch(offset, max(end - offset, _WINDOW))
         self.position = end
         return content[start - offset : end - offset]

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from lib.core.tables import SPLITS
 from lib.core.workers import worker_processes
 from lib.core.zips import write_stored_zip
-from lib.datasets.annotations import read_annotations
+from lib.datasets.annotations import read_annotations, read_json
 from lib.datasets.dataset import Dataset
-from lib.datasets.json_records import read_json
 from lib.scenes.drawing import render
 from lib.scenes.grammar import describe
 from lib.scenes.world import Scene, sample_scene
@@ -39,7 +39,8 @@ def load_scenes(raw: Path) -> Dataset:
 
 def read_truth(raw: Path) -> dict[int, Scene]:
     """Return the scene of each image id."""
-    return {record["image_id"]: Scene.from_json(record) for record in read_json(raw / TRUTH)}
+    scene = TypeAdapter(Scene)
+    return {record["image_id"]: scene.validate_python(record) for record in read_json(raw / TRUTH)}
 
 
 def make_scene(image_id: int, *, seed: int, size: int, mix: dict[str, float]) -> tuple[Scene, bytes, list[str]]:
@@ -59,20 +60,18 @@ def write_scenes(
     """
     raw.mkdir(parents=True, exist_ok=True)
     splits = [split for split in SPLITS for _ in range(counts[split])]
+    ids = range(1, len(splits) + 1)
     coco: dict[str, dict[str, list[Any]]] = {split: {"images": [], "annotations": []} for split in SPLITS}
     truth = []
 
     def members(pool: Executor) -> Iterator[tuple[str, bytes]]:
-        make = partial(make_scene, seed=seed, size=size, mix=mix)
-        ids = range(1, len(splits) + 1)
-        scenes = tqdm(pool.map(make, ids, chunksize=50), "drawing scenes", len(ids), unit="picture", disable=None)
-        for image_id, split, (scene, jpeg, captions) in zip(ids, splits, scenes, strict=True):
+        scenes = pool.map(partial(make_scene, seed=seed, size=size, mix=mix), ids, chunksize=50)
+        bar = tqdm(scenes, "drawing scenes", len(ids), unit="picture", disable=None)
+        for image_id, split, (scene, jpeg, captions) in zip(ids, splits, bar, strict=True):
             name = f"{image_id:012d}.jpg"
             coco[split]["images"].append({"id": image_id, "file_name": name, "width": size, "height": size})
-            coco[split]["annotations"] += [
-                {"id": image_id * CAPTIONS_PER_IMAGE + i, "image_id": image_id, "caption": caption}
-                for i, caption in enumerate(captions)
-            ]
+            for caption_id, caption in enumerate(captions, image_id * CAPTIONS_PER_IMAGE):
+                coco[split]["annotations"].append({"id": caption_id, "image_id": image_id, "caption": caption})
             truth.append({"image_id": image_id, **asdict(scene)})
             yield f"{split}/{name}", jpeg
 

@@ -23,14 +23,14 @@ _OBJECT_COLOURS: dict[str, _Colour] = {
     "white": (248, 248, 246),
     "black": (38, 38, 42),
 }
-# The colours at the top and at the bottom.
-_BACKGROUND_COLOURS: dict[str, tuple[_Colour, _Colour]] = {
-    "sky": ((126, 186, 236), (214, 234, 248)),
-    "night": ((16, 20, 54), (56, 50, 104)),
-    "grass": ((150, 206, 108), (96, 168, 74)),
-    "sand": ((238, 216, 172), (214, 182, 128)),
-    "snow": ((222, 230, 240), (248, 250, 252)),
-    "sea": ((112, 206, 208), (30, 132, 158)),
+# The colours at the top and at the bottom, the noise's standard deviation (of 255), the number and colour of details.
+_BACKGROUNDS: dict[str, tuple[_Colour, _Colour, int, int, _Colour]] = {
+    "sky": ((126, 186, 236), (214, 234, 248), 2, 4, (240, 246, 252)),
+    "night": ((16, 20, 54), (56, 50, 104), 2, 30, (196, 196, 226)),
+    "grass": ((150, 206, 108), (96, 168, 74), 2, 70, (80, 148, 62)),
+    "sand": ((238, 216, 172), (214, 182, 128), 7, 8, (202, 170, 118)),
+    "snow": ((222, 230, 240), (248, 250, 252), 3, 8, (204, 214, 230)),
+    "sea": ((112, 206, 208), (30, 132, 158), 2, 14, (150, 222, 222)),
 }
 
 
@@ -38,51 +38,50 @@ def render(scene: Scene, size: int, rng: np.random.Generator) -> bytes:
     """Return a JPEG of size x size pixels. `rng` draws details that no caption mentions, such as clouds and waves."""
     side = size * _SUPERSAMPLING
     image = _background(scene.background, side, rng)
-    masks = [_mask(item, side) for item in scene.objects]
+    outlines, masks = [_outline(item, side) for item in scene.objects], []
     shadow, offset = Image.new("L", (side, side)), round(_SHADOW_OFFSET * side)
-    for mask in masks:
+    for corners, hole in outlines:
+        mask = Image.new("L", (side, side))
+        ImageDraw.Draw(mask).polygon(corners, fill=255)
+        if hole:
+            ImageDraw.Draw(mask).ellipse(hole, fill=0)
         shadow.paste(110, (offset, offset), mask)
+        masks.append(mask)
     image.paste((0, 0, 0), mask=shadow.filter(ImageFilter.BoxBlur(_SHADOW_BLUR * side)))
-    for item, mask in zip(scene.objects, masks, strict=True):
+    draw, width = ImageDraw.Draw(image), max(1, side // 96)
+    for item, (corners, hole), mask in zip(scene.objects, outlines, masks, strict=True):
         image.paste(_shaded(item.colour, side), mask=mask)
-        _draw_rim(image, item)
+        rim = tuple(int(channel * 0.55) for channel in _OBJECT_COLOURS[item.colour])
+        draw.line([*corners, corners[0]], fill=rim, width=width, joint="curve")
+        if hole:
+            draw.ellipse(hole, outline=rim, width=width)
     buffer = io.BytesIO()
     image.resize((size, size), Image.Resampling.BOX).save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()
 
 
 def _background(name: str, side: int, rng: np.random.Generator) -> Image.Image:
-    top, bottom = (np.array(colour, dtype=np.float32) for colour in _BACKGROUND_COLOURS[name])
-    gradient = top + (bottom - top) * np.linspace(0, 1, side, dtype=np.float32)[:, None]  # (side, 3)
-    noise_std = {"sand": 7, "snow": 3}.get(name, 2)  # of 255
+    top, bottom, noise_std, num_details, colour = _BACKGROUNDS[name]
+    first, last = np.array([top, bottom], dtype=np.float32)
+    gradient = first + (last - first) * np.linspace(0, 1, side, dtype=np.float32)[:, None]  # (side, 3)
     noise = rng.standard_normal((side // 2, side // 2), dtype=np.float32) * noise_std
     pixels = gradient[::2, None] + noise[..., None]  # (side / 2, side / 2, 3)
     image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(image)
-    for _ in range({"sky": 4, "night": 30, "grass": 70, "sand": 8, "snow": 8, "sea": 14}[name]):
+    for _ in range(num_details):
         x, y = rng.uniform(0, side, size=2)
         unit = side * rng.uniform(0.6, 1.2) / 64
         if name == "sky":
             for dx, dy, r in ((0, 0, 4), (5, 1, 3.4), (-5, 1, 3)):
                 box = [x + (dx - r) * unit, y + (dy - r / 2) * unit, x + (dx + r) * unit, y + (dy + r / 2) * unit]
-                draw.ellipse(box, fill=(240, 246, 252))
+                draw.ellipse(box, fill=colour)
         elif name == "night":
-            draw.ellipse([x, y, x + unit / 2, y + unit / 2], fill=(196, 196, 226))
+            draw.ellipse([x, y, x + unit / 2, y + unit / 2], fill=colour)
         elif name == "grass":
-            draw.line([x, y, x + unit * rng.uniform(-1, 1), y - 3 * unit], fill=(80, 148, 62), width=side // 128)
+            draw.line([x, y, x + unit * rng.uniform(-1, 1), y - 3 * unit], fill=colour, width=side // 128)
         else:
-            colour = {"sand": (202, 170, 118), "snow": (204, 214, 230), "sea": (150, 222, 222)}[name]
             draw.arc([x - 5 * unit, y, x + 5 * unit, y + 3 * unit], 200, 340, fill=colour, width=side // 100)
     return image
-
-
-def _mask(item: SceneObject, side: int) -> Image.Image:
-    mask = Image.new("L", (side, side))
-    draw = ImageDraw.Draw(mask)
-    draw.polygon(_outline(item, side), fill=255)
-    if item.shape == "ring":
-        draw.ellipse(_hole(item, side), fill=0)
-    return mask
 
 
 @cache
@@ -93,36 +92,21 @@ def _shaded(colour: str, side: int) -> Image.Image:
     return Image.fromarray(np.repeat(pixels, side, axis=1))
 
 
-def _draw_rim(image: Image.Image, item: SceneObject) -> None:
-    colour = tuple(int(channel * 0.55) for channel in _OBJECT_COLOURS[item.colour])
-    draw, width = ImageDraw.Draw(image), max(1, image.width // 96)
-    outline = _outline(item, image.width)
-    draw.line([*outline, outline[0]], fill=colour, width=width, joint="curve")
-    if item.shape == "ring":
-        draw.ellipse(_hole(item, image.width), outline=colour, width=width)
-
-
-def _hole(item: SceneObject, side: int) -> list[float]:
-    """Return the bounding box of a ring's hole, in pixels."""
-    r = item.diameter * 0.28
-    return [side * (item.x - r), side * (item.y - r), side * (item.x + r), side * (item.y + r)]
-
-
-def _outline(item: SceneObject, side: int) -> list[tuple[float, float]]:
-    """Return the corners of an object, in pixels."""
+def _outline(item: SceneObject, side: int) -> tuple[list[tuple[float, float]], list[float] | None]:
+    """Return the corners of an object, and the bounding box of a ring's hole, in pixels."""
     corners = _corners(item.shape) * (item.diameter / 2)  # (P, 2)
     cos, sin = math.cos(item.angle), math.sin(item.angle)
     pixels = (corners @ np.array([[cos, sin], [-sin, cos]]) + (item.x, item.y)) * side
-    return [(float(x), float(y)) for x, y in pixels]
+    r = item.diameter * 0.28
+    hole = [side * (item.x - r), side * (item.y - r), side * (item.x + r), side * (item.y + r)]
+    return [(x, y) for x, y in pixels.tolist()], hole if item.shape == "ring" else None
 
 
 @cache
 def _corners(shape: str) -> np.ndarray:
     """Return the corners of a shape inside the unit circle, (P, 2)."""
-    turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
-    if shape in ("circle", "ring"):
-        return np.stack([np.cos(turn), np.sin(turn)], axis=1)
     if shape == "heart":  # the classic curve, scaled to fit
+        turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
         x = 16 * np.sin(turn) ** 3
         y = -(13 * np.cos(turn) - 5 * np.cos(2 * turn) - 2 * np.cos(3 * turn) - np.cos(4 * turn))
         return np.stack([x, y], axis=1) / 17
@@ -130,6 +114,6 @@ def _corners(shape: str) -> np.ndarray:
         "square": ([1.0] * 4, np.pi / 4),
         "triangle": ([1.0] * 3, -np.pi / 2),
         "star": ([1.0, 0.45] * 5, -np.pi / 2),
-    }[shape]
+    }.get(shape, ([1.0] * 60, 0.0))  # circle and ring
     angles = first + np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
     return np.array(radii)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)

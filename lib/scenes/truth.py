@@ -1,17 +1,16 @@
 """Decide whether a caption is true of a scene.
 
-`parse_caption` reads a caption with the word tables of `grammar`. A caption is true if every statement in it holds:
-each noun phrase names another group of the scene (count, colour, shape and, if mentioned, size), and the relation,
-place and background are right. A caption that does not follow the grammar is not true.
+It is if each noun phrase names another group of the scene, and the relation, place and background are right. A caption
+that does not follow the grammar is not true.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
 import numpy as np
+import regex
 
 from lib.scenes import grammar
 from lib.scenes.world import Group, Scene, position, relation
@@ -19,21 +18,17 @@ from lib.scenes.world import Group, Scene, position, relation
 
 @dataclass(frozen=True)
 class Statement:
-    """What a caption claims; None claims nothing.
+    """What a caption claims; None claims nothing."""
 
-    `mentions` has (count, size, colour, shape) of each noun phrase. `relation` is where the first is, seen from the
-    second.
-    """
-
-    mentions: tuple[tuple[int, str | None, str, str], ...]
-    relation: str | None
+    mentions: tuple[tuple[int, str | None, str, str], ...]  # (count, size, colour, shape) of each noun phrase
+    relation: str | None  # where the first is, seen from the second
     place: str | None
     background: str | None
 
 
 def _any(words: Iterable[str]) -> str:
     """Return a pattern for any of `words`, longer ones first, so that "left" does not hide "left of"."""
-    return "|".join(sorted(map(re.escape, words), key=len, reverse=True))
+    return "|".join(sorted(words, key=len, reverse=True))
 
 
 def _words(table: Mapping[Any, tuple[str, ...]]) -> dict[str, Any]:
@@ -48,36 +43,31 @@ _RELATIONS, _PLACES = _words(grammar.RELATION_WORDS), _words(grammar.PLACE_WORDS
 _BACKGROUNDS = _words(grammar.BACKGROUND_WORDS)
 _INVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
-_NOUN_PHRASE = rf"\b({_any(_COUNTS)}) (?:({_any(_SIZES)}) )?({_any(_COLOURS)}) ({_any(_SINGULARS)}|{_any(_PLURALS)})\b"
+_NOUN_PHRASE = rf"\b({_any(_COUNTS)}) (?:({_any(_SIZES)}) )?({_any(_COLOURS)}) ({_any([*_SINGULARS, *_PLURALS])})\b"
 _RELATION = f"(?P<relation>{_any([*_RELATIONS, *grammar.NEAR_WORDS])})"
-_SENTENCES = [
-    re.compile(f"(?:(?:{_any(grammar.OPENINGS)}) )?{core}(?: (?P<background>{_any(_BACKGROUNDS)}))?")
-    for core in (
-        f"{_NOUN_PHRASE}(?: (?:{_any(grammar.VERBS)}))?(?: (?P<place>{_any(_PLACES)}))?",
-        f"{_NOUN_PHRASE}(?: (?:{_any(grammar.COPULAS)}))? {_RELATION} {_NOUN_PHRASE}",
-        f"{_NOUN_PHRASE} with {_NOUN_PHRASE} {_RELATION} (?P<inverse>it)",
-        f"{_NOUN_PHRASE} and {_NOUN_PHRASE}",
-        f"{_NOUN_PHRASE} {_NOUN_PHRASE} and {_NOUN_PHRASE}",
-    )
-]
+_CORES = (
+    f"{_NOUN_PHRASE}(?: (?:{_any(grammar.VERBS)}))?(?: (?P<place>{_any(_PLACES)}))?",
+    f"{_NOUN_PHRASE}(?: (?:{_any(grammar.COPULAS)}))? {_RELATION} {_NOUN_PHRASE}",
+    f"{_NOUN_PHRASE} with {_NOUN_PHRASE} {_RELATION} (?P<inverse>it)",
+    f"{_NOUN_PHRASE}(?: {_NOUN_PHRASE})? and {_NOUN_PHRASE}",
+)
+_SENTENCE = regex.compile(
+    f"(?:(?:{_any(grammar.OPENINGS)}) )?(?:{'|'.join(_CORES)})(?: (?P<background>{_any(_BACKGROUNDS)}))?"
+)
 
 
 def parse_caption(tokens: Sequence[str]) -> Statement | None:
-    """Return what a caption claims, or None if it does not follow the grammar.
-
-    `tokens` are lower-case words without punctuation.
-    """
+    """Return what a caption of lower-case words claims, or None if it does not follow the grammar."""
     text = " ".join(tokens)
-    match = next(filter(None, (sentence.fullmatch(text) for sentence in _SENTENCES)), None)
-    if match is None:
+    if not (match := _SENTENCE.fullmatch(text)):
         return None
     mentions = []
-    for count, size, colour, word in re.findall(_NOUN_PHRASE, text):
+    for count, size, colour, word in regex.findall(_NOUN_PHRASE, text):
         shape = (_SINGULARS if _COUNTS[count] == 1 else _PLURALS).get(word)
         if shape is None:  # "two star" or "a stars"
             return None
         mentions.append((_COUNTS[count], _SIZES.get(size), _COLOURS[colour], shape))
-    parts = dict.fromkeys(("relation", "inverse", "place"), "") | match.groupdict("")
+    parts = match.groupdict("")
     direction = _RELATIONS.get(parts["relation"], "")  # "" for "next to", which holds for any two objects
     direction = _INVERSE.get(direction) if parts["inverse"] else direction or None
     return Statement(tuple(mentions), direction, _PLACES.get(parts["place"]), _BACKGROUNDS.get(parts["background"]))
@@ -92,13 +82,13 @@ def holds(statement: Statement | None, scene: Scene) -> bool:
 
 def _holds_for(statement: Statement, groups: tuple[Group, ...]) -> bool:
     """Return whether `statement` is true if its noun phrases refer to `groups`, in this order."""
-    firsts = [group[0] for group in groups]
-    for (count, size, colour, shape), first, group in zip(statement.mentions, firsts, groups, strict=True):
-        if (count, colour, shape) != (len(group), first.colour, first.shape) or size not in (None, first.size):
+    for (count, size, colour, shape), group in zip(statement.mentions, groups, strict=True):
+        item = group[0]
+        if (count, colour, shape) != (len(group), item.colour, item.shape) or size not in (None, item.size):
             return False
-    if statement.place not in (None, position(firsts[0])):
+    if statement.relation is not None and statement.relation != relation(groups[0][0], groups[1][0]):
         return False
-    return statement.relation is None or statement.relation == relation(firsts[0], firsts[1])
+    return statement.place in (None, position(groups[0][0]))
 
 
 def truth_matrix(statements: Sequence[Statement | None], scenes: Sequence[Scene]) -> np.ndarray:
@@ -107,8 +97,5 @@ def truth_matrix(statements: Sequence[Statement | None], scenes: Sequence[Scene]
 
 
 def shuffled_truth(matrix: np.ndarray) -> float:
-    """Return the share of True off the diagonal of a truth matrix: captions that are true of another image.
-
-    It is the truth to expect from a model that ignores its image.
-    """
+    """Return the mean of a truth matrix off its diagonal: what to expect from a model that ignores its image."""
     return float(matrix[~np.eye(len(matrix), dtype=bool)].mean())

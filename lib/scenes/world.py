@@ -4,9 +4,8 @@ Coordinates are fractions of the image's side: x grows to the right, y grows dow
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
@@ -34,12 +33,10 @@ _MIN_RATIO = 2.0  # ... and this ratio to the other offset
 
 @dataclass(frozen=True)
 class SceneObject:
-    """A shape with its centre (x, y) and diameter."""
-
     shape: str
     colour: str
     size: str
-    x: float
+    x: float  # of the centre
     y: float
     diameter: float
     angle: float  # radians
@@ -50,8 +47,6 @@ Group = tuple[SceneObject, ...]  # objects that look alike; most groups have one
 
 @dataclass(frozen=True)
 class Scene:
-    """A background and groups of objects."""
-
     background: str
     groups: tuple[Group, ...]
 
@@ -59,30 +54,21 @@ class Scene:
     def objects(self) -> Group:
         return tuple(item for group in self.groups for item in group)
 
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> "Scene":
-        groups = tuple(tuple(SceneObject(**item) for item in group) for group in record["groups"])
-        return cls(record["background"], groups)
-
 
 def relation(a: SceneObject, b: SceneObject) -> str:
     """Return where `a` is, seen from `b`: left, right, above or below, by the larger offset."""
-    return _direction(a.x - b.x, a.y - b.y)
+    dx, dy = a.x - b.x, a.y - b.y
+    if abs(dx) >= abs(dy):
+        return "left" if dx < 0 else "right"
+    return "above" if dy < 0 else "below"
 
 
 def position(item: SceneObject) -> str:
     """Return where an object is in the image: left, right, top, bottom or middle."""
-    dx, dy = item.x - 0.5, item.y - 0.5
-    if max(abs(dx), abs(dy)) < _OFF_CENTRE:
+    if max(abs(item.x - 0.5), abs(item.y - 0.5)) < _OFF_CENTRE:
         return "middle"
-    direction = _direction(dx, dy)
+    direction = relation(item, replace(item, x=0.5, y=0.5))
     return {"above": "top", "below": "bottom"}.get(direction, direction)
-
-
-def _direction(dx: float, dy: float) -> str:
-    if abs(dx) >= abs(dy):
-        return "left" if dx < 0 else "right"
-    return "above" if dy < 0 else "below"
 
 
 def sample_scene(rng: np.random.Generator, mix: dict[str, float]) -> Scene:
@@ -115,9 +101,9 @@ def _sample_groups(rng: np.random.Generator, kind: str, colours: list[str]) -> t
 def _is_clear(kind: str, groups: tuple[Group, ...]) -> bool:
     """Return whether no objects touch, no two groups look alike and no relation or position is ambiguous."""
     objects = [item for group in groups for item in group]
-    for a, b in combinations(objects, 2):
-        if math.hypot(a.x - b.x, a.y - b.y) < (a.diameter + b.diameter) / 2 + _GAP:
-            return False
+    pairs = combinations(objects, 2)
+    if any(math.hypot(a.x - b.x, a.y - b.y) < (a.diameter + b.diameter) / 2 + _GAP for a, b in pairs):
+        return False
     if len({(group[0].shape, group[0].colour) for group in groups}) < len(groups):
         return False
     if kind in ("alike", "trio"):

@@ -15,8 +15,7 @@ from lib.core.errors import UserError
 from lib.core.files import atomic_write
 from lib.core.workers import worker_count
 from lib.core.zips import open_zip, write_stored_zip
-from lib.datasets.registry import remote_files
-from lib.datasets.remote import reuse_dvc_cache
+from lib.datasets.remote import remote_files, reuse_dvc_cache
 from lib.fetch.http import fetch
 from lib.vision.images import Archives, decoded_pixels
 from stages.common.dvc_cache import dvc_cache

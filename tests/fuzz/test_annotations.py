@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from lib.core.tables import SPLITS, write_table
 from lib.core.zips import open_zip, read_member
-from lib.datasets import flickr8k, local, registry
+from lib.datasets import local, remote
 from lib.datasets.annotations import read_karpathy_lists
+from lib.datasets.loaders import load_flickr8k
 from tests.fuzz.strategies import TEXTS, corrupted, fuzz, mutated, parse_or_reject
 
 NAMES = [f"{split}/{i}.jpg" for split in SPLITS for i in range(2)]
@@ -85,10 +86,10 @@ def test_karpathy_lists(raw, content):
 @fuzz("Flickr8k's texts", texts=st.lists(LINES, min_size=4, max_size=4))
 def test_flickr8k_texts(raw, texts):
     names = ["Flickr8k.token.txt", *(f"Flickr_8k.{part}Images.txt" for part in ("train", "dev", "test"))]
-    with zipfile.ZipFile(raw / flickr8k.TEXTS, "w") as archive:
+    with zipfile.ZipFile(raw / "Flickr8k_text.zip", "w") as archive:
         for name, text in zip(names, texts, strict=True):
             archive.writestr(name, text.encode("utf-8", "surrogatepass"))
-    dataset = parse_or_reject(lambda: flickr8k.load_flickr8k(raw).checked(), raw / flickr8k.TEXTS)
+    dataset = parse_or_reject(lambda: load_flickr8k(raw).checked(), raw / "Flickr8k_text.zip")
     assert dataset is None or dataset.images["image_id"].is_unique
 
 
@@ -97,7 +98,7 @@ def test_flickr8k_texts(raw, texts):
 )
 def test_checksums(raw, content):
     (raw / "md5s").write_bytes(content)
-    files = parse_or_reject(lambda: registry.remote_files("flickr8k", None, raw / "md5s"), raw / "md5s")
+    files = parse_or_reject(lambda: remote.remote_files("flickr8k", None, raw / "md5s"), raw / "md5s")
     assert files is None or len(files) == 2
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from lib.core.errors import UserError
-from lib.datasets import registry, remote
+from lib.datasets import remote
 from lib.fetch.http import fetch
 from stages.common.paths import DOWNLOADS
 from tests import miniature
@@ -110,7 +110,7 @@ def test_a_limited_run_downloads_only_its_images_from_the_zip(name, mirror, tmp_
 
 def test_the_second_of_two_limited_runs_with_one_store_waits_and_downloads_nothing(mirror, tmp_path, monkeypatch):
     params, store = served("coco2014", mirror, tmp_path), tmp_path / "store"
-    files = registry.remote_files("coco2014", mirror.url, Path(params["dataset.checksums"]))
+    files = remote.remote_files("coco2014", mirror.url, Path(params["dataset.checksums"]))
     fetch([file for file in files if file.name not in ARCHIVES], store)
     monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
     waiting = partial(until, lambda: "waiting for another process" in screen.getvalue())
