@@ -111,7 +111,7 @@ def _limited_zip(file: RemoteFile, members: list[str], store: Path) -> Path:
     complete, target = store / file.md5, store / f"{file.md5}-{fingerprint(members)}"
     with locked(store):
         if not target.exists() and complete.exists():
-            with open_zip(complete) as archive, atomic_write(target) as unfinished:
+            with readable_errors(complete), open_zip(complete) as archive, atomic_write(target) as unfinished:
                 present = [member for member in members if member in archive.NameToInfo]
                 write_stored_zip(unfinished, ((name, read_member(archive, name, MAX_IMAGE_BYTES)) for name in present))
         elif not target.exists():
