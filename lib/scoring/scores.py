@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lib.scoring.bleu import BleuReferences, bleu
+from lib.scoring.bleu import BleuReferences, Tokens, bleu
 from lib.scoring.cider import CiderD
-from lib.scoring.ngrams import Tokens
 from lib.scoring.rouge import rouge_l
 
 METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
