@@ -58,7 +58,7 @@ class Captioner:
     pca: PCA | None
     decoder: Decoder
     vocabulary: Vocabulary
-    model: CaptionModel[Any]
+    model: CaptionModel
 
     @classmethod
     def load(cls, folder: str | Path, *others: str | Path) -> Self:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.model.decoding import AnyState, CaptionModel, Constrain, Hypothesis, decode_stepwise
+from lib.model.decoding import CaptionModel, Constrain, Hypothesis, decode_stepwise
 from lib.text.vocabulary import START
 
 
@@ -37,7 +37,7 @@ class SamplingConfig:
 
 @torch.inference_mode()
 def sample(
-    model: CaptionModel[AnyState],
+    model: CaptionModel,
     features: Tensor,
     samples: int,
     max_length: int,

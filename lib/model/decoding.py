@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,27 +11,17 @@ from lib.runtime.distributed import all_gather, world_size
 from lib.text.vocabulary import END, PAD, START
 
 
-class DecodingState(Protocol):
-    """The state of N captions that are being decoded."""
+class CaptionModel(Protocol):
+    """A model that can be decoded: a `Decoder`, or several of them as an `Ensemble`.
 
-    @property
-    def attention_weights(self) -> Tensor:
-        """Return the attention weights (N, P) of the last step; (N, 0) without attention."""
+    The state of N captions has attention_weights (N, P) of the last step, (N, 0) without attention, and a method
+    select(rows), which returns the state of the captions `rows` (M,). They may repeat.
+    """
 
-    def select(self, rows: Tensor) -> Self:
-        """Return the state of the captions `rows` (M,), which may repeat."""
-
-
-AnyState = TypeVar("AnyState", bound=DecodingState)
-
-
-class CaptionModel(Protocol[AnyState]):
-    """A model that can be decoded: a `Decoder`, or several of them as an `Ensemble`."""
-
-    def init_state(self, features: Tensor) -> AnyState:
+    def init_state(self, features: Tensor) -> Any:
         """Return the state before the first token. features (N, P, C)."""
 
-    def step(self, tokens: Tensor, state: AnyState) -> tuple[Tensor, AnyState]:
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Read tokens (N,). Return log_probs (N, V), which the caller may overwrite, and the new state."""
 
 
@@ -56,9 +46,9 @@ def to_hypotheses(tokens: Tensor, log_probs: Tensor, attention: Tensor) -> list[
 
 
 def decode_stepwise(
-    model: CaptionModel[AnyState],
+    model: CaptionModel,
     next_tokens: Tensor,
-    state: AnyState,
+    state: Any,
     max_length: int,
     choose: Callable[[Tensor, int], Tensor],
     constrain: Constrain | None = None,
@@ -86,7 +76,7 @@ def decode_stepwise(
 
 @torch.inference_mode()
 def greedy(
-    model: CaptionModel[AnyState], features: Tensor, max_length: int, constrain: Constrain | None = None
+    model: CaptionModel, features: Tensor, max_length: int, constrain: Constrain | None = None
 ) -> list[Hypothesis]:
     """Take the most probable token at each step, at most `max_length` of them. features (N, P, C) -> N hypotheses."""
 

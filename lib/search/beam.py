@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor
 
-from lib.model.decoding import AnyState, CaptionModel, Constrain, Hypothesis, to_hypotheses
+from lib.model.decoding import CaptionModel, Constrain, Hypothesis, to_hypotheses
 from lib.text.vocabulary import END, PAD, START
 
 
 @torch.inference_mode()
 def beam_search(
-    model: CaptionModel[AnyState],
+    model: CaptionModel,
     features: Tensor,
     beam_size: int,
     max_length: int,

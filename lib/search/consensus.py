@@ -11,6 +11,7 @@ et al. 2015, "Deep captioning with multimodal recurrent neural networks", who re
 """
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -56,15 +57,15 @@ class Consensus:
         """Return the hypotheses of each of N images, the best first. features (N, P, C)."""
         similarities = self._directions(_region_means(features)) @ self._train_directions.T  # (N, I)
         nearest = similarities.topk(self._neighbours, dim=1).indices.numpy()  # (N, neighbours)
-        return [self._rerank_one(images, beam, length_penalty) for images, beam in zip(nearest, beams, strict=True)]
-
-    def _rerank_one(self, images: np.ndarray, beam: Sequence[Hypothesis], length_penalty: float) -> list[Hypothesis]:
-        rewards = self._reward(np.tile(images, (len(beam), 1)), beam).mean(dim=1).tolist()
-        scores = [
-            h.log_prob / len(h.token_ids) ** length_penalty + self._weight * reward
-            for h, reward in zip(beam, rewards, strict=True)
-        ]
-        return [beam[i] for i in sorted(range(len(beam)), key=scores.__getitem__, reverse=True)]
+        reranked = []
+        for images, beam in zip(nearest, beams, strict=True):
+            rewards = self._reward(np.tile(images, (len(beam), 1)), beam).mean(dim=1).tolist()
+            scored = [
+                (h.log_prob / len(h.token_ids) ** length_penalty + self._weight * reward, h)
+                for h, reward in zip(beam, rewards, strict=True)
+            ]
+            reranked.append([h for _, h in sorted(scored, key=itemgetter(0), reverse=True)])
+        return reranked
 
     def _directions(self, means: Tensor) -> Tensor:
         """Standardise means (N, C) and scale each row to length 1, in place."""
