@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from lib.model.decoding import CaptionModel, Constrain, Hypothesis, decode_stepwise
-from lib.text.vocabulary import START
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,6 @@ def sample(
     """
     images, device = len(features), features.device
     state = model.init_state(features).select(torch.arange(images, device=device).repeat_interleave(samples))
-    words = torch.full((images * samples,), START, device=device)
     chances = _chances(images * samples, max_length, generator).to(device)
 
     def draw(log_p: Tensor, t: int) -> Tensor:
@@ -67,7 +65,7 @@ def sample(
         drawn = torch.searchsorted(below, at).clamp_max(below.shape[1] - 1)
         return words.gather(1, drawn)[:, 0]
 
-    captions = decode_stepwise(model, words, state, max_length, draw, constrain)
+    captions = decode_stepwise(model, state, max_length, draw, constrain)
     return [captions[i : i + samples] for i in range(0, len(captions), samples)]
 
 

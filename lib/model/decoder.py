@@ -128,16 +128,15 @@ class Decoder(nn.Module):
         self.output = Linear(hidden, config.vocabulary_size)
 
     def fit_standardisation(self, parts: Iterable[Tensor]) -> None:
-        """Centres each channel and scales it to unit variance, as on `parts` of the features, (n, P, C) each."""
+        """Standardise each channel to mean 0 and variance 1 on `parts` of the features, (n, P, C) each."""
         mean, squares = mean_and_second_moment(parts, lambda vectors: vectors.square().sum(0))  # (C,), (C,)
-        variance = squares - mean.square()
         self.feature_mean.copy_(mean)
-        self.feature_scale.copy_(1 / variance.clamp_min(1e-6).sqrt())
+        self.feature_scale.copy_(1 / (squares - mean.square()).clamp_min(1e-6).sqrt())
 
     def init_state(self, features: Tensor) -> DecoderState:
         """Return the state before the first token of one caption per image. features (I, P, C)."""
-        regions = (features.to(self.feature_mean.dtype) - self.feature_mean) * self.feature_scale  # (I, P, C)
-        regions = self.dropout(regions)
+        features = features.to(self.feature_mean.dtype)
+        regions = self.dropout((features - self.feature_mean) * self.feature_scale)  # (I, P, C)
         v = regions.mean(dim=1)  # (I, C)
         initial = torch.tanh(self.image_to_state(v)).chunk(self.num_states, dim=1)  # 1 or 2 of (I, H)
         cell = tuple(part[None].contiguous() for part in initial)  # (1, I, H)

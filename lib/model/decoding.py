@@ -27,6 +27,7 @@ class CaptionModel(Protocol):
 
 # (log_probs (M, V), tokens so far (M, T)) -> log_probs (M, V) with forbidden tokens at -inf; it may write in place.
 Constrain = Callable[[Tensor, Tensor], Tensor]
+Choose = Callable[[Tensor, int], Tensor]  # (log_probs (N, V), number of the step) -> chosen tokens (N,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,18 +47,12 @@ def to_hypotheses(tokens: Tensor, log_probs: Tensor, attention: Tensor) -> list[
 
 
 def decode_stepwise(
-    model: CaptionModel,
-    next_tokens: Tensor,
-    state: Any,
-    max_length: int,
-    choose: Callable[[Tensor, int], Tensor],
-    constrain: Constrain | None = None,
+    model: CaptionModel, state: Any, max_length: int, choose: Choose, constrain: Constrain | None = None
 ) -> list[Hypothesis]:
-    """Decode one token per step from `state`, in which `next_tokens` (N,) are read first.
-
-    `choose` takes log_probs (N, V) and the step, and returns the chosen tokens (N,). `constrain` runs before it.
-    """
-    tokens = next_tokens.new_full((len(next_tokens), max_length), PAD)
+    """Decode N captions from the state before the first token, one token per step. `choose` follows `constrain`."""
+    captions, device = len(state.attention_weights), state.attention_weights.device
+    tokens = torch.full((captions, max_length), PAD, device=device)  # (N, T)
+    next_tokens = torch.full((captions,), START, device=device)
     finished = torch.zeros_like(next_tokens, dtype=torch.bool)
     total, attention = torch.zeros_like(next_tokens, dtype=torch.float), []
     for t in range(max_length):
@@ -75,16 +70,13 @@ def decode_stepwise(
 
 
 @torch.inference_mode()
-def greedy(
-    model: CaptionModel, features: Tensor, max_length: int, constrain: Constrain | None = None
-) -> list[Hypothesis]:
+def greedy(model: CaptionModel, features: Tensor, max_length: int) -> list[Hypothesis]:
     """Take the most probable token at each step, at most `max_length` of them. features (N, P, C) -> N hypotheses."""
 
     def choose(log_probs: Tensor, _: int) -> Tensor:
         return log_probs.topk(1, dim=1).indices[:, 0]  # not argmax: ties must be broken as in a beam of one
 
-    start = torch.full((len(features),), START, device=features.device)
-    return decode_stepwise(model, start, model.init_state(features), max_length, choose, constrain)
+    return decode_stepwise(model, model.init_state(features), max_length, choose)
 
 
 def gather_hypotheses(own: Sequence[Hypothesis]) -> list[Hypothesis]:

@@ -53,23 +53,19 @@ def beam_search(
         parents = chosen // candidates  # (N, new B)
         last_tokens = candidate_tokens.flatten(1).gather(1, chosen)
         log_probs, lengths = candidate_log_probs.flatten(1).gather(1, chosen), lengths.gather(1, parents)
-        tokens = torch.cat([_select(tokens, parents), last_tokens[:, :, None]], dim=2)
-        backpointers = torch.cat([_select(backpointers, parents), parents[:, :, None]], dim=2)
+        rows = parents[:, :, None]
+        tokens = torch.cat([tokens.take_along_dim(rows, 1), last_tokens[:, :, None]], dim=2)
+        backpointers = torch.cat([backpointers.take_along_dim(rows, 1), rows], dim=2)
         finished = finished.gather(1, parents) | (last_tokens == END)
         if finished.all():
             break
         first_row = torch.arange(images, device=device)[:, None] * beams  # (N, 1): rows of the state, image by image
         state = state.select((first_row + parents).flatten())
     beams = last_tokens.shape[1]
-    weights = [_select(part, parents) for part, parents in zip(attention, backpointers.unbind(dim=2), strict=True)]
+    weights = [part.take_along_dim(backpointers[:, :, t : t + 1], 1) for t, part in enumerate(attention)]  # (N, B, P)
     hypotheses = to_hypotheses(tokens.flatten(0, 1), log_probs.flatten(), torch.stack(weights, dim=2).flatten(0, 1))
     # With fewer possible captions than beams, the beam is filled up with impossible ones, at -inf.
     return [
         [hypotheses[i], *(other for other in hypotheses[i + 1 : i + beams] if other.log_prob > float("-inf"))]
         for i in range(0, images * beams, beams)
     ]
-
-
-def _select(values: Tensor, parents: Tensor) -> Tensor:
-    """Return the rows `parents` (N, K) of values (N, B, M), as (N, K, M)."""
-    return values.gather(1, parents[:, :, None].expand(-1, -1, values.shape[2]))

@@ -9,8 +9,7 @@ import yaml
 
 from lib.core.errors import UserError, readable_errors
 from lib.core.workdir import fingerprint
-from lib.model.card import provenance_path
-from lib.model.saved import weights_path
+from lib.model.saved import provenance_path, weights_path
 from stages.common.entrypoint import run
 from stages.common.paths import MODEL, PROVENANCE
 

@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from lib.core.errors import UserError
-from lib.model.card import provenance_path, write_card
 from lib.model.decoder import DecoderConfig
-from lib.model.saved import weights_path
+from lib.model.saved import provenance_path, weights_path, write_card
 from stages.common import provenance as note
 from stages.common.paths import MODEL, PROVENANCE
 from stages.tools import provenance
