@@ -37,14 +37,14 @@ def main() -> None:
     if what not in _RUNS:
         raise UserError(f"WHAT={what}: it must be one of {', '.join(_RUNS)}")
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches DVC too, which stops the stage and cleans up
-    experiments, scores, curves = [], {}, {}
+    inputs, scores, curves = [], {}, {}
     for name, params in _RUNS[what].items():
         experiment = f"compare-{what}-{name.lower()}"
         _run_experiment(experiment, [*settings, *(f"--set-param={param}" for param in params)])
-        experiments.append(experiment)
+        inputs.append(_inputs(experiment))
         scores[name] = json.loads(dvc.api.read(f"{METRICS}/scores.json", rev=experiment))
         curves[name] = pd.read_csv(io.StringIO(dvc.api.read(f"{METRICS}/train/curves.csv", rev=experiment)))
-    one, other = map(_inputs, experiments)
+    one, other = inputs
     varied = {param.partition("=")[0] for params in _RUNS[what].values() for param in params}
     if changed := [key for key in {**one, **other} if key not in varied and one.get(key) != other.get(key)]:
         raise UserError(f"{', '.join(changed)}: changed between the two runs, so they are not comparable. Run it again")

@@ -52,7 +52,7 @@ def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, caps
         (tmp_path / "checksums").write_text("".join(checksums))
         write_params(tmp_path, **{"dataset.mirror": files.url, "dataset.checksums": "checksums"})
         coco_submission.main()
-    assert capsys.readouterr().out.count("COCO_val2014_000000000007.jpg: not an image") == 1
+    assert capsys.readouterr().out.count("val2014.zip: image 7: not an image") == 1
     with zipfile.ZipFile("server/results.zip") as archive:
         assert archive.namelist() == [f"captions_{part}_captioner_results.json" for part in PARTS]
         for name in archive.namelist():
