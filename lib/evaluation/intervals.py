@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lib.scoring.scores import METRICS, combine
+from lib.scoring import METRICS, combine
 
 _RESAMPLES, _SEED = 1000, 0
 

@@ -9,12 +9,7 @@ from lib.text.vocabulary import END, PAD, START
 
 @torch.inference_mode()
 def beam_search(
-    model: CaptionModel,
-    features: Tensor,
-    beam_size: int,
-    max_length: int,
-    length_penalty: float,
-    constrain: Constrain | None = None,
+    model: CaptionModel, features: Tensor, beam_size: int, max_length: int, length_penalty: float, constrain: Constrain
 ) -> list[list[Hypothesis]]:
     """Return up to `beam_size` hypotheses per image, the best first, at least one. features (N, P, C) -> N lists.
 
@@ -37,8 +32,7 @@ def beam_search(
         beams = last_tokens.shape[1]
         step_log_probs, state = model.step(last_tokens.flatten(), state)  # (NB, V)
         attention.append(state.attention_weights.unflatten(0, (images, beams)))  # (N, B, P)
-        if constrain:
-            step_log_probs = constrain(step_log_probs, tokens.flatten(0, 1))
+        step_log_probs = constrain(step_log_probs, tokens.flatten(0, 1))
         # The best `beam_size` of all candidates include at most that many of one hypothesis.
         best = step_log_probs.topk(min(beam_size, step_log_probs.shape[1]), dim=1)
         candidate_log_probs, candidate_tokens = (part.unflatten(0, (images, beams)) for part in best)  # (N, B, K)

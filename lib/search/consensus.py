@@ -21,7 +21,6 @@ from torch.nn.functional import normalize
 from lib.features.store import Features
 from lib.finetuning.reward import CiderReward
 from lib.model.decoding import Hypothesis
-from lib.text.vocabulary import Vocabulary
 
 _CHUNK = 2048  # images read at a time, so that memory never holds all grids
 _MIN_STD = 1e-3  # smaller standard deviations are noise, and not scaled up further
@@ -30,23 +29,13 @@ _MIN_STD = 1e-3  # smaller standard deviations are noise, and not scaled up furt
 class Consensus:
     """Reranks hypotheses with the features and captions of the train split."""
 
-    def __init__(
-        self,
-        features: Features | Tensor,
-        references: Sequence[Sequence[Sequence[str]]],
-        vocabulary: Vocabulary,
-        neighbours: int,
-        weight: float,
-    ):
-        """Index the train split: features (I, P, C) and, in the same order, the tokenised captions of each image.
+    def __init__(self, features: Features | Tensor, reward: CiderReward, neighbours: int, weight: float):
+        """Index the features (I, P, C) of the train split. `reward` scores captions of the same images.
 
         `neighbours` is at least 1, and at most I are used.
         """
-        self._reward = CiderReward(references, vocabulary)
-        self._neighbours, self._weight = min(neighbours, len(features)), weight
-        means = torch.empty(len(features), features.shape[2])
-        for rows, part in zip(means.split(_CHUNK), features.split(_CHUNK), strict=True):
-            rows.copy_(_region_means(part))
+        self._reward, self._weight, self._neighbours = reward, weight, min(neighbours, len(features))
+        means = torch.cat([_region_means(part) for part in features.split(_CHUNK)])  # (I, C)
         # Without standardisation, a few channels that are large in all images dominate every cosine.
         self._mean, self._std = means.mean(dim=0), means.std(dim=0, correction=0).clamp_min(_MIN_STD)
         self._train_directions = self._directions(means)  # (I, C)

@@ -42,6 +42,7 @@ from lib.runtime.distributed import (
     world_size,
 )
 from lib.search.beam import beam_search
+from lib.search.constraints import DecodingConstraints
 from lib.training import loop, split as splits
 from lib.training.cross_entropy import CrossEntropy, mean_loss, train_decoder
 from lib.training.loop import EpochMetrics
@@ -108,7 +109,9 @@ def captions() -> Found:
         told[f"val_loss {images}"] = mean_loss(model, data(images).to(device()), batch_size=5)
         told[f"scores {images}"] = greedy_scores(model, VOCABULARY, data(images), LONGEST)
     parts = [split.features.to(device())[first : first + 5] for first in shard(range(0, 23, 5))]
-    own = [best for part in parts for best, *_ in beam_search(model, part, 3, LONGEST, 0.7)]
+    own = [
+        best for part in parts for best, *_ in beam_search(model, part, 3, LONGEST, 0.7, DecodingConstraints().apply)
+    ]
     written = gather_hypotheses(own)
     told["beam"] = [[caption.token_ids, caption.log_prob, len(caption.attention)] for caption in written]
     told["the last's first"] = [

@@ -81,7 +81,7 @@ def test_scratch_and_torch_cells_give_the_same_captions_with_the_same_weights(at
 @pytest.mark.parametrize("seed", range(5))
 def test_a_beam_of_one_is_greedy(seed):
     model = decoder(seed=seed)
-    beams = beam_search(model, features(), 1, 6, 0.7)
+    beams = beam_search(model, features(), 1, 6, 0.7, UNCONSTRAINED.apply)
     expected = greedy(model, features(), 6)
     assert token_ids(beams) == [[hypothesis.token_ids] for hypothesis in expected]
     assert [best.log_prob for (best,) in beams] == pytest.approx([hypothesis.log_prob for hypothesis in expected])
@@ -206,7 +206,7 @@ def test_any_model_gives_captions_within_the_constraints(
     images, constrain = torch.zeros(num_images, 1, 1), constraints.apply
     beams = beam_search(model, images, beam_size, max_length, length_penalty, constrain)
     samples = sample(model, images, 2, max_length, SamplingConfig(2.0, 3, 0.9), torch.Generator(), constrain)
-    beams_of_one = beam_search(model, images, 1, max_length, length_penalty)
+    beams_of_one = beam_search(model, images, 1, max_length, length_penalty, UNCONSTRAINED.apply)
     assert token_ids(beams_of_one) == [[hypothesis.token_ids] for hypothesis in greedy(model, images, max_length)]
     for beam in beams:
         assert 1 <= len(beam) <= beam_size

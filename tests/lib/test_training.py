@@ -13,6 +13,7 @@ from lib.core.errors import UserError
 from lib.model.decoder import CaptionBatch, Decoder, DecoderConfig
 from lib.optim.optimiser import Optimiser, schedule
 from lib.search.beam import beam_search
+from lib.search.constraints import DecodingConstraints
 from lib.text.vocabulary import END, PAD, START, Vocabulary
 from lib.training.batches import caption_set
 from lib.training.cross_entropy import CrossEntropyConfig, batch_loss, mean_loss, train_decoder
@@ -217,7 +218,8 @@ def test_a_model_that_one_implementation_trained_writes_the_same_captions_with_t
     twin.load_state_dict(model.state_dict())
     twin.eval()
     written = [
-        [best.token_ids for best, *_ in beam_search(decoder, data.features, 3, 10, 0.7)] for decoder in (model, twin)
+        [best.token_ids for best, *_ in beam_search(decoder, data.features, 3, 10, 0.7, DecodingConstraints().apply)]
+        for decoder in (model, twin)
     ]
     assert written[0] == written[1]
     assert any(written[0])
