@@ -3,12 +3,12 @@
 from dataclasses import asdict
 
 from lib.core.workdir import prune
-from lib.finetuning.self_critical import SelfCriticalConfig, finetune_decoder
+from lib.finetuning.self_critical import SelfCritical, SelfCriticalConfig
 from lib.model.saved import check_features, load_decoder, save_captioner, write_card
 from lib.optim.optimiser import make_deterministic
 from lib.runtime.distributed import is_main_process
 from lib.runtime.launch import launch
-from lib.training.loop import best_epoch
+from lib.training.loop import best_epoch, train_decoder
 from stages.common.checkpoints import work_folder
 from stages.common.entrypoint import run
 from stages.common.paths import BACKBONE, DECODER, FEATURES, MODEL
@@ -28,7 +28,8 @@ def main() -> None:
     make_deterministic(config.seed)
     inputs = [*sorted(DECODER.iterdir()), *training_inputs()]
     with work_folder("finetune", asdict(config), max_length, *inputs) as folder:
-        curve = finetune_decoder(decoder, vocabulary, train, val, config, max_length, folder / "checkpoint.pt")
+        objective = SelfCritical(decoder, vocabulary, train, val, config, max_length)
+        curve = train_decoder(objective, folder / "checkpoint.pt")
     if not is_main_process():
         return
     write_curves("finetune", curve, config.monitor)

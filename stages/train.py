@@ -9,7 +9,8 @@ from lib.optim.optimiser import make_deterministic
 from lib.runtime.distributed import is_main_process
 from lib.runtime.launch import launch
 from lib.text.vocabulary import Vocabulary
-from lib.training.cross_entropy import CrossEntropyConfig, train_decoder
+from lib.training.cross_entropy import CrossEntropy, CrossEntropyConfig
+from lib.training.loop import train_decoder
 from stages.common.checkpoints import work_folder
 from stages.common.entrypoint import run
 from stages.common.paths import DECODER, VOCABULARY
@@ -37,7 +38,8 @@ def main() -> None:
     make_deterministic(config.seed)
     decoder = Decoder(decoder_config)
     with work_folder("train", asdict(config), asdict(decoder_config), max_length, *training_inputs()) as folder:
-        curve = train_decoder(decoder, vocabulary, train, val, config, max_length, folder / "checkpoint.pt")
+        objective = CrossEntropy(decoder, vocabulary, train, val, config, max_length)
+        curve = train_decoder(objective, folder / "checkpoint.pt")
     if is_main_process():
         save_decoder(DECODER, decoder, vocabulary)
         write_curves("train", curve, config.monitor)

@@ -1,4 +1,4 @@
-"""Sampling: each next word is drawn at random, by its probability under the model."""
+"""Sampling: each next token is drawn at random with its probability under the model."""
 
 from dataclasses import dataclass
 
@@ -10,28 +10,28 @@ from lib.model.decoding import CaptionModel, Constrain, Hypothesis, decode_stepw
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How the distribution that is drawn from differs from the model's: in this order, and by default not at all.
+    """How to change the model's distribution before drawing: temperature, top-k, top-p, in this order.
 
-    The nucleus is that of Holtzman et al. 2020, "The curious case of neural text degeneration".
+    Top-p (nucleus) sampling is by Holtzman et al. 2020, "The curious case of neural text degeneration".
     """
 
-    temperature: float = 1.0  # divides the log-probabilities: below 1 the likely become likelier
-    top_k: int = 0  # none but so many of the likeliest words; 0: all
-    top_p: float = 1.0  # none but the likeliest that together reach this probability: the nucleus
+    temperature: float = 1.0  # divides the log-probabilities; below 1, probable tokens become more probable
+    top_k: int = 0  # keep only this number of the most probable tokens; 0 keeps all
+    top_p: float = 1.0  # keep only the most probable tokens that together reach this probability
 
-    def __call__(self, log_p: Tensor) -> tuple[Tensor, Tensor]:
-        """log_p (N, V) -> probabilities (N, K) in float64, and the words (N, K) that they are of."""
-        vocabulary = log_p.shape[1]
-        if not self.top_k and self.top_p == 1:  # nothing is left out, so nothing need be ranked
-            p = torch.softmax((log_p - log_p.amax(dim=1, keepdim=True)).double() / self.temperature, dim=1)
-            return p, torch.arange(vocabulary, device=log_p.device).expand_as(log_p)
-        ranked, words = log_p.double().topk(min(self.top_k or vocabulary, vocabulary), dim=1)  # (N, K)
-        p = torch.softmax((ranked - ranked[:, :1]) / self.temperature, dim=1)  # nothing overflows, however cold
+    def __call__(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+        """log_probs (N, V) -> probabilities (N, K) in float64, and their tokens (N, K)."""
+        vocabulary_size = log_probs.shape[1]
+        if not self.top_k and self.top_p == 1:  # all tokens stay, so there is no need to sort them
+            logits = (log_probs - log_probs.amax(dim=1, keepdim=True)).double() / self.temperature
+            return torch.softmax(logits, dim=1), torch.arange(vocabulary_size, device=logits.device).expand_as(logits)
+        top, tokens = log_probs.double().topk(min(self.top_k or vocabulary_size, vocabulary_size), dim=1)  # (N, K)
+        probs = torch.softmax((top - top[:, :1]) / self.temperature, dim=1)  # no overflow at any temperature
         if self.top_p < 1:
-            # A word stays where those before it do not reach top_p, so the first always does.
-            p = p.masked_fill(p.cumsum(dim=1) - p >= self.top_p, 0.0)
-            p = p / p.sum(dim=1, keepdim=True)
-        return p, words
+            # A token stays if those before it do not reach top_p. The first one always stays.
+            probs = probs.masked_fill(probs.cumsum(dim=1) - probs >= self.top_p, 0.0)
+            probs = probs / probs.sum(dim=1, keepdim=True)
+        return probs, tokens
 
 
 @torch.inference_mode()
@@ -40,40 +40,38 @@ def sample(
     features: Tensor,
     samples: int,
     max_length: int,
-    narrowing: SamplingConfig,
+    config: SamplingConfig,
     generator: torch.Generator,
     constrain: Constrain | None = None,
 ) -> list[list[Hypothesis]]:
-    """`samples` captions of each image, in the order drawn. features (N, P, C) -> N lists.
+    """Draw `samples` captions of each image. features (N, P, C) -> N lists, in the order drawn.
 
-    `generator` is the CPU's whatever the device, and each caption takes its own numbers from it, image by image:
-    what is drawn depends neither on the device, but for rounding, nor on the images that share the batch.
-
-    A caption's `log_p` is the model's own, as for every way of decoding, so that captions can be compared; under
-    the distribution that it was drawn from, narrowed and within the rules, it was likelier or not.
+    `generator` is on the CPU. Each caption takes its own numbers from it, image by image, so a caption depends neither
+    on the device (up to rounding) nor on the other images of the batch. A caption's log_prob is the model's own, before
+    `config` and `constrain`, so that it can be compared with that of other decoding methods.
     """
     images, device = len(features), features.device
     state = model.init_state(features).select(torch.arange(images, device=device).repeat_interleave(samples))
-    chances = _chances(images * samples, max_length, generator).to(device)
+    uniform = _uniform(images * samples, max_length, generator).to(device)
 
-    def draw(log_p: Tensor, t: int) -> Tensor:
-        p, words = narrowing(log_p)
-        below = p.cumsum(dim=1)  # (NS, K)
-        # In (0, total], and the first word to reach it has a probability above 0. None does where the weights are no
-        # numbers, as when training diverges, which is told when the epoch is over.
-        at = (1 - chances[:, t : t + 1]) * below[:, -1:]
-        drawn = torch.searchsorted(below, at).clamp_max(below.shape[1] - 1)
-        return words.gather(1, drawn)[:, 0]
+    def draw(log_probs: Tensor, t: int) -> Tensor:
+        probs, tokens = config(log_probs)
+        cumulative = probs.cumsum(dim=1)  # (N S, K)
+        # In (0, total]: the first token to reach it has a probability above 0. With non-finite weights none reaches
+        # it; the training loop reports that at the end of the epoch.
+        threshold = (1 - uniform[:, t : t + 1]) * cumulative[:, -1:]
+        index = torch.searchsorted(cumulative, threshold).clamp_max(cumulative.shape[1] - 1)
+        return tokens.gather(1, index)[:, 0]
 
     captions = decode_stepwise(model, state, max_length, draw, constrain)
     return [captions[i : i + samples] for i in range(0, len(captions), samples)]
 
 
 def skip_draws(captions: int, max_length: int, generator: torch.Generator) -> None:
-    """Takes from `generator` the numbers of so many captions that another process draws."""
-    _chances(captions, max_length, generator)
+    """Take from `generator` the numbers of `captions` that another process draws."""
+    _uniform(captions, max_length, generator)
 
 
-def _chances(captions: int, max_length: int, generator: torch.Generator) -> Tensor:
-    """The random numbers of each caption, one for each of its words, (captions, max_length)."""
+def _uniform(captions: int, max_length: int, generator: torch.Generator) -> Tensor:
+    """Return random numbers in [0, 1), one per token, (captions, max_length)."""
     return torch.rand(captions, max_length, dtype=torch.float64, generator=generator)

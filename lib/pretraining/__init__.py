@@ -1,1 +1,1 @@
-"""Training a CNN on the words of captions."""
+"""Training a CNN on the phrases of captions."""

@@ -1,10 +1,10 @@
-"""Teaching a CNN from pictures and their captions alone, for where no trained weights can be had.
+"""Train a CNN from random weights, on images and captions alone.
 
-Each place of its grid is asked, through a linear layer that is thrown away after, which words and pairs of words the
-picture's captions hold, and the place that is surest answers for the picture (multiple instance learning, as in Fang
-et al. 2015, "From captions to visual concepts and back"). So a place learns what lies there, though no caption says
-where that is. The pairs keep together what belongs together: words alone would tell that something is red and something
-a star, and not that it is the star which is red.
+A linear layer, which is dropped afterwards, predicts from each region of the grid which phrases the captions contain.
+The region with the highest score answers for the image (multiple instance learning, Fang et al. 2015, "From captions to
+visual concepts and back"). So a region learns its own content, although no caption says where an object is. The pairs
+of words bind attributes to objects: single words say that something is red and something is a star, but not that the
+star is red.
 """
 
 from collections.abc import Sequence
@@ -23,24 +23,22 @@ def fit_backbone(
     backbone: Backbone,
     pixels: np.ndarray,
     captions: Sequence[Sequence[Sequence[str]]],
-    recipe: PretrainConfig,
-    progress: Path,
+    config: PretrainConfig,
+    checkpoint_path: Path,
 ) -> None:
-    """Trains `backbone` in place and leaves it in evaluation mode.
+    """Train `backbone` in place and leave it in evaluation mode; see `learn_phrases`.
 
-    pixels (I, size, size, 3) uint8, preprocessed; captions[i] are the token lists of image i. `progress` is the file
-    of a checkpoint: a run that is interrupted, and started again with the same arguments, repeats at most an epoch.
-    Raises UserError where no phrase is in `recipe.min_count` captions, and where training diverges.
+    pixels (I, size, size, 3) uint8, preprocessed; captions[i] are the token lists of image i.
     """
-    held = (phrase_shares(captions, recipe.min_count) > 0).float()  # (I, W)
+    targets = (phrase_shares(captions, config.min_count) > 0).float()  # (I, W)
     network = for_inference(backbone.network).to(device())
     channels = backbone.features(torch.from_numpy(pixels[:1]).to(device()), "grid").shape[2]
-    head = nn.Linear(channels, held.shape[1])
+    head = nn.Linear(channels, targets.shape[1]).to(device())
     nn.init.constant_(head.bias, -3.0)  # most phrases are in few captions
 
-    def scores(x: Tensor) -> Tensor:
+    def predict(x: Tensor) -> Tensor:
         return head(backbone.grid(x)).amax(dim=1)  # (N, P, W) -> (N, W)
 
     network.train()
-    learn_phrases(backbone, pixels, held, head.to(device()), scores, recipe, progress)
+    learn_phrases(backbone, pixels, targets, head, predict, config, checkpoint_path)
     for_inference(network)

@@ -1,4 +1,4 @@
-"""Teaching a CNN what the captions of a picture say: which words and pairs of words they hold."""
+"""Train a CNN to predict the phrases in an image's captions: words and pairs of adjacent words."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from lib.core.errors import UserError
+from lib.optim.checkpoint import load_checkpoint, save_checkpoint
 from lib.optim.optimiser import EMA, Optimiser
-from lib.pretraining.epochs import epochs_left
 from lib.runtime.device import device
 from lib.vision.backbones import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """How to teach them; see params.yaml."""
+    """How to train; see params.yaml."""
 
     epochs: int
     batch_size: int
@@ -31,21 +31,18 @@ class PretrainConfig:
 
 
 def phrase_shares(captions: Sequence[Sequence[Sequence[str]]], min_count: int) -> Tensor:
-    """The share of each image's captions that hold a phrase, (I, W); captions[i] are the token lists of image i.
+    """Return the fraction of each image's captions that contain each phrase, (I, W).
 
-    The phrases are the words, and the pairs of words side by side, of at least `min_count` captions. Raises UserError
-    where there is none.
+    captions[i] are the token lists of image i. Raises UserError if no phrase is in `min_count` captions.
     """
-    held = [[{*tokens, *pairwise(tokens)} for tokens in image] for image in captions]
-    counts = Counter(phrase for image in held for phrases in image for phrase in phrases)
+    phrases_of = [[{*tokens, *pairwise(tokens)} for tokens in image] for image in captions]
+    counts = Counter(phrase for image in phrases_of for phrases in image for phrase in phrases)
     kept = sorted((phrase for phrase, n in counts.items() if n >= min_count), key=str)
     if not kept:
-        raise UserError(
-            f"no word is in as many captions of the train split as min_count asks for, {min_count}: lower it"
-        )
+        raise UserError(f"min_count={min_count}: no word is in that many captions of the train split. Lower it.")
     columns = {phrase: column for column, phrase in enumerate(kept)}
     shares = torch.zeros(len(captions), len(columns))
-    for row, image in zip(shares, held, strict=True):
+    for row, image in zip(shares, phrases_of, strict=True):
         for phrase in (phrase for phrases in image for phrase in phrases if phrase in columns):
             row[columns[phrase]] += 1 / len(image)
     return shares
@@ -54,34 +51,49 @@ def phrase_shares(captions: Sequence[Sequence[Sequence[str]]], min_count: int) -
 def learn_phrases(
     backbone: Backbone,
     pixels: np.ndarray,
-    wanted: Tensor,
+    targets: Tensor,
     head: nn.Module,
-    scores: Callable[[Tensor], Tensor],
-    recipe: PretrainConfig,
-    progress: Path,
-    mean: EMA | None = None,
+    predict: Callable[[Tensor], Tensor],
+    config: PretrainConfig,
+    checkpoint_path: Path,
+    ema: EMA | None = None,
 ) -> None:
-    """Trains the network of `backbone`, and `head`, both on `device()`, in place, by cross-entropy.
+    """Train the backbone's network and `head` in place, by binary cross-entropy. Both are on `device()`.
 
-    pixels (I, size, size, 3) uint8, preprocessed; wanted (I, W) is what is to be answered, from 0 to 1; `scores` gives
-    the logits (N, W) of normalised pixels (N, 3, size, size). `mean` follows the network after each step. `progress` is
-    the file of a checkpoint, see `epochs_left`. Raises UserError where training diverges.
+    pixels (I, size, size, 3) uint8, preprocessed; targets (I, W) in [0, 1]; `predict` returns the logits (N, W) of
+    normalised pixels (N, 3, size, size); `ema` follows the network. An interrupted run with the same arguments resumes
+    from `checkpoint_path` after its last epoch. Raises UserError if training diverges.
     """
-    size = min(recipe.batch_size, len(pixels))
-    used = len(pixels) // size * size  # the last few of each epoch's order are left out: batch norm wants equal batches
-    learned = nn.ModuleDict({"network": backbone.network, "head": head})
-    optimiser = Optimiser(learned.parameters(), recipe.learning_rate, recipe.epochs * (used // size), weight_decay=0.01)
-    kept: dict[str, nn.Module] = {"learned": learned, "mean": mean} if mean else {"learned": learned}
-    for epoch in epochs_left(recipe.epochs, recipe.seed, progress, optimiser, **kept):
-        order, losses = torch.randperm(len(pixels))[:used].split(size), 0.0
-        for images in tqdm(order, f"epoch {epoch} of {recipe.epochs}", leave=False, unit="batch", disable=None):
-            found = scores(backbone.preprocess.normalise(torch.from_numpy(pixels[images.numpy()]).to(device())))
-            answers = wanted[images].to(device())
-            loss = nn.functional.binary_cross_entropy_with_logits(found, answers, reduction="none").sum(1).mean()
+    size = min(config.batch_size, len(pixels))
+    used = len(pixels) // size * size  # equal batches for batch normalisation: each epoch leaves a few images out
+    modules = nn.ModuleDict({"network": backbone.network, "head": head})
+    steps = config.epochs * (used // size)
+    optimiser = Optimiser(modules.parameters(), config.learning_rate, steps, weight_decay=0.01)
+    if ema:
+        modules["ema"] = ema
+    done = 0
+    if state := load_checkpoint(checkpoint_path):
+        modules.load_state_dict(state["modules"])
+        optimiser.load_state_dict(state["optimiser"])
+        done = state["epoch"]
+    for epoch in range(done + 1, config.epochs + 1):
+        torch.manual_seed((config.seed * 1000 + epoch) % 2**63)
+        batches, total = torch.randperm(len(pixels))[:used].split(size), 0.0
+        for images in tqdm(batches, f"epoch {epoch} of {config.epochs}", leave=False, unit="batch", disable=None):
+            logits = predict(backbone.preprocess.normalise(torch.from_numpy(pixels[images.numpy()]).to(device())))
+            losses = nn.functional.binary_cross_entropy_with_logits(
+                logits, targets[images].to(device()), reduction="none"
+            )
+            loss = losses.sum(1).mean()
             optimiser.step(loss)
-            if mean:
-                mean.update(backbone.network)
-            losses += loss.item()
-        if not isfinite(losses):
-            raise UserError(f"the CNN came to weights that are no numbers in epoch {epoch}: lower the learning rate")
-        print(f"epoch {epoch}: loss of the words {losses / len(order):.3f}", flush=True)
+            if ema:
+                ema.update(backbone.network)
+            total += loss.item()
+        if not isfinite(total):
+            raise UserError(
+                f"learning_rate={config.learning_rate}: the CNN's loss is not finite in epoch {epoch}; training "
+                "diverged. Use a lower learning rate."
+            )
+        print(f"epoch {epoch}: phrase loss {total / len(batches):.3f}", flush=True)
+        state = {"epoch": epoch, "modules": modules.state_dict(), "optimiser": optimiser.state_dict()}
+        save_checkpoint(checkpoint_path, state)

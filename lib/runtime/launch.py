@@ -1,103 +1,85 @@
-"""How a stage is started that several processes can share: train, finetune and generate.
+"""Run a stage in several processes: CAPTION_PROCESSES of them, or those that torchrun starts on each machine."""
 
-`cmd` in dvc.yaml knows nothing of it. CAPTION_PROCESSES says how many this machine shall have, each with a GPU where
-there are GPUs; on several machines, torchrun starts the stage on each: `torchrun --nnodes ... -m stages.train`.
-"""
-
-import logging
 import os
 import signal
+import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 import torch.distributed as dist
 
 from lib.core.errors import UserError
-from lib.core.workers import worker_count
+from lib.core.workers import exit_with_parent, positive_env, worker_count
 from lib.runtime.distributed import PeerLost, process_group
 
-_RESTARTS = 3
-_SECONDS_TO_BE_ENDED = 5.0  # by the agent, which looks ten times a second
+_MAX_RESTARTS = 3
+_LAUNCHER = "CAPTION_LAUNCHER"  # an environment variable: the id of the process that has started this one
+_POLL = 0.1  # seconds
+_KILL_DELAY = 5.0  # seconds: longer than the launcher or torchrun needs to notice that a process has ended
 
 
 def launch(stage: Callable[[], None]) -> None:
-    """Run a stage in this process, in as many processes as CAPTION_PROCESSES asks for, or as one of those."""
+    """Run `stage` here, or in CAPTION_PROCESSES processes, or as the process that RANK in the environment names."""
     if "RANK" in os.environ:
-        _join(stage)
-    elif (processes := _asked_for()) > 1:
-        _start(processes)
+        _run_rank(stage)
+    elif (count := positive_env("CAPTION_PROCESSES", 1)) > 1:
+        _launch_processes(count)
     else:
         stage()
 
 
-def _asked_for() -> int:
-    """CAPTION_PROCESSES where set, else 1."""
-    asked = os.environ.get("CAPTION_PROCESSES") or "1"
-    if not asked.isdecimal() or int(asked) == 0:
-        raise UserError(f"CAPTION_PROCESSES: got {asked!r}, should be a number from 1 on")
-    return int(asked)
-
-
-def _start(processes: int) -> None:
-    """Runs this very command in so many processes; when one of them is killed, all again."""
-    logging.disable()  # torch's agent tells at length what the processes tell in one line
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, worker_count() // processes)))
-    for _ in range(_RESTARTS + 1):
-        code = _exit_code(processes)
-        if code >= 0:  # all is done, or one said what is wrong, and would say it again
+def _launch_processes(count: int) -> None:
+    """Run this command in `count` processes. If one is killed, start all again; if one fails, exit with its code."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, worker_count() // count)))
+    for _ in range(_MAX_RESTARTS + 1):
+        code = _run_processes(count)
+        if code >= 0:
             sys.exit(code)
-        killed = f"a process was ended by {signal.Signals(-code).name}"
-        print(f"{killed}: all start again, from the last checkpoint if there is one", file=sys.stderr, flush=True)
-    raise UserError(f"{killed} {_RESTARTS + 1} times: is the memory too small? Set a lower CAPTION_PROCESSES")
+        name = signal.Signals(-code).name
+        print(f"a process was ended by {name}: all restart from the last checkpoint", file=sys.stderr, flush=True)
+    raise UserError(
+        f"CAPTION_PROCESSES={count}: a process was ended by {name} {_MAX_RESTARTS + 1} times. "
+        "Is the memory too small? Set a lower CAPTION_PROCESSES."
+    )
 
 
-def _exit_code(processes: int) -> int:
-    """Runs this very command once in so many processes: 0, or the first failure's, negative for a signal."""
-    # Here, because they are slow to import.
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+def _run_processes(count: int) -> int:
+    """Run this command in `count` processes until all succeed or one fails. Return its code: negative for a signal."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(minutes=5))
+    environment = {
+        **os.environ, "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count),
+        # As with torchrun, the processes meet at the launcher's own store: its port is free for sure.
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True",
+        _LAUNCHER: str(os.getpid()),
+    }  # fmt: skip
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        for number in range(count):
+            ranks = {"RANK": str(number), "LOCAL_RANK": str(number)}
+            command = [sys.executable, *sys.orig_argv[1:]]
+            # In their own session, so that Ctrl-C reaches only the launcher.
+            processes.append(subprocess.Popen(command, env={**environment, **ranks}, start_new_session=True))
+        while None in (codes := [process.poll() for process in processes]) and not any(codes):
+            time.sleep(_POLL)
+        return next(filter(None, codes), 0)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
-    with tempfile.TemporaryDirectory() as notes:
-        # As `torchrun --standalone` has it. The agent itself would start again whatever had failed, a slip in
-        # params.yaml too.
-        config = LaunchConfig(
-            min_nodes=1, max_nodes=1, nproc_per_node=processes, max_restarts=0, run_id="stage",
-            rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost",
-            logs_specs=DefaultLogsSpecs(notes),
-        )  # fmt: skip
-        try:
-            elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
-        except ChildFailedError as failed:
-            return failed.get_first_failure()[1].exitcode
-        except SignalException as caught:  # by which the agent has ended the processes
-            if caught.sigval == signal.SIGINT:
-                raise KeyboardInterrupt from None
-            sys.exit(128 + caught.sigval)
-    return 0
 
-
-def _join(stage: Callable[[], None]) -> None:
-    """Runs a stage as one of several processes, which say once what goes wrong."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the agent tells of Ctrl-C
-    if dist.is_torchelastic_launched():
-        threading.Thread(target=_end_with, args=[os.getppid()], daemon=True).start()
+def _run_rank(stage: Callable[[], None]) -> None:
+    """Run `stage` as one of several processes, of which only one prints an error that all raise."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # torchrun and the launcher report Ctrl-C
+    exit_with_parent(int(os.environ.get(_LAUNCHER) or os.getppid()))
     try:
         with process_group():
             stage()
     except Exception as error:
-        # The agent ends all processes when one has ended. What all meet, the first tells; and who misses another
-        # process leaves it to that one.
+        # The launcher kills all processes when one ends. So the main process reports an error that all have, and
+        # a process that has lost another leaves the report to that one.
         if os.environ["RANK"] != "0" or isinstance(error, PeerLost):
-            time.sleep(_SECONDS_TO_BE_ENDED)
+            time.sleep(_KILL_DELAY)
         raise
-
-
-def _end_with(agent: int) -> None:
-    """Ends this process when its agent is gone, be it killed: else the next run would work beside it."""
-    while os.getppid() == agent:
-        time.sleep(0.2)
-    os._exit(1)

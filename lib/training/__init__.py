@@ -1,1 +1,1 @@
-"""Teaching: the decoder, and the backbone where it is fitted here."""
+"""Training the decoder: data, batches, the loop, and cross-entropy."""

@@ -1,7 +1,6 @@
-"""Teaching the decoder by cross-entropy: each word of a caption is to be guessed from those before it."""
+"""Cross-entropy training: the decoder learns to predict each token of a caption from the tokens before it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,105 +8,83 @@ from torch import Tensor, nn
 
 from lib.model.decoder import Decoder
 from lib.runtime.device import device
-from lib.runtime.distributed import all_gather, is_main_process, shard
-from lib.text.vocabulary import Vocabulary
-from lib.training import loop
-from lib.training.loop import EpochMetrics, no_loss, train
-from lib.training.split import Split, greedy_scores
+from lib.runtime.distributed import all_gather, shard
+from lib.training.data import Split
+from lib.training.loop import EpochMetrics, Objective, TrainConfig, weighted_mean, zero_loss
+
+_STANDARDISATION_BATCH = 256  # images
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrossEntropyConfig(loop.TrainConfig):
+class CrossEntropyConfig(TrainConfig):
     """How to train; see params.yaml."""
 
-    batch_size: int  # captions
     label_smoothing: float = 0.0
     bucket_by_length: bool = True
     by_image: bool = False
     precision: str = "float32"  # or bfloat16
 
 
-def train_decoder(
-    decoder: Decoder,
-    vocabulary: Vocabulary,
-    train_split: Split,
-    val: Split,
-    recipe: CrossEntropyConfig,
-    max_length: int,
-    progress: Path | None = None,
-) -> list[EpochMetrics]:
-    """Trains `decoder` in place, the standardisation of its features included; see `lib.training.loop.train`.
-
-    The learning curves hold train_loss, which is what is learned from, with label smoothing and dropout, and val_loss,
-    without them, means over words in nats; and the scores of val's greedy captions of up to `max_length` words.
-    """
-    decoder.to(device())
-    if is_main_process():  # the others copy it, with the weights
-        decoder.fit_standardisation(train_split.parts())
-    objective = CrossEntropy(decoder, vocabulary, train_split.to(device()), val.to(device()), recipe, max_length)
-    return train(decoder, objective, recipe, progress)
-
-
 @dataclass(frozen=True)
-class CrossEntropy:
-    """Teacher forcing: the words before the one to be guessed are people's, not the decoder's."""
+class CrossEntropy(Objective):
+    """Teacher forcing: the decoder reads the reference's tokens, not its own.
 
-    decoder: Decoder
-    vocabulary: Vocabulary
-    train: Split
-    val: Split
-    recipe: CrossEntropyConfig
-    max_length: int
-    figure: str = "train_loss"
+    Cross-entropies are means per token in nats: train_loss with label smoothing and dropout, val_loss without them.
+    """
+
+    config: CrossEntropyConfig
+    metric = "train_loss"
+
+    def prepare(self) -> None:
+        """Fit the decoder's standardisation of the features."""
+        self.decoder.fit_standardisation(self.train.features.split(_STANDARDISATION_BATCH))
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """The captions of each batch."""
-        rng = np.random.default_rng([self.recipe.seed, epoch])
-        return self.train.captions.batches(self.recipe.batch_size, rng, by_image=self.recipe.by_image)
+        """Return the indices of each batch's captions."""
+        rng = np.random.default_rng([self.config.seed, epoch])
+        return self.train.captions.batches(self.config.batch_size, rng, by_image=self.config.by_image)
 
     def loss(self, batch: np.ndarray) -> tuple[Tensor, Tensor, int]:
-        """The mean cross-entropy of a word, smoothed as the recipe says, as loss and as figure; the number of words."""
-        own, words = shard(batch), self.train.captions.words(batch)
+        """Return the mean cross-entropy per token, as loss and as metric, and the number of tokens."""
+        own, num_tokens = shard(batch), self.train.captions.num_tokens(batch)
         if not len(own):
-            return no_loss(), no_loss(), words
-        recipe = self.recipe
-        mean, own_words = batch_loss(
-            self.decoder, self.train, own, bucket_by_length=recipe.bucket_by_length, label_smoothing=recipe.label_smoothing,
-            precision=recipe.precision,
+            return zero_loss(), zero_loss(), num_tokens
+        config = self.config
+        mean, own_tokens = batch_loss(
+            self.decoder, self.train, own, bucket_by_length=config.bucket_by_length,
+            label_smoothing=config.label_smoothing, precision=config.precision,
         )  # fmt: skip
-        loss = mean * (own_words / words)
-        return loss, loss, words
+        loss = mean * (own_tokens / num_tokens)
+        return loss, loss, num_tokens
 
     def validate(self, decoder: Decoder) -> EpochMetrics:
-        """val_loss, and the scores."""
-        scores = greedy_scores(decoder, self.vocabulary, self.val, self.max_length)
-        return {"val_loss": mean_loss(decoder, self.val, self.recipe.batch_size), **scores}
+        """Return val_loss and the scores of greedy captions."""
+        return {"val_loss": mean_loss(decoder, self.val, self.config.batch_size), **super().validate(decoder)}
 
 
 @torch.inference_mode()
 def mean_loss(decoder: Decoder, split: Split, batch_size: int) -> float:
-    """Cross-entropy per word, in nats, teacher-forced."""
+    """Return the teacher-forced cross-entropy per token, in nats."""
     batches = split.captions.batches(batch_size)
-    own = shard(batches)  # whole batches, whose losses are the same bits whoever computes them
+    own = shard(batches)  # whole batches, so that each loss has the same bits, whichever process computes it
     losses = torch.zeros(len(own), device=device())
     for number, batch in enumerate(own):
         losses[number], _ = batch_loss(decoder, split, batch)
-    weights = [split.captions.words(batch) for batch in batches]
-    return float(np.average(all_gather(losses).cpu().double(), weights=weights))
+    return weighted_mean(all_gather(losses), [split.captions.num_tokens(batch) for batch in batches])
 
 
 def batch_loss(
     decoder: Decoder,
     split: Split,
-    batch: np.ndarray,
+    captions: np.ndarray,
     *,
     bucket_by_length: bool = True,
     label_smoothing: float = 0.0,
     precision: str = "float32",
 ) -> tuple[Tensor, int]:
-    """The mean cross-entropy of the words of a batch of captions, and how many there are."""
-    taken = split.captions.take(batch, bucket_by_length=bucket_by_length)
-    features, words = split.features_of(taken.images), taken.words
+    """Return the mean cross-entropy per token of the captions with these indices, and the number of tokens."""
+    batch = split.captions.take(captions, bucket_by_length=bucket_by_length)
+    features, targets = split.features_of(batch.images), batch.targets
     with torch.autocast(features.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        scores = decoder(features, *taken.parts)  # (words, V)
-    return nn.functional.cross_entropy(scores.float(), words, label_smoothing=label_smoothing), len(words)
+        logits = decoder(features, *batch.parts)  # (num_tokens, V)
+    return nn.functional.cross_entropy(logits.float(), targets, label_smoothing=label_smoothing), len(targets)

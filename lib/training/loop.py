@@ -1,11 +1,11 @@
-"""Epoch after epoch: what all training of the decoder shares, whatever its objective. The best epoch is kept."""
+"""The training loop of the decoder, for any objective: epochs, validation, checkpoints; the best epoch is kept."""
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -18,11 +18,13 @@ from lib.optim.checkpoint import load_checkpoint, save_checkpoint
 from lib.optim.optimiser import EMA, Optimiser, seed_dropout
 from lib.runtime.device import device
 from lib.runtime.distributed import all_reduce_sum, broadcast_module, is_main_process, print_once, rank
+from lib.text.vocabulary import Vocabulary
+from lib.training.data import Split, greedy_scores
 
-_SECONDS_BETWEEN_CHECKPOINTS = 120.0
-_UNTOLD = ("epoch", "val_bleu_1", "val_bleu_2", "val_bleu_3", "val_rouge_l")  # in the curves, but not on the screen
+_CHECKPOINT_SECONDS = 120.0
+_NOT_PRINTED = ("epoch", "val_bleu_1", "val_bleu_2", "val_bleu_3", "val_rouge_l")
 
-EpochMetrics = dict[str, float]  # of the learning curves: figures of one epoch by the names of their columns
+EpochMetrics = dict[str, float]  # one row of the learning curves: the metrics of an epoch by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,7 @@ class TrainConfig:
     """How to train, whatever the objective; see params.yaml."""
 
     epochs: int
+    batch_size: int  # captions; images for self-critical training
     learning_rate: float
     monitor: str  # val_loss, or a score: val_bleu_4, val_cider_d
     seed: int
@@ -41,185 +44,170 @@ class TrainConfig:
     patience: int | None = None
 
 
-class Objective(Protocol):
-    """What is to be learned."""
+@dataclass(frozen=True)
+class Objective:
+    """What the decoder learns, and from which data."""
 
-    @property
-    def figure(self) -> str:
-        """What the learning curve calls the figure that `loss` gives."""
+    decoder: Decoder
+    vocabulary: Vocabulary
+    train: Split
+    val: Split
+    config: TrainConfig
+    max_length: int
+    metric: ClassVar[str]  # the name of the metric that `loss` returns
+    keep_initial: ClassVar[bool] = False  # whether epoch 0, the initial weights, may be the best
+
+    def prepare(self) -> None:
+        """Initialise the decoder from the train split, in the main process."""
 
     def batches(self, epoch: int) -> Sequence[Any]:
-        """The batches of an epoch, as many in each. They follow from the seed and the epoch alone."""
+        """Return the batches of an epoch: a function of the seed and the epoch alone, of the same number in each."""
+        raise NotImplementedError
 
     def loss(self, batch: Any) -> tuple[Tensor, Tensor, int]:
-        """The loss of a batch, its figure for the learning curve, and how much that weighs in the epoch's mean.
+        """Return the loss of a batch, its metric, and its weight in the epoch's mean.
 
-        Of several processes each has its share of the batch, and gives what that adds to loss and figure of the whole.
+        Each process takes its shard of the batch, and returns its summand of the loss and of the metric.
         """
+        raise NotImplementedError
 
     def validate(self, decoder: Decoder) -> EpochMetrics:
-        """The figures of the val split, whose names begin with val_."""
+        """Return the metrics of the val split; their names begin with val_."""
+        return greedy_scores(decoder, self.vocabulary, self.val, self.max_length)
 
 
-def no_loss() -> Tensor:
-    """What a process gives for its share of a batch that has fewer items than there are processes."""
+def zero_loss() -> Tensor:
+    """Return the loss of an empty shard."""
     return torch.zeros((), device=device(), requires_grad=True)
 
 
+def weighted_mean(values: Tensor, weights: Sequence[int]) -> float:
+    """Return the mean of values (n,), in float64."""
+    return float(np.average(values.cpu().double(), weights=weights))
+
+
 def best_epoch(curve: Sequence[EpochMetrics], monitor: str) -> EpochMetrics:
-    """The epoch with the lowest loss, or the highest score; the first of equals."""
+    """Return the first epoch with the lowest loss or the highest score."""
     return min(curve, key=lambda row: row[monitor] if monitor == "val_loss" else -row[monitor])
 
 
-def train(
-    decoder: Decoder, objective: Objective, recipe: TrainConfig, progress: Path | None, *, from_zero: bool = False
-) -> list[EpochMetrics]:
-    """Trains `decoder` in place and leaves it, in evaluation mode, as it was after its best epoch.
+def train_decoder(objective: Objective, checkpoint_path: Path | None = None) -> list[EpochMetrics]:
+    """Train the objective's decoder in place on `device()`, and return the learning curves.
 
-    `recipe.monitor` says which is the best; with `from_zero` it may be epoch 0, the decoder as it came. Returns the
-    learning curves. `progress` is the file of a checkpoint: a run that is interrupted, and started again with the
-    same arguments, goes on from it and ends in the same weights; on another number of processes, in the same but for
-    the order of sums, and for dropout. Raises UserError where training diverges.
+    The decoder ends in evaluation mode with the weights of the best epoch by `config.monitor`. An interrupted run with
+    the same arguments resumes from `checkpoint_path` and ends in the same weights; with another number of processes, in
+    the same up to the order of sums and dropout. Raises UserError if training diverges.
     """
+    decoder, config = objective.decoder.to(device()), objective.config
+    if is_main_process():
+        objective.prepare()
     broadcast_module(decoder)
-    run = _Run(decoder, recipe, len(objective.batches(1)))
-    if progress:
-        run.restore(progress)
-    if from_zero and not run.curve:
-        began = time.monotonic()
-        run.end({"epoch": 0, objective.figure: float("nan"), **objective.validate(decoder.eval())}, began)
-        if progress:
-            run.save(progress)
-    saved = time.monotonic()
-    while run.epoch <= recipe.epochs:
-        if run.stale:
-            print_once(f"no better for {recipe.patience} epochs: stopped")
-            break
-        began = time.monotonic()
+    objective = replace(objective, train=objective.train.to(device()), val=objective.val.to(device()))
+    run = _TrainingRun(objective, checkpoint_path)
+    if checkpoint_path and (state := load_checkpoint(checkpoint_path)):
+        run.load_state_dict(state)
+    if objective.keep_initial and not run.curve:
+        run.end_epoch({"epoch": 0, objective.metric: float("nan")})
+    while run.epoch <= config.epochs and not run.should_stop():
         decoder.train()
-        batches, done = objective.batches(run.epoch), len(run.figures)
-        # For dropout: no rank has another's, and a run goes on with the same, from whatever batch.
-        seeds = np.random.default_rng([recipe.seed, run.epoch, rank()]).integers(2**63, size=len(batches)).tolist()
-        bar = tqdm(
-            list(zip(batches, seeds, strict=True))[done:], f"epoch {run.epoch} of {recipe.epochs}", len(batches),
-            leave=False, unit="batch", disable=None if is_main_process() else True, initial=done,
+        batches, first = objective.batches(run.epoch), len(run.weights)
+        # Dropout's seeds differ from rank to rank. A resumed run uses the same seeds, whatever its first batch.
+        seeds = np.random.default_rng([config.seed, run.epoch, rank()]).integers(2**63, size=len(batches)).tolist()
+        progress = tqdm(
+            list(zip(batches, seeds, strict=True))[first:], f"epoch {run.epoch} of {config.epochs}", len(batches),
+            leave=False, unit="batch", disable=None if is_main_process() else True, initial=first,
         )  # fmt: skip
-        for batch, seed in bar:
+        for batch, seed in progress:
             seed_dropout(seed)
             run.step(*objective.loss(batch))
-            if progress and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
-                run.save(progress)
-                saved = time.monotonic()
-        run.check()
-        run.end({"epoch": run.epoch, objective.figure: run.figures.value, **objective.validate(run.kept.eval())}, began)
-        if progress:
-            run.save(progress)
+        run.check_finite()
+        run.end_epoch({"epoch": run.epoch, objective.metric: weighted_mean(run.metrics, run.weights)})
+    if run.epoch <= config.epochs:
+        print_once(f"stopped early: no better epoch in the last {config.patience}")
     decoder.load_state_dict(run.best)
     decoder.eval()
     return run.curve
 
 
-class _Run:
-    """Where a training stands: all that its next steps depend on, and what came of those so far."""
+class _TrainingRun:
+    """The state of training: all that its next steps depend on, and the learning curves so far."""
 
-    def __init__(self, decoder: Decoder, recipe: TrainConfig, batches: int):
-        """At the beginning of epochs of so many batches."""
-        self._decoder, self._recipe, self._batches = decoder, recipe, batches
+    def __init__(self, objective: Objective, checkpoint_path: Path | None):
+        config, batches = objective.config, len(objective.batches(1))
+        self._objective, self._config, self._checkpoint_path = objective, config, checkpoint_path
+        self._decoder = objective.decoder
         self._optimiser = Optimiser(
-            decoder.parameters(), recipe.learning_rate, recipe.epochs * batches, recipe.weight_decay,
-            warmup_fraction=recipe.warmup_fraction, decay=recipe.decay == "cosine", max_grad_norm=recipe.max_grad_norm,
+            self._decoder.parameters(), config.learning_rate, config.epochs * batches, config.weight_decay,
+            warmup_fraction=config.warmup_fraction, decay=config.decay == "cosine", max_grad_norm=config.max_grad_norm,
         )  # fmt: skip
-        self._averaged = EMA(decoder, recipe.ema_decay) if recipe.ema_decay else None
-        self.figures = WeightedMean(batches)  # of the epoch's batches so far
+        self._ema = EMA(self._decoder, config.ema_decay) if config.ema_decay else None
         self.curve: list[EpochMetrics] = []
-        self.best: dict[str, Tensor] = {}  # the kept weights after the best epoch
+        self.best: dict[str, Tensor] = {}  # weights after the best epoch
+        # The metrics of this epoch's batches so far. Kept on the device to avoid a synchronisation per step; one
+        # tensor for all, because small tensors that stay would fragment the device's memory.
+        self.metrics, self.weights = torch.zeros(batches, device=device()), list[int]()
+        self._epoch_start = self._saved = time.monotonic()
 
     @property
     def epoch(self) -> int:
-        """The number of the epoch that is under way."""
+        """The number of the current epoch."""
         return int(self.curve[-1]["epoch"]) + 1 if self.curve else 1
 
-    @property
-    def kept(self) -> Decoder:
-        """The decoder whose weights count: the running mean, or the one that learns."""
-        return cast("Decoder", self._averaged.module) if self._averaged else self._decoder
-
-    @property
-    def stale(self) -> bool:
-        """If the last `patience` epochs brought nothing better."""
-        if not self.curve or self._recipe.patience is None:
+    def should_stop(self) -> bool:
+        """Return whether the last `patience` epochs were not the best."""
+        if not self.curve or self._config.patience is None:
             return False
-        return self.curve[-1]["epoch"] - best_epoch(self.curve, self._recipe.monitor)["epoch"] >= self._recipe.patience
+        return self.curve[-1]["epoch"] - best_epoch(self.curve, self._config.monitor)["epoch"] >= self._config.patience
 
-    def step(self, loss: Tensor, figure: Tensor, weight: int) -> None:
-        """Learns from the loss of a batch, and notes its figure: of each this process's share."""
+    def step(self, loss: Tensor, metric: Tensor, weight: int) -> None:
+        """Take one optimiser step, and save a checkpoint if the last one is old."""
         self._optimiser.step(loss)
-        if self._averaged:
-            self._averaged.update(self._decoder)
-        self.figures.add(all_reduce_sum(figure), weight)
+        if self._ema:
+            self._ema.update(self._decoder)
+        self.metrics[len(self.weights)] = all_reduce_sum(metric.detach())
+        self.weights.append(weight)
+        if time.monotonic() - self._saved > _CHECKPOINT_SECONDS:
+            self._save()
 
-    def check(self) -> None:
-        """Raises UserError where training has diverged."""
+    def check_finite(self) -> None:
+        """Raise UserError if training has diverged."""
         if not all(bool(parameter.isfinite().all()) for parameter in self._decoder.parameters()):
             raise UserError(
-                f"training came to weights that are no numbers in epoch {self.epoch}: lower the learning rate"
+                f"learning_rate={self._config.learning_rate}: non-finite weights after epoch {self.epoch}; training "
+                "diverged. Use a lower learning rate."
             )
 
-    def end(self, row: EpochMetrics, began: float) -> None:
-        """Notes and tells how an epoch went that began at that time, and keeps the weights if none went better."""
-        self.curve.append(row)
-        self.figures = WeightedMean(self._batches)
-        if best_epoch(self.curve, self._recipe.monitor) is row:
-            self.best = {name: tensor.clone() for name, tensor in self.kept.state_dict().items()}
-        told = [f"{name} {figure:.3f}" for name, figure in row.items() if name not in _UNTOLD and not isnan(figure)]
-        print_once(f"epoch {row['epoch']}: {', '.join(told)}; {time.monotonic() - began:.1f} s")
+    def end_epoch(self, metrics: EpochMetrics) -> None:
+        """Validate, print the metrics, keep the weights if they are the best so far, and save a checkpoint."""
+        validated = cast("Decoder", self._ema.module) if self._ema else self._decoder
+        metrics |= self._objective.validate(validated.eval())
+        self.curve.append(metrics)
+        self.weights = []
+        if best_epoch(self.curve, self._config.monitor) is metrics:
+            self.best = {name: tensor.clone() for name, tensor in validated.state_dict().items()}
+        shown = [
+            f"{name} {value:.3f}" for name, value in metrics.items() if name not in _NOT_PRINTED and not isnan(value)
+        ]
+        seconds, self._epoch_start = time.monotonic() - self._epoch_start, time.monotonic()
+        print_once(f"epoch {metrics['epoch']}: {', '.join(shown)}; {seconds:.1f} s")
+        self._save()
 
-    def save(self, path: Path) -> None:
-        """Writes a checkpoint."""
-        parts = {
-            "decoder": self._decoder.state_dict(), "best": self.best,
-            "averaged": self._averaged.state_dict() if self._averaged else {},
-            "optimiser": self._optimiser.state(), "figures": self.figures.state(),
+    def _save(self) -> None:
+        if self._checkpoint_path:
+            save_checkpoint(self._checkpoint_path, self.state_dict())
+            self._saved = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "decoder": self._decoder.state_dict(), "ema": self._ema.state_dict() if self._ema else None,
+            "optimiser": self._optimiser.state_dict(), "curve": self.curve, "best": self.best,
+            "metrics": self.metrics, "weights": self.weights,
         }  # fmt: skip
-        save_checkpoint(path, parts, self.curve)
 
-    def restore(self, path: Path) -> None:
-        """Goes on from a checkpoint, if there is one."""
-        if found := load_checkpoint(path, device()):
-            parts, self.curve = found
-            self._decoder.load_state_dict(parts["decoder"])
-            if self._averaged:
-                self._averaged.load_state_dict(parts["averaged"])
-            self._optimiser.restore(parts["optimiser"])
-            self.figures = WeightedMean(self._batches, parts.get("figures"))
-            self.best = parts.get("best", {})
-
-
-class WeightedMean:
-    """The mean of figures that come one by one, each with its weight."""
-
-    def __init__(self, most: int, state: Mapping[str, Tensor] | None = None):
-        """Of none so far, or of those that `state` gave; at `most` so many are to come."""
-        # On the device, for to ask for each would be to wait for it; and in one tensor: small ones that stay, each made
-        # between the large ones of a step, would leave gaps in the memory that those of the next do not fit in.
-        self._figures = torch.zeros(most, device=device())
-        self._weights: list[int] = []
-        if state:
-            self._weights = state["weights"].tolist()
-            self._figures[: len(self)] = state["figures"]
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-    def add(self, figure: Tensor, weight: int) -> None:
-        self._figures[len(self)] = figure.detach()
-        self._weights.append(weight)
-
-    @property
-    def value(self) -> float:
-        return float(np.average(self._figures[: len(self)].cpu().double(), weights=self._weights))
-
-    def state(self) -> dict[str, Tensor]:
-        if not self._weights:
-            return {}
-        return {"figures": self._figures[: len(self)], "weights": torch.tensor(self._weights)}
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._decoder.load_state_dict(state["decoder"])
+        if self._ema:
+            self._ema.load_state_dict(state["ema"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self.curve, self.best = state["curve"], state["best"]
+        self.metrics, self.weights = state["metrics"], state["weights"]

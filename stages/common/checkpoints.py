@@ -1,4 +1,4 @@
-"""Where a stage keeps interrupted work: a scratch folder, named by a fingerprint of all that the work depends on.
+"""Scratch folders of interrupted work. The name of each is a fingerprint of all that the work depends on.
 
 The code counts too. dvc.yaml lists the rooms of lib/ that a stage depends on; the fingerprint covers the same files, so
 DVC and the checkpoints agree on whether the code has changed.

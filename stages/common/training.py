@@ -10,8 +10,8 @@ from lib.core.tables import read_images, read_tokens
 from lib.features.store import Features, shard_paths
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import caption_set
+from lib.training.data import Split
 from lib.training.loop import EpochMetrics, best_epoch
-from lib.training.split import Split
 from stages.common.paths import CAPTION_TABLE, FEATURES, IMAGES, METRICS, VOCABULARY
 
 

@@ -1,4 +1,4 @@
-"""params.yaml as typed, validated objects: one module and one class per section.
+"""params.yaml as typed, validated objects: one class per section.
 
 Every stage checks the whole file, so a mistake in `generate` is found before the download and not after training.
 """
@@ -11,31 +11,26 @@ import yaml
 from pydantic import ValidationError
 
 from lib.core.errors import UserError, one_line
-from stages.params.backbone import BackboneParams
-from stages.params.base import Section
-from stages.params.dataset import DatasetParams
-from stages.params.features import FeaturesParams
-from stages.params.finetune import FinetuneParams
-from stages.params.generate import GenerateParams
-from stages.params.model import ModelParams
-from stages.params.train import TrainParams
-from stages.params.vocabulary import VocabularyParams
+from stages.params.schema import (
+    BackboneParams,
+    DatasetParams,
+    FeaturesParams,
+    FinetuneParams,
+    GenerateParams,
+    ModelParams,
+    Params,
+    Section,
+    TrainParams,
+    VocabularyParams,
+)
+
+__all__ = ["BackboneParams", "DatasetParams", "FeaturesParams", "FinetuneParams", "GenerateParams", "ModelParams"]
+__all__ += ["TrainParams", "VocabularyParams", "read_params"]
 
 PARAMS_FILE = Path("params.yaml")
 
 
-class _Params(Section):
-    dataset: DatasetParams
-    vocabulary: VocabularyParams
-    backbone: BackboneParams
-    features: FeaturesParams
-    model: ModelParams
-    train: TrainParams
-    finetune: FinetuneParams
-    generate: GenerateParams
-
-
-SECTIONS = {name: cast(type[Section], field.annotation) for name, field in _Params.model_fields.items()}
+SECTIONS = {name: cast(type[Section], field.annotation) for name, field in Params.model_fields.items()}
 
 # Keys of earlier versions and their present names.
 _RENAMED = {
@@ -65,7 +60,7 @@ def read_params(section: type[AnySection], path: Path = PARAMS_FILE) -> AnySecti
     if renamed := [f"{old} to {new}" for old, new in _RENAMED.items() if _has(content, old)]:
         raise UserError(f"{path} is of an earlier version; rename {', '.join(renamed)}")
     try:
-        params = _Params.model_validate(content)
+        params = Params.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{path}: {'; '.join(map(_describe, error.errors()))}") from None
     return next(value for _, value in params if isinstance(value, section))

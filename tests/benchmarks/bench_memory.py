@@ -72,8 +72,9 @@ def training(folder: Path, shards: int, prepare: bool) -> None:
     from lib.model.decoder import Decoder, DecoderConfig
     from lib.text.vocabulary import Vocabulary
     from lib.training.batches import caption_set
-    from lib.training.cross_entropy import CrossEntropyConfig, train_decoder
-    from lib.training.split import Split
+    from lib.training.cross_entropy import CrossEntropy, CrossEntropyConfig
+    from lib.training.data import Split
+    from lib.training.loop import train_decoder
 
     per_shard, places, channels = 256, 49, 4096
     if prepare:
@@ -87,7 +88,7 @@ def training(folder: Path, shards: int, prepare: bool) -> None:
     train = Split(Features(folder, index), dict(enumerate(captions)), caption_set(captions, vocabulary, 20))
     few = Split(Features(folder, index[:8]), dict(enumerate(captions[:8])), caption_set(captions[:8], vocabulary, 20))
     recipe = CrossEntropyConfig(epochs=1, batch_size=32, learning_rate=0.001, monitor="val_loss", seed=1)
-    train_decoder(decoder, vocabulary, train, few, recipe, 20)
+    train_decoder(CrossEntropy(decoder, vocabulary, train, few, recipe, 20))
 
 
 @pytest.mark.parametrize("work", [extracting, training])

@@ -33,7 +33,7 @@ from lib.text.tokenizer import tokenize
 from lib.text.vocabulary import PAD, Vocabulary
 from lib.training.batches import caption_set
 from lib.training.cross_entropy import batch_loss
-from lib.training.split import Split
+from lib.training.data import Split
 from lib.vision.backbones import Backbone, for_inference, random_init
 from tests.benchmarks.bench_decoding import BEAM, LONGEST, seconds
 from tests.benchmarks.bench_training import BATCH, SIZE, VOCABULARY
@@ -115,7 +115,7 @@ def data(tmp_path_factory):
         made = extract(images, ExtractionConfig(raw, backbone, "pooled", "float32", 32), folder / "scratch", workers)
         took = time.perf_counter() - start
     captions = caption_set(references.values(), vocabulary, LONGEST)
-    files = [folder / member for member in images["member"].iloc[captions.image_rows.tolist()]]
+    files = [folder / member for member in images["member"].iloc[captions.image_index.tolist()]]
     return Data(files, Split(Features(made.folder, made.index)[:], references, captions), backbone, took)
 
 

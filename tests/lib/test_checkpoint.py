@@ -1,4 +1,4 @@
-"""Checkpoints: a training that is killed at any moment, and started again, ends in the same weights."""
+"""Checkpoints: training that is killed at any moment and started again ends in the same weights."""
 
 import multiprocessing
 import random
@@ -14,63 +14,63 @@ import torch
 from lib.optim.checkpoint import load_checkpoint, save_checkpoint
 from tests.lib import small_training
 
-CPU = torch.device("cpu")
-
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
-@pytest.mark.parametrize("how", ["cross-entropy", "self-critical"])
-def test_killed_again_and_again_it_ends_in_the_same_weights(tmp_path, how):
-    # A server imports torch once, and forks each of these processes, which are killed like any other.
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload([small_training.__name__])
-    checkpoint = tmp_path / "checkpoint"
+@pytest.mark.parametrize("objective", ["cross-entropy", "self-critical"])
+def test_training_killed_many_times_ends_in_the_same_weights(tmp_path, objective):
+    # A server imports torch once and forks each of these processes.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([small_training.__name__])
+    checkpoint = tmp_path / "checkpoint.pt"
 
-    def started(checkpoint: Path | None, result: str) -> BaseProcess:
-        process = forks.Process(target=small_training.train, args=(how, checkpoint, tmp_path / result))
+    def start(checkpoint: Path | None, result: str) -> BaseProcess:
+        process = context.Process(target=small_training.train, args=(objective, checkpoint, tmp_path / result))
         process.start()
         return process
 
     def finish(checkpoint: Path | None, result: str) -> None:
-        process = started(checkpoint, result)
+        process = start(checkpoint, result)
         process.join()
         assert process.exitcode == 0
 
-    def written() -> int:
+    def saved_at() -> int:
         return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
 
     finish(None, "expected")
-    moments, at_work = random.Random(0), 0
+    rng, killed = random.Random(0), 0
     for _ in range(9):
-        before, process = written(), started(checkpoint, "result")
-        # Not before it has gone on by a few batches, or it might be killed at its start for ever.
-        began = time.monotonic()
-        for _ in range(moments.randint(2, 5)):
-            while process.is_alive() and written() == before:
+        before, process = saved_at(), start(checkpoint, "result")
+        # Let it save a few checkpoints first, or it might be killed at its start for ever.
+        step_start = time.monotonic()
+        for _ in range(rng.randint(2, 5)):
+            while process.is_alive() and saved_at() == before:
                 time.sleep(0.001)
-            began, step, before = time.monotonic(), time.monotonic() - began, written()
-        time.sleep(moments.uniform(0, step))
+            step_start, step, before = time.monotonic(), time.monotonic() - step_start, saved_at()
+        time.sleep(rng.uniform(0, step))
         process.kill()
         process.join()
-        at_work += process.exitcode == -signal.SIGKILL
+        killed += process.exitcode == -signal.SIGKILL
     finish(checkpoint, "result")
-    assert at_work >= 2
+    assert killed >= 2
     assert (tmp_path / "result").read_bytes() == (tmp_path / "expected").read_bytes()
 
 
-def test_what_was_saved_comes_back(tmp_path):
-    shared = torch.randn(3, 4)
-    save_checkpoint(tmp_path / "c", {"a": {"w.x": shared, "n": torch.tensor(3)}, "b": {"w": shared.T}}, [{"epoch": 1}])
-    parts, position = load_checkpoint(tmp_path / "c", CPU)
-    assert position == [{"epoch": 1}]
-    assert torch.equal(parts["a"]["w.x"], shared)
-    assert parts["a"]["n"].item() == 3
-    assert torch.equal(parts["b"]["w"], shared.T)
+def test_a_checkpoint_keeps_values_and_memory_layouts(tmp_path):
+    weight = torch.randn(3, 4)
+    save_checkpoint(tmp_path / "c", {"a": {"w": weight, "t": weight.T, "n": 3}, "curve": [{"epoch": 1}], "none": None})
+    state = load_checkpoint(tmp_path / "c")
+    assert torch.equal(state["a"]["w"], weight)
+    assert torch.equal(state["a"]["t"], weight.T)
+    assert state["a"]["t"].stride() == weight.T.stride()
+    assert (state["a"]["n"], state["curve"], state["none"]) == (3, [{"epoch": 1}], None)
 
 
-@pytest.mark.parametrize("kept", [1, 5, 100])
-def test_a_damaged_checkpoint_is_told_of_and_left(tmp_path, capsys, kept):
-    save_checkpoint(tmp_path / "c", {"a": {"w": torch.randn(3, 4)}}, None)
-    (tmp_path / "c").write_bytes((tmp_path / "c").read_bytes()[:kept])
-    assert load_checkpoint(tmp_path / "c", CPU) is None
-    assert "damaged" in capsys.readouterr().out
-    assert load_checkpoint(tmp_path / "absent", CPU) is None
+@pytest.mark.parametrize("length", [1, 5, 100, -1])
+def test_a_damaged_checkpoint_is_reported_and_ignored(tmp_path, capsys, length):
+    path = tmp_path / "checkpoint.pt"
+    assert load_checkpoint(path) is None
+    save_checkpoint(path, {"w": torch.randn(3, 4)})
+    path.write_bytes(path.read_bytes()[:length])
+    assert load_checkpoint(path) is None
+    (line,) = capsys.readouterr().out.splitlines()
+    assert str(path) in line

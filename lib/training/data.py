@@ -1,0 +1,53 @@
+"""The data of training and validation: image features, and captions as tokens and as token ids."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib.features.store import Features
+from lib.model.decoder import Decoder
+from lib.model.decoding import gather_hypotheses, greedy
+from lib.runtime.device import device
+from lib.runtime.distributed import shard
+from lib.scoring import Scorer, corpus_scores
+from lib.text.vocabulary import Vocabulary
+from lib.training.batches import CaptionSet
+
+_BATCH = 256  # images
+
+
+@dataclass(frozen=True)
+class Split:
+    """The features (I, P, C) of a split's images, their ids and reference tokens, and the captions as token ids."""
+
+    features: Features | Tensor  # grids stay on disk, because they may be larger than the memory
+    references: dict[int, list[list[str]]]  # by image id, in the order of `features`
+    captions: CaptionSet
+
+    def to(self, device: torch.device) -> "Split":
+        """Return the same split with token ids and pooled features on `device`."""
+        pooled = self.features.shape[1] == 1
+        features = self.features[:].to(device) if pooled else self.features
+        return Split(features, self.references, self.captions.to(device))
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Scores captions of all images."""
+        return Scorer(self.references)
+
+    def features_of(self, images: np.ndarray) -> Tensor:
+        """Return the features of the rows `images` (n,), on the device, (n, P, C)."""
+        return self.features[torch.from_numpy(images)].to(device())
+
+
+def greedy_scores(decoder: Decoder, vocabulary: Vocabulary, val: Split, max_length: int) -> dict[str, float]:
+    """Return the scores (see `lib.scoring`) of greedy captions of the val split, with names that begin with val_."""
+    # Processes share whole batches: the captions, rounding included, do not depend on the number of processes.
+    starts = shard(range(0, len(val.references), _BATCH))
+    batches = (val.features[start : start + _BATCH].to(device()) for start in starts)
+    own = [hypothesis for batch in batches for hypothesis in greedy(decoder, batch, max_length)]
+    captions = [vocabulary.decode(hypothesis.token_ids) for hypothesis in gather_hypotheses(own)]
+    return {f"val_{name}": value for name, value in corpus_scores(val.scorer.measure(captions)).items()}

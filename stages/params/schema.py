@@ -1,0 +1,200 @@
+"""What each section of params.yaml may hold, in the order of the file. params.yaml explains the keys."""
+
+import unicodedata
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NotNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
+SplitShare = Annotated[float, Field(gt=0, lt=0.5)]
+ImageSize = Annotated[int, Field(ge=16, le=8192)]  # pixels per side; see lib/vision/preprocess.py
+Precision = Literal["float32", "bfloat16"]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: frozen, without defaults. Unknown keys and wrong types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, str_min_length=1)
+
+    @field_validator("*")
+    @classmethod
+    def _fits_seed_or_path(cls, value: Any) -> Any:
+        """Reject values that YAML can express but that no seed or path can have."""
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ValueError("should be a whole number of 64 bits")
+        if isinstance(value, str) and any(unicodedata.category(character) == "Cc" for character in value):
+            raise ValueError("should have no control characters")
+        return value
+
+
+class Mix(Section):
+    one: NotNegativeFloat
+    alike: NotNegativeFloat
+    pair: NotNegativeFloat
+    trio: NotNegativeFloat
+
+    @model_validator(mode="after")
+    def _some_above_zero(self) -> Self:
+        if not any(self.model_dump().values()):
+            raise ValueError("at least one weight must be above 0")
+        return self
+
+
+class Scenes(Section):
+    seed: NotNegative
+    train: Positive
+    val: Positive
+    test: Positive
+    size: Annotated[int, Field(ge=32, le=1024)]
+    mix: Mix
+
+
+class Local(Section):
+    images: str
+    annotations: str
+    val_share: SplitShare
+    test_share: SplitShare
+    split_seed: int
+
+
+class DatasetParams(Section):
+    name: Literal["scenes", "coco2014", "coco2017", "flickr8k", "local"]
+    limit: Positive | None
+    mirror: Annotated[str, Field(pattern=r"^https?://")] | None
+    checksums: str | None
+    scenes: Scenes
+    local: Local
+
+
+class VocabularyParams(Section):
+    min_count: Positive
+    max_length: Positive
+
+
+class Fit(Section):
+    epochs: Positive
+    batch_size: Positive
+    learning_rate: PositiveFloat
+    min_count: Positive
+    seed: NotNegative
+
+
+class Tune(Section):
+    epochs: NotNegative
+    batch_size: Annotated[int, Field(ge=2)]  # the head standardises each batch, so one image is not enough
+    size: ImageSize | None
+    learning_rate: PositiveFloat
+    min_count: Positive
+    precision: Precision
+    seed: NotNegative
+
+
+class BackboneParams(Section):
+    name: str
+    weights: str
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)] | None
+    std: Annotated[list[PositiveFloat], Field(min_length=3, max_length=3)] | None
+    size: ImageSize | None
+    fit: Fit
+    tune: Tune
+
+
+class FeaturesParams(Section):
+    kind: Literal["pooled", "grid"]
+    precision: Precision
+    pca_components: Positive | None
+    batch_size: Positive
+    max_skipped: Fraction
+
+
+class ModelParams(Section):
+    cell: Literal["lstm", "rnn"]
+    implementation: Literal["scratch", "torch"]
+    attention: Literal["none", "additive"]
+    embedding: Positive
+    hidden: Positive
+    dropout: FractionBelowOne
+
+
+class OptimiserParams(Section):
+    """What `train` and `finetune` share."""
+
+    batch_size: Positive
+    learning_rate: PositiveFloat
+    warmup_fraction: Fraction
+    decay: Literal["cosine", "none"]
+    weight_decay: NotNegativeFloat
+    max_grad_norm: NotNegativeFloat
+    ema_decay: FractionBelowOne
+    patience: Positive | None
+    seed: NotNegative
+
+
+class TrainParams(OptimiserParams):
+    epochs: Positive
+    label_smoothing: FractionBelowOne
+    bucket_by_length: bool
+    by_image: bool
+    precision: Precision
+    monitor: Literal["val_loss", "val_bleu_4", "val_cider_d"]
+
+
+class FinetuneParams(OptimiserParams):
+    epochs: NotNegative
+    samples: Positive
+    baseline: Literal["greedy", "mean"]
+    monitor: Literal["val_bleu_4", "val_cider_d"]
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> Self:
+        if self.baseline == "mean" and self.samples < 2:
+            raise ValueError("baseline mean compares a sample with the others: samples must be 2 or more")
+        return self
+
+
+class Consensus(Section):
+    neighbours: NotNegative
+    weight: NotNegativeFloat
+
+
+class Sample(Section):
+    temperature: PositiveFloat
+    top_k: NotNegative
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    seed: NotNegative
+
+
+class GenerateParams(Section):
+    ensemble: str
+    method: Literal["beam", "sample"]
+    beam_size: Positive
+    max_length: Positive
+    length_penalty: Annotated[float, Field(ge=0, le=10)]
+    min_length: NotNegative
+    no_repeat_ngram_size: NotNegative
+    consensus: Consensus
+    sample: Sample
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.min_length > self.max_length:
+            raise ValueError("min_length must not be above max_length")
+        return self
+
+
+class Params(Section):
+    """The whole file."""
+
+    dataset: DatasetParams
+    vocabulary: VocabularyParams
+    backbone: BackboneParams
+    features: FeaturesParams
+    model: ModelParams
+    train: TrainParams
+    finetune: FinetuneParams
+    generate: GenerateParams
