@@ -10,18 +10,15 @@ import numpy as np
 
 from lib.scoring import METRICS, combine
 
-_RESAMPLES, _SEED = 1000, 0
-
 Interval = tuple[float, float]
-Intervals = dict[str, Interval]
 
 
-def intervals(measures: np.ndarray) -> Intervals:
+def intervals(measures: np.ndarray) -> dict[str, Interval]:
     """Return the interval of each score, from measures (I, 12) of `lib.scoring.measure`."""
     return dict(zip(METRICS, map(_interval, _resampled_scores(measures).T), strict=True))
 
 
-def difference_intervals(measures: np.ndarray, others: np.ndarray) -> Intervals:
+def difference_intervals(measures: np.ndarray, others: np.ndarray) -> dict[str, Interval]:
     """Return the interval of each score of `measures` minus that of `others`; both (I, 12), of the same images."""
     differences = _resampled_scores(measures) - _resampled_scores(others)
     return dict(zip(METRICS, map(_interval, differences.T), strict=True))
@@ -41,15 +38,14 @@ def pairs_interval(values: np.ndarray) -> Interval:
 
 
 def _resamples(images: int) -> Iterator[np.ndarray]:
-    """Yield the rows of each resample. Every call draws the same rows, which pairs two systems."""
-    rng = np.random.default_rng(_SEED)
-    return (rng.integers(images, size=images) for _ in range(_RESAMPLES))
+    """Yield the rows of each of 1,000 resamples. Every call draws the same rows, which pairs two systems."""
+    rng = np.random.default_rng(0)
+    return (rng.integers(images, size=images) for _ in range(1000))
 
 
 def _resampled_scores(measures: np.ndarray) -> np.ndarray:
     """Return the scores of each resample, (resamples, 6)."""
-    sums = np.array([measures[rows].sum(axis=0) for rows in _resamples(len(measures))])
-    return combine(sums, len(measures))
+    return combine(np.array([measures[rows].sum(axis=0) for rows in _resamples(len(measures))]), len(measures))
 
 
 def _interval(scores: np.ndarray) -> Interval:

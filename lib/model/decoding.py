@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lib.runtime.distributed import all_gather, world_size
+from lib.runtime.distributed import all_gather
 from lib.text.vocabulary import END, PAD, START
 
 
@@ -72,17 +72,12 @@ def decode_stepwise(
 @torch.inference_mode()
 def greedy(model: CaptionModel, features: Tensor, max_length: int) -> list[Hypothesis]:
     """Take the most probable token at each step, at most `max_length` of them. features (N, P, C) -> N hypotheses."""
-
-    def choose(log_probs: Tensor, _: int) -> Tensor:
-        return log_probs.topk(1, dim=1).indices[:, 0]  # not argmax: ties must be broken as in a beam of one
-
-    return decode_stepwise(model, model.init_state(features), max_length, choose)
+    # Not argmax, because ties must be broken as in a beam of one.
+    return decode_stepwise(model, model.init_state(features), max_length, lambda p, _: p.topk(1).indices[:, 0])
 
 
 def gather_hypotheses(own: Sequence[Hypothesis]) -> list[Hypothesis]:
     """Return the hypotheses of all processes, in the order of their ranks."""
-    if world_size() == 1:
-        return list(own)
     lengths = all_gather(torch.tensor([len(h.token_ids) for h in own], dtype=torch.long)).tolist()
     token_ids = all_gather(torch.tensor([token for h in own for token in h.token_ids], dtype=torch.long))
     log_probs = all_gather(torch.tensor([h.log_prob for h in own], dtype=torch.double)).tolist()

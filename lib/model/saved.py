@@ -36,10 +36,7 @@ def backbone_folder(folder: Path) -> Path:
 
 
 def save_captioner(folder: Path, backbone: Path, features: Path, decoder: Decoder, vocabulary: Vocabulary) -> None:
-    """Write a model folder; the CNN is copied from the folder `backbone`, the PCA, if any, from `features`.
-
-    The same weights give the same bytes.
-    """
+    """Write a model folder; the CNN is copied from the folder `backbone`, the PCA, if any, from `features`."""
     save_decoder(folder, decoder, vocabulary)
     shutil.copytree(backbone, backbone_folder(folder), dirs_exist_ok=True, copy_function=shutil.copyfile)
     if pca_path(features).exists():
@@ -55,10 +52,7 @@ def save_decoder(folder: Path, decoder: Decoder, vocabulary: Vocabulary) -> None
 
 
 def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
-    """Return the decoder, in evaluation mode, and its vocabulary.
-
-    Raises UserError if a file is missing, damaged, of another format or of another model.
-    """
+    """Return the decoder, in evaluation mode, and its vocabulary. Raises UserError if a file is malformed."""
     with readable_errors(folder / _CONFIG):
         settings = json.loads((folder / _CONFIG).read_text("utf-8"))
         if (found := settings.pop("format", 1)) != _FORMAT:

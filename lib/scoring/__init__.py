@@ -18,8 +18,8 @@ METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
 def score(references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int, Tokens]) -> dict[str, float]:
     """Return the corpus scores: BLEU and ROUGE-L from 0 to 1, CIDEr-D from 0 to 10.
 
-    Both arguments are keyed by image id, with tokens as in `lib.text.tokenizer`.
-    Raises ValueError if the ids differ, there are none, or an image has no reference.
+    Both arguments are keyed by image id, with tokens as in `lib.text.tokenizer`. Raises ValueError if the ids differ,
+    there are none, or an image has no reference.
     """
     return corpus_scores(measure(references, hypotheses))
 

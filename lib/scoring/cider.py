@@ -2,8 +2,7 @@
 
 The idf comes from the references alone. Counts are clipped to those of the reference. A Gaussian (sigma 6) penalises
 a difference in length, which coco-caption takes as the number of bigrams.
-
-N-grams are integers, so that NumPy can count, weight and match those of many captions at once.
+N-grams are coded as integers, so that NumPy can count, weight and match those of many captions at once.
 """
 
 from collections import defaultdict
@@ -32,9 +31,9 @@ class CiderD:
         captions = list(chain.from_iterable(references))
         counts, self._token_ids, self._pair_ids = _count_ngrams(captions, {}, {})
         self._codes, size = counts.codes, len(counts.codes)
-        # The captions of an image are contiguous, and so are the entries of a caption.
-        self._caption_offsets = _offsets([len(image) for image in references])
-        self._entry_offsets = _offsets(np.bincount(counts.captions, minlength=len(captions)))
+        # The captions of an image are contiguous, and so are the entries of a caption. The offsets end with the total.
+        self._caption_offsets = np.append(0, np.cumsum([len(image) for image in references]))
+        self._entry_offsets = np.append(0, np.cumsum(np.bincount(counts.captions, minlength=len(captions))))
         # int32, because COCO has 20 million entries.
         self._ngrams, self._counts = counts.ngrams.astype(np.int32), counts.counts.astype(np.int32)
 
@@ -68,7 +67,7 @@ class CiderD:
         pair, entry = pair[shared], entry[shared]
         ngram, reference_count, count = self._ngrams[entry], self._counts[entry], counts.counts[own][at[shared]]
         products = np.minimum(count, reference_count) * reference_count * self._idf[ngram] ** 2
-        products = _sum_by_order(products, pair, _orders(self._codes[ngram]), len(reference))
+        products = _sum_by_order(products, pair, self._codes[ngram] >> 2 * _BITS, len(reference))
 
         scale = norms[hypothesis] * self._norms[reference]
         cosines = np.divide(products, scale, out=np.zeros_like(scale), where=scale > 0)
@@ -128,31 +127,21 @@ def _find(values: np.ndarray, sorted_values: np.ndarray) -> tuple[np.ndarray, np
 
 def _norms(counts: _NgramCounts, idf: np.ndarray, captions: int) -> np.ndarray:
     """Return the length of each caption's tf-idf vector by order, (captions, 4)."""
-    squares = (counts.counts * idf[counts.ngrams]) ** 2
-    return np.sqrt(_sum_by_order(squares, counts.captions, _orders(counts.codes)[counts.ngrams], captions))
-
-
-def _orders(codes: np.ndarray) -> np.ndarray:
-    return (codes >> 2 * _BITS).astype(np.int8)
+    squares, orders = (counts.counts * idf[counts.ngrams]) ** 2, (counts.codes >> 2 * _BITS).astype(np.int8)
+    return np.sqrt(_sum_by_order(squares, counts.captions, orders[counts.ngrams], captions))
 
 
 def _sum_by_order(values: np.ndarray, owners: np.ndarray, orders: np.ndarray, size: int) -> np.ndarray:
     """Sum the values of each owner by the order of their n-grams, (size, 4)."""
-    columns = len(ORDERS)
-    return np.bincount(owners * columns + orders - 1, values, size * columns).reshape(size, columns)
+    return np.bincount(owners * 4 + orders - 1, values, size * 4).reshape(size, 4)
 
 
 def _count_bigrams(captions: Sequence[Tokens]) -> np.ndarray:
     return np.array([max(0, len(tokens) - 1) for tokens in captions])
 
 
-def _offsets(sizes: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return the first index of each group, and the end of the last one."""
-    return np.concatenate([[0], np.cumsum(sizes)])
-
-
 def _expand(offsets: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """List the members of each of `groups`: for each member, the position of its group in `groups`, and its index."""
     sizes = offsets[groups + 1] - offsets[groups]
     position = np.repeat(np.arange(len(groups)), sizes)
-    return position, np.arange(len(position)) + (offsets[groups] - _offsets(sizes)[:-1])[position]
+    return position, np.arange(len(position)) + (offsets[groups] - np.cumsum(sizes) + sizes)[position]

@@ -5,12 +5,10 @@ A hypothesis h of n tokens, <end> counted, gets the score
     log p(h) / n ** length_penalty  +  weight * mean over neighbours j of CIDEr-D(h, captions of j).
 
 The neighbours are the train images whose features have the greatest cosine similarity to those of the image; features
-are averaged over the regions and standardised. The decoder knows what fits this image, its neighbours what people
-usually say about such images (Devlin et al. 2015, "Exploring nearest neighbor approaches for image captioning"; Mao
-et al. 2015, "Deep captioning with multimodal recurrent neural networks", who rerank the captions of an RNN).
+are averaged over the regions and standardised (Devlin et al. 2015, "Exploring nearest neighbor approaches for image
+captioning"; Mao et al. 2015, "Deep captioning with multimodal recurrent neural networks").
 """
 
-from collections.abc import Sequence
 from operator import itemgetter
 
 import numpy as np
@@ -30,19 +28,14 @@ class Consensus:
     """Reranks hypotheses with the features and captions of the train split."""
 
     def __init__(self, features: Features | Tensor, reward: CiderReward, neighbours: int, weight: float):
-        """Index the features (I, P, C) of the train split. `reward` scores captions of the same images.
-
-        `neighbours` is at least 1, and at most I are used.
-        """
+        """Index the features (I, P, C) of the train split; `reward` has its captions. `neighbours` is at least 1."""
         self._reward, self._weight, self._neighbours = reward, weight, min(neighbours, len(features))
         means = torch.cat([_region_means(part) for part in features.split(_CHUNK)])  # (I, C)
         # Without standardisation, a few channels that are large in all images dominate every cosine.
         self._mean, self._std = means.mean(dim=0), means.std(dim=0, correction=0).clamp_min(_MIN_STD)
         self._train_directions = self._directions(means)  # (I, C)
 
-    def rerank(
-        self, features: Tensor, beams: Sequence[Sequence[Hypothesis]], length_penalty: float
-    ) -> list[list[Hypothesis]]:
+    def rerank(self, features: Tensor, beams: list[list[Hypothesis]], length_penalty: float) -> list[list[Hypothesis]]:
         """Return the hypotheses of each of N images, the best first. features (N, P, C)."""
         similarities = self._directions(_region_means(features)) @ self._train_directions.T  # (N, I)
         nearest = similarities.topk(self._neighbours, dim=1).indices.numpy()  # (N, neighbours)

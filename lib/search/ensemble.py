@@ -34,10 +34,7 @@ class EnsembleState(tuple[DecoderState, ...]):
 
 
 class Ensemble:
-    """A `CaptionModel` that averages the token probabilities of its decoders.
-
-    They need one vocabulary and one kind of features; `build_ensemble` checks that.
-    """
+    """Averages the token probabilities of decoders with one vocabulary and one kind of features."""
 
     def __init__(self, decoders: Sequence[Decoder]):
         self.decoders = decoders
@@ -52,9 +49,7 @@ class Ensemble:
         return mean, EnsembleState(part for _, part in steps)
 
 
-def build_ensemble(
-    folders: Sequence[Path], loaded: Sequence[tuple[Decoder, Vocabulary]]
-) -> tuple[CaptionModel, Vocabulary]:
+def build_ensemble(folders: list[Path], loaded: list[tuple[Decoder, Vocabulary]]) -> tuple[CaptionModel, Vocabulary]:
     """Combine what `load_decoder` returned for each of `folders`; a single decoder stays as it is.
 
     Raises UserError if the models differ in vocabulary or features.

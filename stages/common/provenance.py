@@ -19,15 +19,11 @@ _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "dvc")
 
 
 def note_run(model: Path) -> None:
-    """Write the note for the model in the folder `model`.
-
-    It stays outside the model, so that the same params give the same bytes. It holds a fingerprint of the model,
-    because DVC may later put another model in the same folder.
-    """
+    """Write the note for the model in the folder `model`, but outside it: the same params give the same model bytes."""
     git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     kind, versions = device(), {package.name.lower(): package.version for package in distributions()}
     note = {
-        "model": fingerprint(weights_path(model)),
+        "model": fingerprint(weights_path(model)),  # because DVC may later put another model in the same folder
         "commit": git.stdout.strip() or None,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),

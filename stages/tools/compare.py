@@ -51,17 +51,16 @@ def main() -> None:
 
     title, differing = " against ".join(scores), " against ".join(map(", ".join, _RUNS[what].values()))
     summary = f"On {one['dataset.name']}, {one['train.epochs']} epochs each: {differing}; all else equal."
-    folder, page = METRICS / "compare" / what, METRICS / "report/index.html"
+    folder = METRICS / "compare" / what
     write_comparison(folder, Comparison(title[0].upper() + title[1:], summary, scores, curves))
-    print(f"\n{table(scores)}\n\n{folder} has the table and the learning curves; dvc repro adds them to {page}")
+    print(f"\n{table(scores)}\n\n{folder} has the table and the learning curves; dvc repro adds them to the report")
 
 
 def _run_experiment(name: str, settings: list[str]) -> None:
     """Run the DAG as the experiment `name`. Replace an earlier one only if the run succeeds."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "CAPTION_SCRATCH": str(SCRATCH.resolve())}
-    new = f"{name}-new"
-    for command in (["run", "--temp", "--name", new, *settings], ["rename", "--force", new, name]):
+    for command in (["run", "--temp", "--name", f"{name}-new", *settings], ["rename", "--force", f"{name}-new", name]):
         if subprocess.call([sys.executable, "-m", "dvc", "exp", *command], env=environment):
             raise UserError(
                 f"{name} failed for the reason above; {METRICS / 'compare'} is unchanged. An experiment sees only the "
