@@ -16,7 +16,6 @@ from lib.model.decoder import Decoder, DecoderConfig
 from lib.text.vocabulary import SPECIALS, Vocabulary
 
 _WEIGHTS, _CONFIG, _VOCABULARY = "decoder.safetensors", "decoder.json", "vocabulary.json"
-_PROVENANCE = "provenance.json"
 _FORMAT = 2  # of decoder.json and the names of the weights; 1 had no "format"
 
 
@@ -27,7 +26,7 @@ def weights_path(folder: Path) -> Path:
 
 def provenance_path(folder: Path) -> Path:
     """Return the file that holds the params behind a model folder."""
-    return folder / _PROVENANCE
+    return folder / "provenance.json"
 
 
 def backbone_folder(folder: Path) -> Path:
@@ -89,7 +88,7 @@ def write_card(folder: Path, config: DecoderConfig, params: Mapping[str, Any], v
     `params` are those of the stages up to finetune, by section; `val` are scores of greedy captions of the val split.
     The same arguments give the same bytes.
     """
-    (folder / _PROVENANCE).write_text(json.dumps({"params": params, "val": val}, indent=2) + "\n", "utf-8")
+    provenance_path(folder).write_text(json.dumps({"params": params, "val": val}, indent=2) + "\n", "utf-8")
     backbone, epochs = params["backbone"], params["finetune"]["epochs"]
     weights = "trained here" if backbone["weights"] == "fit" else f"weights {Path(backbone['weights']).name}"
     finetuning = f", then {epochs} of self-critical training for CIDEr-D" if epochs else ""
@@ -102,7 +101,7 @@ def write_card(folder: Path, config: DecoderConfig, params: Mapping[str, Any], v
 - Vocabulary: {config.vocabulary_size - len(SPECIALS)} words
 - Training: train split of {params["dataset"]["name"]}, {params["train"]["epochs"]} epochs of cross-entropy{finetuning}
 - Scores of greedy captions of the val split: {scores} (BLEU and ROUGE-L: 0 to 1, CIDEr-D: 0 to 10)
-- All params: [{_PROVENANCE}]({_PROVENANCE})
+- All params: [provenance.json](provenance.json)
 
 Use: `caption --model FOLDER photo.jpg`, or `Captioner.load(FOLDER).caption(["photo.jpg"])` after
 `from lib import Captioner`. The folder is self-contained.

@@ -56,8 +56,7 @@ class CiderD:
         known, index = _find(counts.codes, self._codes)
         norms = _norms(counts, self._idf[np.where(known, index, -1)], len(hypotheses))
 
-        # Pair each hypothesis with each reference of its images, and each pair with each n-gram of the reference.
-        # Keep the n-grams that the hypothesis has too.
+        # Pair each hypothesis with each reference of its images, and each pair with each n-gram that both have.
         comparison, reference = _expand(self._caption_offsets, images.ravel())
         hypothesis = comparison // (images.size // max(1, len(images)))
         pair, entry = _expand(self._entry_offsets, reference)
@@ -113,8 +112,7 @@ def _count_ngrams(captions: Sequence[Tokens], tokens: Ids, pairs: Ids) -> tuple[
 def _assign_ids(items: Iterable[Hashable], known: Ids) -> tuple[np.ndarray, Ids]:
     """Return the id of each item, and the ids of the items that are not in `known`."""
     new: defaultdict[Hashable, int] = defaultdict(count(len(known)).__next__)
-    ids = np.fromiter((known[item] if item in known else new[item] for item in items), np.int64)
-    return ids, dict(new)
+    return np.fromiter((known[item] if item in known else new[item] for item in items), np.int64), new
 
 
 def _find(values: np.ndarray, sorted_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
