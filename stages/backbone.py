@@ -11,7 +11,7 @@ from lib.pretraining.fitting import fit_backbone
 from lib.pretraining.phrases import PretrainConfig
 from lib.pretraining.tuning import TuneConfig, tune_backbone
 from lib.vision.backbones import override, pretrained, random_init
-from lib.vision.pixels import read_pixels
+from lib.vision.images import read_pixels
 from stages.common.checkpoints import work_folder
 from stages.common.entrypoint import run
 from stages.common.paths import ANNOTATED_IMAGES, BACKBONE, CAPTION_TABLE, RAW

@@ -27,12 +27,11 @@ def main() -> None:
     per_image = pd.DataFrame(results).assign(length=lengths, **image_scores(measures))
     if read_params(DatasetParams).name == "scenes":
         truth = read_truth(RAW)
-        scenes = [truth[image_id] for image_id in hypotheses]
         statements = [parse_caption(tokens) for tokens in hypotheses.values()]
-        holds = truth_matrix(statements, scenes)
+        holds = truth_matrix(statements, [truth[image_id] for image_id in hypotheses])
         per_image["true"] = holds.diagonal()
         scores["truth"], bounds["truth"] = float(per_image["true"].mean()), mean_interval(holds.diagonal())
-        if len(scenes) > 1:
+        if len(holds) > 1:
             scores["truth_shuffled"], bounds["truth_shuffled"] = shuffled_truth(holds), pairs_interval(holds)
     write_table(per_image, METRICS / "per_image.parquet")
     _write("scores.json", scores)

@@ -7,13 +7,11 @@ from lib.core.tables import read_table
 from lib.core.workers import worker_count
 from lib.report.comparison import read_comparisons
 from lib.report.figures import draw_contact_sheet, save_png
-from lib.report.gallery import write_gallery
+from lib.report.gallery import thumbnail, write_gallery, write_sprites
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, gradient_flow, learning_curves, self_critical_curves
-from lib.report.sprites import thumbnail, write_sprites
-from lib.vision.images import Archives
-from lib.vision.pixels import image_rows
-from lib.vision.preprocess import read_preprocess
+from lib.vision.backbones import read_backbone_config
+from lib.vision.images import Archives, image_rows
 from stages.common.entrypoint import run
 from stages.common.metrics_io import read_csv, read_json
 from stages.common.paths import BACKBONE, CAPTION_TABLE, IMAGES, METRICS, RAW, SKIPPED
@@ -24,15 +22,17 @@ _GALLERY_SIZE = 12  # images of gallery.png
 
 def main() -> None:
     out = METRICS / "report"
+    out.mkdir(exist_ok=True)
     per_image = read_table(METRICS / "per_image.parquet")
     curves, best = read_csv("train/curves.csv"), read_json("train/summary.json")["best_epoch"]
     finetuned = read_csv("finetune/curves.csv"), read_json("finetune/summary.json")["best_epoch"]
-    learning = learning_curves(curves, best) + self_critical_curves(*finetuned)
-    bleu = bleu_analysis(per_image, curves, best)
-    gradients = gradient_flow(read_csv("gradients.csv"))
-    save_png(learning, out / "curves.png")
-    save_png(bleu, out / "bleu.png")
-    save_png(gradients, out / "gradients.png", columns=1)
+    plots = {
+        "curves": learning_curves(curves, best) + self_critical_curves(*finetuned),
+        "bleu": bleu_analysis(per_image, curves, best),
+        "gradients": gradient_flow(read_csv("gradients.csv")),
+    }
+    for name, panels in plots.items():
+        save_png(panels, out / f"{name}.png")
 
     images, skipped = read_table(IMAGES), read_table(SKIPPED)
     rows = image_rows(per_image[["image_id"]].merge(images, "left"))
@@ -40,15 +40,14 @@ def main() -> None:
     sample = np.unique(np.linspace(0, len(per_image) - 1, min(_GALLERY_SIZE, len(per_image))).astype(int))
     thumbnails = [thumbnail(archives, rows[i]) for i in sample]
     draw_contact_sheet(thumbnails, per_image["caption"].iloc[sample].tolist(), out / "gallery.png")
-    sprites, sizes = write_sprites(rows, archives, out, worker_count())
-    archives.close()
+    sizes = write_sprites(rows, archives, out, worker_count())
     with readable_errors(METRICS / "attention.npy"):
         attention = np.load(METRICS / "attention.npy", mmap_mode="r")
     test_ids = [("image_id", "in", per_image["image_id"].tolist())]
     captions = read_table(CAPTION_TABLE, columns=["image_id", "caption"], filters=test_ids)
     references = captions.groupby("image_id")["caption"].agg(list)
-    preprocess = read_preprocess(BACKBONE)
-    write_gallery(out / "gallery.js", per_image, references, sprites, sizes, attention, preprocess)
+    _, preprocess = read_backbone_config(BACKBONE)
+    write_gallery(out, per_image, references, sizes, attention, preprocess)
 
     model = read_params(ModelParams)
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped["reason"].value_counts().items())
@@ -58,13 +57,9 @@ def main() -> None:
         title=f"Captions of {read_params(DatasetParams).name}",
         summary=f"{model.cell.upper()} decoder ({model.implementation} cell); {len(per_image)} test images of "
         f"{len(images) + len(skipped)} in total{unreadable}.",
-        scores=read_json("scores.json"),
-        intervals=read_json("intervals.json"),
-        statistics=read_json("statistics.json"),
-        curves=learning,
-        bleu=bleu,
+        **{name: read_json(f"{name}.json") for name in ("scores", "intervals", "statistics")},
         comparisons=read_comparisons(METRICS / "compare"),
-        gradients=gradients,
+        **plots,
     )
 
 

@@ -14,4 +14,4 @@ def test_the_wheel_has_the_librarys_types_and_the_pages_parts(tmp_path):
     command(ROOT, "uv", "build", "--offline", "--quiet", "--wheel", "--out-dir", str(tmp_path))
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        assert {"lib/py.typed", "lib/report/page.html", "lib/app/page/static/page.js"} <= set(archive.namelist())
+        assert {"lib/py.typed", "lib/report/page.html", "lib/app/page/page.js"} <= set(archive.namelist())

@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,24 +15,38 @@ from lib.core.zips import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help needs none
     from lib.app.captioner import Candidate, Captioner
+    from lib.vision.images import Preprocess
 
 MODEL = Path("data/model")
 _SEARCH_OPTIONS = ("beam_size", "max_length", "length_penalty", "min_length", "no_repeat_ngram_size")
+_COLUMNS, _WIDTH = 5, 2.4  # of the attention plot: images per row, and inches of an image
 
 
 @exit_on_error()
-def main() -> None:
-    """Print a caption for each image. Report unreadable images on stderr and exit with 1 at the end."""
-    arguments = _parse_arguments()
+def main() -> int:
+    """Print a caption for each image. Report unreadable images on stderr and return 1 at the end."""
+    parser = argparse.ArgumentParser(prog="caption", description="Caption images with a trained model.")
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="an image file, or a folder of images")
+    add_model_option(parser)
+    add("--top", type=int, default=1, metavar="N", help="captions to print per image")
+    add("--json", action="store_true", help="print a JSON array, with scores")
+    add("--attention", type=Path, metavar="OUT", help="draw the attention weights of each word to this PNG or PDF")
+    add("--beam", dest="beam_size", type=int, default=5, metavar="N", help="captions kept at each step (default: 5)")
+    add("--max-length", type=int, default=20, metavar="WORDS", help="longest caption (default: 20)")
+    add("--min-length", type=int, default=0, metavar="WORDS", help="shortest caption (default: 0)")
+    add("--length-penalty", type=float, default=1.0, metavar="X", help="0 favours short captions (default: 1.0)")
+    add("--no-repeat-ngram-size", type=int, default=0, metavar="N", help="no n-gram of N words repeats; 0 allows it")
+    arguments = parser.parse_args()
+    if not 1 <= arguments.top <= arguments.beam_size:
+        parser.error(f"--top {arguments.top}: must be from 1 to --beam, which is {arguments.beam_size}")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the characters of a file name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        succeeded = _run(arguments)
+        return _run(arguments)
     except BrokenPipeError:  # `head` has closed the pipe; without this line Python fails again when it flushes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        succeeded = False
-    if not succeeded:
-        sys.exit(1)
+        return 1
 
 
 def add_model_option(parser: argparse.ArgumentParser) -> None:
@@ -51,31 +66,45 @@ def load_captioner(folders: Sequence[Path] | None) -> "Captioner":
     return Captioner.load(*folders)
 
 
-def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="caption", description="Caption images with a trained model.")
-    add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="an image file, or a folder of images")
-    add_model_option(parser)
-    add("--top", type=int, default=1, metavar="N", help="captions to print per image")
-    add("--json", action="store_true", help="print a JSON array, with scores")
-    add("--attention", type=Path, metavar="OUT", help="draw the attention weights of each word to this PNG or PDF")
-    add("--beam", dest="beam_size", type=int, default=5, metavar="N", help="captions kept at each step (default: 5)")
-    add("--max-length", type=int, default=20, metavar="WORDS", help="longest caption (default: 20)")
-    add("--min-length", type=int, default=0, metavar="WORDS", help="shortest caption (default: 0)")
-    add("--length-penalty", type=float, default=1.0, metavar="X", help="0 favours short captions (default: 1.0)")
-    add("--no-repeat-ngram-size", type=int, default=0, metavar="N", help="no n-gram of N words repeats; 0 allows it")
-    arguments = parser.parse_args()
-    if not 1 <= arguments.top <= arguments.beam_size:
-        parser.error(f"--top {arguments.top}: must be from 1 to --beam, which is {arguments.beam_size}")
-    return arguments
+def draw_attention(file: str, preprocess: "Preprocess", candidate: "Candidate", path: Path) -> None:
+    """Draw the grey image once per word, under the word's heat map, as in Xu et al. 2015, "Show, attend and tell".
+
+    The largest weight of each word gets the full colour. Raises UserError if `path` cannot be written.
+    """
+    from matplotlib.figure import Figure  # the import takes half a second, and most calls of `caption` do not draw
+
+    from lib.app.captioner import open_image
+
+    image = open_image(file).convert("L")
+    width, height = image.size
+    left, top, crop_width, crop_height = (percent / 100 for percent in preprocess.crop_box(image.size))
+    extent = (left * width, (left + crop_width) * width, (top + crop_height) * height, top * height)
+    rows = -(-max(1, len(candidate.tokens)) // _COLUMNS)
+    figure = Figure(figsize=(_WIDTH * _COLUMNS, (_WIDTH * height / width + 0.4) * rows), layout="constrained")
+    side = math.isqrt(candidate.attention.shape[1])  # the regions are a square grid
+    for index, (token, weights) in enumerate(zip(candidate.tokens, candidate.attention, strict=True), 1):
+        axes = figure.add_subplot(rows, _COLUMNS, index)
+        axes.imshow(image, "gray", vmin=0, vmax=255)
+        heat = (weights / weights.max()).reshape(side, side).numpy()
+        axes.imshow(heat, "autumn_r", alpha=0.8 * heat, interpolation="bilinear", extent=extent)
+        axes.set(xlim=(0, width), ylim=(height, 0))
+        axes.set_title(token, y=-0.04, va="top")
+        axes.axis("off")
+    try:
+        figure.savefig(path, dpi=100)
+    except (OSError, ValueError) as error:  # no such folder, or an unknown suffix
+        raise UserError(f"cannot draw to {path}: {error}") from error
 
 
-def _run(arguments: argparse.Namespace) -> bool:
-    """Caption and print all images. Return whether all could be read."""
+def _run(arguments: argparse.Namespace) -> int:
+    """Caption and print all images. Return 1 if one cannot be read, else 0."""
     files = [file for path in arguments.images for file in _image_files(path)]
-    if arguments.attention and len(files) > 1:
-        raise UserError(f"--attention {arguments.attention}: draws one image, but {len(files)} were given")
+    out = arguments.attention
+    if out and len(files) > 1:
+        raise UserError(f"--attention {out}: draws one image, but {len(files)} were given")
     captioner = load_captioner(arguments.model)
+    if out and not captioner.decoder.attends:
+        raise UserError(f"--attention {out}: this model has no attention; train one with model.attention=additive")
     results: list[dict[str, Any]] = []  # the output of --json
     for file, result in _caption_files(captioner, files, {name: getattr(arguments, name) for name in _SEARCH_OPTIONS}):
         if isinstance(result, UserError):
@@ -85,12 +114,13 @@ def _run(arguments: argparse.Namespace) -> bool:
         top = result[: arguments.top]
         results.append({"image": file, "caption": top[0].text, "candidates": [c.to_json() for c in top]})
         if not arguments.json:
-            _print_captions(file, top)
-        if arguments.attention:
-            _draw(captioner, file, top[0], arguments.attention)
+            lines = [f"  {c.mean_score:6.2f} per word, {c.score:7.2f}:  {c.text}" for c in top]
+            print(f"{file}: {top[0].text}" if len(top) == 1 else "\n".join([f"{file}:", *lines]), flush=True)
+        if out:
+            draw_attention(file, captioner.backbone.preprocess, top[0], out)
     if arguments.json:
         print(json.dumps(results, indent=2))
-    return not any("error" in result for result in results)
+    return int(any("error" in result for result in results))
 
 
 def _caption_files(
@@ -116,31 +146,14 @@ def _image_files(path: str) -> list[str]:
     try:
         if not Path(path).is_dir():
             return [path]
-        names = sorted(file.name for file in Path(path).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+        entries = sorted(Path(path).iterdir())
     except OSError as error:  # no permission, or a name that is too long
         raise UserError(f"{path}: {error.strerror}") from error
-    files = [str(Path(path) / name) for name in names if not name.startswith(".")]
+    files = [str(p) for p in entries if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     if not files:
         raise UserError(f"{path}: no image in this folder; looked for {' '.join(sorted(IMAGE_SUFFIXES))}")
     return files
 
 
-def _print_captions(file: str, candidates: "Sequence[Candidate]") -> None:
-    if len(candidates) == 1:
-        print(f"{file}: {candidates[0].text}", flush=True)
-    else:
-        lines = [f"  {c.mean_score:6.2f} per word, {c.score:7.2f}:  {c.text}" for c in candidates]
-        print(f"{file}:", *lines, sep="\n", flush=True)
-
-
-def _draw(captioner: "Captioner", file: str, candidate: "Candidate", path: Path) -> None:
-    if not captioner.decoder.attends:
-        raise UserError(f"--attention {path}: this model has no attention; train one with model.attention=additive")
-    from lib.app.attention import draw_attention
-    from lib.app.captioner import open_image
-
-    draw_attention(open_image(file), captioner.backbone.preprocess, candidate, path)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from lib.core.errors import UserError, readable_errors
+from lib.core.zips import MAX_IMAGE_BYTES
 from lib.features.pca import PCA, pca_path
 from lib.model.decoder import Decoder
 from lib.model.decoding import CaptionModel, Hypothesis
@@ -49,23 +50,20 @@ class Candidate:
 
 @dataclass
 class Captioner:
-    """A CNN, the decoder that was trained on its features, and the vocabulary.
-
-    `model` generates the captions: that decoder, or an ensemble of it and others.
-    """
+    """A CNN, the decoder that was trained on its features, and the vocabulary."""
 
     backbone: Backbone
     pca: PCA | None
     decoder: Decoder
     vocabulary: Vocabulary
-    model: CaptionModel
+    model: CaptionModel  # generates the captions: `decoder`, or an ensemble of it and others
 
     @classmethod
     def load(cls, folder: str | Path, *others: str | Path) -> Self:
         """Load what the finetune stage wrote, onto the device of `lib.runtime.device`.
 
-        With `others`, decode with an ensemble of all models. They need the same vocabulary and the same features.
-        Raises UserError if a folder has no complete model of this version, or if the models do not fit together.
+        With `others`, decode with an ensemble of all models. Raises UserError if a folder has no complete model of
+        this version, or if the models differ in vocabulary or features.
         """
         folders = [Path(folder), *map(Path, others)]
         first = folders[0]
@@ -92,14 +90,10 @@ class Captioner:
 
         Captions have `min_length` to `max_length` words. `length_penalty` is explained in `lib.search.beam`: 0 favours
         short captions, 1 ranks by the mean score. No n-gram of `no_repeat_ngram_size` words repeats, unless it is 0.
-        `consensus` reranks the beam.
-
-        Raises UserError if an image cannot be read, if `beam_size` or `max_length` is below 1, or if the CNN and the
-        decoder do not fit together.
+        `consensus` reranks the beam. Raises UserError if an image cannot be read or the CNN does not fit the decoder.
         """
-        for name, value in (("beam_size", beam_size), ("max_length", max_length)):
-            if value < 1:
-                raise UserError(f"{name}={value}: must be at least 1")
+        if min(beam_size, max_length) < 1:
+            raise UserError(f"beam_size={beam_size}, max_length={max_length}: both must be at least 1")
         constrain = DecodingConstraints(min_length, no_repeat_ngram_size).apply
         captions: list[list[Candidate]] = []
         for first in range(0, len(images), BATCH_SIZE):
@@ -140,8 +134,10 @@ def open_image(image: str | Path | Image.Image, min_decode_size: int | None = No
     try:
         if isinstance(image, Image.Image):
             return to_rgb(image)
-        return decode(Path(image).read_bytes(), min_decode_size)
-    except OSError as error:
-        raise UserError(f"{image}: {error.strerror or error}") from error
-    except ImageError as error:
-        raise UserError(f"{image}: {error}") from error
+        with Path(image).open("rb") as file:
+            data = file.read(MAX_IMAGE_BYTES + 1)
+        if len(data) > MAX_IMAGE_BYTES:
+            raise ImageError(f"more than {MAX_IMAGE_BYTES} bytes")
+        return decode(data, min_decode_size)
+    except (OSError, ImageError) as error:
+        raise UserError(f"{image}: {getattr(error, 'strerror', None) or error}") from error

@@ -4,19 +4,18 @@ A worker takes a batch of images through reading, decoding and the CNN on one co
 share each layer between the cores while others decode. On a GPU the decoding of one worker overlaps the CNN of another.
 
 A shard is a fixed slice of the images table. Its files are written when it is complete, so an interrupted extraction
-resumes with the missing shards. Shards are made by threads, processes or the tasks of a Ray cluster; neither these nor
-the number of workers changes a byte.
+resumes with the missing shards. Threads, processes and the tasks of a Ray cluster make the same bytes.
 """
 
-import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import islice
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -30,22 +29,17 @@ from lib.core.files import atomic_write, stat_signature
 from lib.core.tables import read_table
 from lib.core.workdir import fingerprint, locked
 from lib.core.workers import worker_processes
-from lib.extraction.ray_cluster import RayCluster, connect
+from lib.extraction.ray_cluster import Progress, Shards, connect
 from lib.features.store import shard_path
 from lib.runtime.device import device
 from lib.vision.backbones import Backbone
-from lib.vision.images import Archives
-from lib.vision.pixels import ImageRow, decoded_pixels, image_rows
+from lib.vision.images import Archives, ImageRow, decoded_pixels, image_rows
 
 SHARD_SIZE = 2048  # images
 _THREADS_PER_PROCESS = 4  # more would wait for each other, because only one thread at a time runs Python code
 _MIN_SHARDS_PER_PROCESS = 8  # fewer are not worth the start of a process
 
-Shards = Mapping[int, list[ImageRow]]  # by number
-# Makes shards while it is iterated, and yields the numbers of images that are finished.
-Progress = Generator[int, None, None]
-# A shard's number; why each image has no features, or None; the features (P, C) of each image that has them.
-_Batch = tuple[int, list[str | None], list[np.ndarray]]
+_Results = list[np.ndarray | str]  # of each image: its features (P, C), or why it has none
 
 
 @dataclass(frozen=True)
@@ -74,25 +68,23 @@ def extract(
     """Write the feature shards of `images` (image_id, archive, member), in this order, to a folder in `scratch`.
 
     The folder's name is a fingerprint of all that the features depend on, the files `code` included; shards found there
-    are kept. The work is done by `workers` threads, or by the Ray cluster at RAY_ADDRESS if that is set. Raises
-    UserError if features do not fit float16, if a worker process ends, or if the cluster cannot do the work.
+    are kept. `workers` threads do the work, or the Ray cluster at RAY_ADDRESS if that is set. Raises UserError.
     """
+    archives = [config.raw / archive for archive in sorted(set(images["archive"]))]
     rows = image_rows(images)
     shards = {first // SHARD_SIZE: rows[first : first + SHARD_SIZE] for first in range(0, len(rows), SHARD_SIZE)}
     with connect() if os.environ.get("RAY_ADDRESS") else nullcontext() as cluster:
-        settings = [config.backbone.name, asdict(config.backbone.preprocess), config.kind, config.precision]
-        folder = scratch / fingerprint(
-            rows,
-            [stat_signature(config.raw / archive) for archive in sorted(set(images["archive"]))],
-            config.backbone.weights(),
-            [*settings, config.batch_size, SHARD_SIZE],
-            [torch.__version__, cluster.device_type if cluster else device().type],
-            *code,
-        )
+        backbone, preprocess = config.backbone, asdict(config.backbone.preprocess)
+        settings = [backbone.name, preprocess, config.kind, config.precision, config.batch_size, SHARD_SIZE]
+        platform = [torch.__version__, cluster.device_type if cluster else device().type]
+        inputs = [rows, [stat_signature(archive) for archive in archives], backbone.weights(), settings, platform]
+        folder = scratch / fingerprint(*inputs, *code)
         with locked(folder):
             if missing := {number: rows for number, rows in shards.items() if not _is_complete(folder, number)}:
                 if cluster:
-                    progress = _extract_ray(config, missing, folder, cluster)
+                    # A task has another working directory.
+                    work = partial(make_shards, replace(config, raw=config.raw.absolute()))
+                    progress = cluster.run(work, missing, folder.absolute(), [path.absolute() for path in archives])
                 elif (processes := _process_count(len(missing), workers)) > 1:
                     progress = _extract_processes(config, missing, folder, workers // processes, processes)
                 else:
@@ -100,11 +92,8 @@ def extract(
                 _show_progress(progress, len(rows), sum(map(len, missing.values())))
     report = pd.concat([read_table(_report_path(folder, n)).assign(shard=n) for n in shards], ignore_index=True)
     readable = report["row"] >= 0
-    return ExtractionResult(
-        folder,
-        report.loc[readable, ["image_id", "shard", "row"]].reset_index(drop=True),
-        report.loc[~readable, ["image_id", "reason"]].reset_index(drop=True),
-    )
+    index, skipped = (report[rows].reset_index(drop=True) for rows in (readable, ~readable))
+    return ExtractionResult(folder, index[["image_id", "shard", "row"]], skipped[["image_id", "reason"]])
 
 
 def _show_progress(progress: Progress, images: int, missing: int) -> None:
@@ -121,19 +110,10 @@ def make_shards(config: ExtractionConfig, shards: Shards, folder: Path, threads:
         pass
 
 
-def _extract_ray(config: ExtractionConfig, shards: Shards, folder: Path, cluster: RayCluster) -> Progress:
-    config = replace(config, raw=config.raw.absolute())  # a task has another working directory
-    inputs = sorted({config.raw / archive for rows in shards.values() for _, archive, _ in rows})
-    for number in cluster.run(partial(make_shards, config), shards, folder.absolute(), inputs):
-        yield len(shards[number])
-
-
-def _extract_processes(
-    config: ExtractionConfig, shards: Shards, folder: Path, threads: int, processes: int
-) -> Progress:
+def _extract_processes(config: ExtractionConfig, shards: Shards, folder: Path, threads: int, count: int) -> Progress:
     unfinished = dict(shards)
-    parts = [dict(list(shards.items())[first::processes]) for first in range(processes)]
-    with worker_processes(processes) as pool:
+    parts = [dict(list(shards.items())[first::count]) for first in range(count)]
+    with worker_processes(count) as pool:
         pending = {pool.submit(make_shards, config, part, folder, threads) for part in parts}
         try:
             while pending:
@@ -149,69 +129,55 @@ def _extract_processes(
 
 
 def _extract_threads(config: ExtractionConfig, shards: Shards, folder: Path, threads: int) -> Progress:
-    archives = Archives(config.raw)
+    archives, local = Archives(config.raw), threading.local()
     fused = config.backbone.fuse_batchnorm()
     fused.network.to(device())
-    local = threading.local()
 
     def init_thread() -> None:
         torch.set_num_threads(1)  # OpenMP's setting is per thread: each worker runs its layers on its own core
         local.backbone = fused.replica()
 
-    def run_batch(number: int, rows: list[ImageRow]) -> _Batch:
-        return number, *_extract_batch(rows, archives, local.backbone, config)
+    def extract_batch(rows: list[ImageRow]) -> _Results:
+        return _extract_batch(rows, archives, local.backbone, config)
 
-    def results() -> Iterator[_Batch]:
-        """Yield the batches in order."""
-        pending: deque[Future[_Batch]] = deque()
-        for number, rows in shards.items():
-            for first in range(0, len(rows), config.batch_size):
-                pending.append(pool.submit(run_batch, number, rows[first : first + config.batch_size]))
-                if len(pending) > 2 * threads:  # bounds the memory
-                    yield pending.popleft().result()
-        for future in pending:
-            yield future.result()
-
+    size = config.batch_size
+    batches = (rows[first : first + size] for rows in shards.values() for first in range(0, len(rows), size))
     num_threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=init_thread)
     try:
-        for number, batches in itertools.groupby(results(), key=lambda result: result[0]):
-            reasons: list[str | None] = []
-            features: list[np.ndarray] = []
-            for _, batch_reasons, batch_features in batches:
-                reasons += batch_reasons
-                features += batch_features
-                yield len(batch_reasons)
-            _write_shard(folder, number, [image_id for image_id, *_ in shards[number]], reasons, features)
+        # Only a few batches at a time, to bound the memory.
+        pending = deque(pool.submit(extract_batch, batch) for batch in islice(batches, 2 * threads))
+        for number, rows in shards.items():
+            results: _Results = []
+            while len(results) < len(rows):
+                batch_results = pending.popleft().result()
+                pending.extend(pool.submit(extract_batch, batch) for batch in islice(batches, 1))
+                results += batch_results
+                yield len(batch_results)
+            _write_shard(folder, number, [image_id for image_id, *_ in rows], results)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(num_threads)  # MKL's setting is per process
-        archives.close()
 
 
 def _process_count(shards: int, workers: int) -> int:
     """Return the number of processes: several if they feed a GPU for long enough to be worth their start."""
-    if device().type != "cuda":
-        return 1
-    return min(workers // _THREADS_PER_PROCESS, shards // _MIN_SHARDS_PER_PROCESS)
+    return min(workers // _THREADS_PER_PROCESS, shards // _MIN_SHARDS_PER_PROCESS) if device().type == "cuda" else 1
 
 
-def _extract_batch(
-    rows: list[ImageRow], archives: Archives, backbone: Backbone, config: ExtractionConfig
-) -> tuple[list[str | None], list[np.ndarray]]:
-    decoded = [decoded_pixels(archives, backbone.preprocess, row)[1] for row in rows]
-    readable = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
-    reasons = [None if isinstance(pixels, np.ndarray) else pixels for pixels in decoded]
-    if not readable:
-        return reasons, []
-    pixels = torch.from_numpy(np.stack(readable)).to(device())
-    features = backbone.features(pixels, config.kind, config.precision).to("cpu", torch.float16)
-    if not features.isfinite().all():
-        raise UserError(
-            f"{backbone.name} gives features that are not finite as float16, for image {rows[0][0]} or one of the "
-            f"{len(rows) - 1} after it; check backbone.weights, backbone.mean and backbone.std"
-        )
-    return reasons, list(features.numpy())
+def _extract_batch(rows: list[ImageRow], archives: Archives, backbone: Backbone, config: ExtractionConfig) -> _Results:
+    results: _Results = [decoded_pixels(archives, backbone.preprocess, row)[1] for row in rows]
+    readable = [i for i, result in enumerate(results) if isinstance(result, np.ndarray)]
+    if readable:
+        pixels = torch.from_numpy(np.stack([results[i] for i in readable])).to(device())
+        features = backbone.features(pixels, config.kind, config.precision).to("cpu", torch.float16)
+        if not features.isfinite().all():
+            problem = f"features that are not finite as float16, for an image from {rows[0][0]} to {rows[-1][0]}"
+            fix = "check backbone.weights, backbone.mean and backbone.std"
+            raise UserError(f"{backbone.name} gives {problem}; {fix}")
+        for i, image_features in zip(readable, features.numpy(), strict=True):
+            results[i] = image_features
+    return results
 
 
 def _is_complete(folder: Path, number: int) -> bool:
@@ -224,13 +190,11 @@ def _report_path(folder: Path, number: int) -> Path:
     return folder / f"report-{number:05d}.parquet"
 
 
-def _write_shard(
-    folder: Path, number: int, image_ids: list[int], reasons: list[str | None], features: list[np.ndarray]
-) -> None:
-    readable = np.array([reason is None for reason in reasons])
-    rows = np.where(readable, np.cumsum(readable) - 1, -1)
-    report = pd.DataFrame({"image_id": image_ids, "row": rows, "reason": pd.array(reasons, dtype="str")})
+def _write_shard(folder: Path, number: int, image_ids: list[int], results: _Results) -> None:
+    features = [result for result in results if isinstance(result, np.ndarray)]
+    reasons = pd.array([None if isinstance(result, np.ndarray) else result for result in results], dtype="str")
+    rows = np.where(reasons.isna(), np.cumsum(reasons.isna()) - 1, -1)
     with atomic_write(shard_path(folder, number)) as path, path.open("wb") as file:
         np.save(file, np.stack(features) if features else np.empty((0, 0, 0), np.float16))
     with atomic_write(_report_path(folder, number)) as path:
-        report.to_parquet(path, index=False)
+        pd.DataFrame({"image_id": image_ids, "row": rows, "reason": reasons}).to_parquet(path, index=False)

@@ -9,41 +9,39 @@ import os
 import platform
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from lib.core.errors import UserError, one_line
+from lib.vision.images import ImageRow
 
 _RETRIES = 3  # of a shard whose process or node died
 
-Rows = TypeVar("Rows")
-MakeShards = Callable[[Mapping[int, Rows], Path, int], object]  # shards by number, folder, threads
+Shards = Mapping[int, list[ImageRow]]  # by number
+Progress = Generator[int, None, None]  # makes shards while it is iterated; yields the numbers of finished images
+MakeShards = Callable[[Shards, Path, int], object]  # shards, folder, threads
 
 
 @dataclass(frozen=True)
 class RayCluster:
     """The connected cluster, and the resources of each task."""
 
-    device_type: str  # cuda, cpu
-    gpus: int
+    device_type: str  # cuda (then each task gets one GPU), cpu
     cpus: int
 
-    def run(
-        self, make_shards: MakeShards[Rows], shards: Mapping[int, Rows], folder: Path, inputs: Sequence[Path]
-    ) -> Iterator[int]:
-        """Make each shard in a task of its own; yield its number when its files are in `folder`, in any order.
+    def run(self, make_shards: MakeShards, shards: Shards, folder: Path, inputs: Sequence[Path]) -> Progress:
+        """Make each shard in `folder` in a task of its own. Paths must be absolute.
 
-        Paths must be absolute. Raises the error of `make_shards`, and UserError if a node does not see `folder` or one
-        of the `inputs` or has another torch, or if the processes of a shard die too often.
+        Raises the error of `make_shards`, and UserError if a node does not see `folder` or one of the `inputs` or has
+        another torch, or if the processes of a shard die too often.
         """
         import ray
 
         # max_calls=0 keeps the process of a GPU task, because starting CUDA takes longer than some shards.
-        resources = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_calls": 0}
+        resources = {"num_cpus": self.cpus, "num_gpus": int(self.device_type == "cuda"), "max_calls": 0}
         environment = {"env_vars": {"CAPTION_DEVICE": self.device_type}}
         task = ray.remote(**resources, max_retries=_RETRIES, runtime_env=environment)(_run_task)
         # The name is new: a node that sees it sees this storage, and not its own folder of the same path.
@@ -61,11 +59,9 @@ class RayCluster:
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from error
                 except ray.exceptions.RayError as error:
-                    raise UserError(
-                        f"the Ray cluster failed to make shard {number} in {1 + _RETRIES} attempts: {one_line(error)}; "
-                        "check the memory and the logs of its nodes"
-                    ) from error
-                yield number
+                    problem = f"the Ray cluster failed to make shard {number} in {1 + _RETRIES} attempts"
+                    raise UserError(f"{problem}: {one_line(error)}; check the memory and the logs of nodes") from error
+                yield len(shards[number])
 
 
 @contextlib.contextmanager
@@ -74,37 +70,29 @@ def connect() -> Iterator[RayCluster]:
     address = os.environ["RAY_ADDRESS"]
     try:
         import ray
-    except ImportError as error:
-        raise UserError(
-            f"RAY_ADDRESS={address}, but Ray is not installed; install the extra ray (uv pip install --editable "
-            "'.[ray]') or unset RAY_ADDRESS"
-        ) from error
-    if address.startswith("ray://"):
-        raise UserError(f"RAY_ADDRESS={address}: Ray's client is not supported; set HOST:PORT of the head, or auto")
-    try:
+
         host, _, port = address.rpartition(":")
         if host:  # Ray itself would take minutes to report that nothing listens there
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
         ray.init(address, runtime_env={"py_modules": [str(Path(__file__).parents[1])]}, logging_level="warning")
+    except ImportError as error:
+        fix = "install its extra (uv pip install --editable '.[ray]') or unset RAY_ADDRESS"
+        raise UserError(f"RAY_ADDRESS={address}, but Ray is not installed; {fix}") from error
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers: {one_line(error)}") from error
+        problem = f"no Ray cluster answers: {one_line(error)}"
+        raise UserError(f"RAY_ADDRESS={address}: {problem}; set HOST:PORT of its head node, or auto") from error
     try:
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpu_nodes = [node for node in nodes if node.get("GPU") and os.environ.get("CAPTION_DEVICE") != "cpu"]
         # With GPUs, a task gets one of them and its share of the node's CPUs; otherwise it gets one CPU.
         share = min((int(node.get("CPU", 0) // node["GPU"]) for node in gpu_nodes), default=1)
-        yield RayCluster("cuda" if gpu_nodes else "cpu", gpus=int(bool(gpu_nodes)), cpus=max(1, share))
+        yield RayCluster("cuda" if gpu_nodes else "cpu", cpus=max(1, share))
     finally:
         ray.shutdown()
 
 
 def _run_task(
-    make_shards: MakeShards[Rows],
-    shard: Mapping[int, Rows],
-    attempts: Path,
-    inputs: Sequence[Path],
-    threads: int,
-    version: str,
+    make_shards: MakeShards, shard: Shards, attempts: Path, inputs: Sequence[Path], threads: int, version: str
 ) -> None:
     """Make a shard on a node, in a new folder, because an attempt that seemed dead may still write to its own."""
     node = platform.node()

@@ -18,10 +18,7 @@ _CHUNK = 64  # images
 
 
 def mean_and_second_moment(parts: Iterable[Tensor], second: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the mean (C,) of the vectors in `parts`, (n, P, C) each, and `second` over their number, in float64.
-
-    `second` takes vectors (n P, C) and returns a sum over them, such as that of the squares.
-    """
+    """Return the mean (C,) of all vectors in `parts`, (n, P, C) each, and that of what `second` sums over (n P, C)."""
     count, total, second_total = 0, torch.zeros(()), torch.zeros(())
     for part in parts:
         vectors = part.flatten(0, 1).double()  # (n P, C)
@@ -42,14 +39,10 @@ class PCA:
 
     @classmethod
     def fit(cls, parts: Iterable[Tensor], components: int) -> "PCA":
-        """Return the PCA of features that come in `parts`, (n, P, C) each. Every region counts as one vector.
-
-        Takes one pass and the memory of a C x C matrix. Raises UserError if `components` > C.
-        """
+        """Return the PCA of the vectors of all regions in `parts`, (n, P, C) each. Raises UserError if K > C."""
         mean, products = mean_and_second_moment(parts, lambda vectors: vectors.T @ vectors)  # (C,), (C, C)
-        feature_size = len(mean)
-        if components > feature_size:
-            raise UserError(f"features.pca_components={components}: the features have only {feature_size} channels")
+        if components > len(mean):
+            raise UserError(f"features.pca_components={components}: the features have only {len(mean)} channels")
         _, vectors = torch.linalg.eigh(products - torch.outer(mean, mean))  # by ascending variance
         directions = vectors.flip(1)[:, :components]
         # The sign of a direction is arbitrary: make its largest coordinate positive, so that the result is unique.
@@ -69,9 +62,9 @@ def project_shards(shards: Iterable[Path], pca: PCA, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for path in shards:
         stored = np.load(path, mmap_mode="r")  # (n, P, C)
-        chunks = (torch.from_numpy(stored[i : i + _CHUNK].copy()) for i in range(0, len(stored), _CHUNK))
-        projected = [pca(chunk).half() for chunk in chunks]
-        np.save(folder / path.name, torch.cat(projected).numpy() if projected else stored)
+        chunks = [stored[first : first + _CHUNK] for first in range(0, len(stored), _CHUNK)]
+        projected = [pca(torch.from_numpy(chunk.copy())).half().numpy() for chunk in chunks]
+        np.save(folder / path.name, np.concatenate(projected) if projected else stored)
 
 
 def pca_path(folder: Path) -> Path:

@@ -25,12 +25,8 @@ class Features:
     """The features of some images, (I, P, C) float16, read from disk on access. Stands in for a tensor."""
 
     def __init__(self, folder: Path, index: pd.DataFrame):
-        """Open the shards of the rows of `index` (shard, row), at least one.
-
-        Raises UserError if a shard is missing, damaged, or does not fit the index or the other shards.
-        """
-        self._shard_of = index["shard"].to_numpy()
-        self._row_of = index["row"].to_numpy()
+        """Open the shards of `index` (shard, row). Raises UserError if a shard does not fit it or the other shards."""
+        self._shard_of, self._row_of = index["shard"].to_numpy(), index["row"].to_numpy()
         last_rows = index.groupby("shard")["row"].max()
         self._shards = {number: _open(shard_path(folder, number), row) for number, row in last_rows.items()}
         shapes = {shard.shape[1:] for shard in self._shards.values()}

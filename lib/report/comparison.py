@@ -26,8 +26,8 @@ def write_comparison(folder: Path, comparison: Comparison) -> None:
     """Write scores.json, curves.csv, curves.png, and README.md with the table and the plot."""
     title, summary, scores = comparison.title, comparison.summary, comparison.scores
     folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps({"title": title, "summary": summary, "scores": scores}, indent=2)
-    (folder / "scores.json").write_text(content + "\n", "utf-8")
+    content = {"title": title, "summary": summary, "scores": scores}
+    (folder / "scores.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     curves = pd.concat(comparison.curves, names=["run"]).reset_index("run")
     curves.to_csv(folder / "curves.csv", index=False, lineterminator="\n")
     save_png(compared_curves(comparison.curves), folder / "curves.png", columns=3)
@@ -46,15 +46,14 @@ def read_comparisons(folder: Path) -> list[Comparison]:
     return comparisons
 
 
+def shared_scores(scores: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """Return a table of the scores that all runs have: one row per run, one column per score."""
+    return pd.DataFrame.from_dict(scores, orient="index").dropna(axis="columns")
+
+
 def table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Return a Markdown table: one row per run, one column per score."""
-    names = columns(scores)
-    rows = [["", *names], ["---", *["---:"] * len(names)]]
-    rows += [[run, *(f"{values[name]:.3f}" for name in names)] for run, values in scores.items()]
+    """Return `shared_scores` as Markdown."""
+    runs = shared_scores(scores)
+    rows = [["", *runs], ["---", *["---:"] * runs.shape[1]]]
+    rows += [[run, *(f"{value:.3f}" for value in values)] for run, *values in runs.itertuples()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def columns(scores: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return the names of the scores that all runs have, in the order of the first run."""
-    first, *others = scores.values()
-    return [name for name in first if all(name in other for other in others)]

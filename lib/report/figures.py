@@ -8,26 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("agg")  # works without a screen
-
-import matplotlib.pyplot as plt
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-# shared/base.css has a variable for each name: this value on a light page and another on a dark page. Colour-blind
-# readers can tell blue from orange.
-COLOURS = {
-    "ink": "#1d2126",
-    "muted": "#5a636d",
-    "line": "#d5dae0",
-    "blue": "#0b62c4",
-    "orange": "#c2570c",
-    "green": "#1b7f4b",
-    "purple": "#7b3fc4",
-}
+# The colours of a light page by name. base.css has another value of each for a dark page.
+_BASE_CSS = (Path(__file__).parent / "shared/base.css").read_text("utf-8")
+COLOURS: dict[str, str] = dict(re.findall(r"--(\w+): light-dark\((#\w{6}),", _BASE_CSS))
 
 _STYLE: dict[Any, Any] = {
     "text.color": COLOURS["ink"],
@@ -40,12 +28,11 @@ _STYLE: dict[Any, Any] = {
     "lines.markersize": 4,
 }
 
-_SVG_METADATA = ("Creator", "Date", "Format", "Type")
-# An inline <svg> needs no namespaces, style or font of its own. The group ids of matplotlib repeat in every figure.
-_UNWANTED = (r' xmlns(:\w+)?="[^"]*"', r"(?s)<style.*?</style>", r"font-family: [^;]*; ", r'(?<=<g) id="[^"]*"')
+# An inline <svg> needs no head, namespaces, style or font. The group ids of matplotlib repeat in every figure.
+_UNWANTED = r'(?s)\A.*?(?=<svg)| xmlns(:\w+)?="[^"]*"|<style.*?</style>|font-family: [^;]*; |(?<=<g) id="[^"]*"'
 
+_PNG: dict[str, Any] = {"dpi": 100, "metadata": {"Software": None}}
 _WIDTH, _HEIGHT = 5.2, 3.3  # inches of a panel
-_PER_ROW = 4  # images of a contact sheet
 
 
 @dataclass(frozen=True)
@@ -58,14 +45,14 @@ class Panel:
 
 def save_png(panels: Sequence[Panel], path: Path, columns: int = 2) -> None:
     """Draw the panels, row by row, into one PNG. The same panels give the same bytes."""
+    columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    with matplotlib.rc_context(_STYLE):
-        size = (_WIDTH * columns, _HEIGHT * rows)
-        figure, grid = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-        for axes, panel in zip(grid.flat, panels, strict=True):
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), layout="constrained")
+        for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=True):
             panel.draw(axes)
             axes.set_title(panel.title)
-        _save_png(figure, path)
+        figure.savefig(path, **_PNG)
 
 
 def as_svg(panel: Panel, section: str) -> str:
@@ -74,35 +61,25 @@ def as_svg(panel: Panel, section: str) -> str:
     `section` is the name of the panel's section in the page; it makes the ids in the SVG unique.
     """
     text = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.fonttype": "none", "svg.hashsalt": f"{section}/{panel.title}"}):
-        figure, axes = plt.subplots(figsize=(_WIDTH, _HEIGHT), layout="constrained")
-        panel.draw(axes)
-        figure.savefig(text, format="svg", transparent=True, metadata=dict.fromkeys(_SVG_METADATA))
-        plt.close(figure)
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :]
-    for unwanted in _UNWANTED:
-        svg = re.sub(unwanted, "", svg)
+    with rc_context({**_STYLE, "svg.fonttype": "none", "svg.hashsalt": f"{section}/{panel.title}"}):
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
+        panel.draw(figure.subplots())
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(text, format="svg", transparent=True, metadata=no_metadata)
+    svg = re.sub(_UNWANTED, "", text.getvalue())
     for name, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{name})")
     return svg
 
 
-def draw_contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: Path) -> None:
-    """Draw images in rows of four, each above its caption, into a PNG."""
-    rows = -(-len(images) // _PER_ROW)
-    size = (2.6 * _PER_ROW, 3.0 * rows)
-    figure, grid = plt.subplots(rows, _PER_ROW, figsize=size, squeeze=False, layout="constrained")
-    for axes in grid.flat:
+def draw_contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: Path, columns: int = 4) -> None:
+    """Draw images, row by row, each above its caption, into a PNG."""
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(2.6 * columns, 3.0 * rows), layout="constrained")
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True), 1):
+        axes = figure.add_subplot(rows, columns, number)
         axes.axis("off")
-    for axes, image, caption in zip(grid.flat, images, captions, strict=False):
         axes.imshow(image)
         lines = textwrap.wrap(caption, width=34, max_lines=4, placeholder=" …")
         axes.set_title("\n".join(lines) or "(no words)", y=-0.04, va="top", fontsize=9, parse_math=False)
-    _save_png(figure, path)
-
-
-def _save_png(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, metadata={"Software": None})
-    plt.close(figure)
+    figure.savefig(path, **_PNG)

@@ -1,43 +1,64 @@
-"""Write the data of the page's gallery: each test image with its caption, references, scores and attention weights.
+"""The page's gallery: thumbnails, packed into sprites, and gallery.js, with the captions and their attention weights.
 
-The data is a script, gallery.js, because a page opened from disk may load a script but may not fetch JSON.
+A sprite is one large JPEG, because thousands of small files slow down browsers, disks and DVC. gallery.js is a script,
+because a page opened from disk may load a script but may not fetch JSON.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
+from PIL import Image
+from tqdm import tqdm
 
-from lib.report.heatmap import encode_attention
-from lib.report.labels import label
-from lib.report.sprites import MARGIN, PER_ROW, SIDE, Size
-from lib.vision.preprocess import Preprocess
+from lib.vision.images import Archives, ImageRow, Preprocess, decode
 
+if TYPE_CHECKING:  # its import takes half a second, and the demo page needs none
+    import pandas as pd
+
+SHARED = Path(__file__).parent / "shared"  # base.css and heatmap.js, which the demo page uses, too
 RANKED_BY = ["cider_d", "bleu_4", "bleu_3", "bleu_2", "bleu_1", "rouge_l"]
+SIDE = 224  # pixels of a cell: a multiple of JPEG's 16-pixel blocks, so that colours do not leak into the next cell
+PER_ROW = 8  # cells; a sprite has at most as many rows
+MARGIN = 2  # pixels around a thumbnail in its cell
+_SPRITE = "sprite-{:03d}.jpg"
+_MAX_SIDE = SIDE - 2 * MARGIN  # pixels of a thumbnail
+_DIGITS = np.frombuffer(b"0123456789abcdefghijklmnopqrstuvwxyz", "S1")
+_LABELS = {
+    "bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4",
+    "rouge_l": "ROUGE-L", "cider_d": "CIDEr-D", "distinct_1": "Distinct-1", "distinct_2": "Distinct-2",
+}  # fmt: skip
+
+
+def label(name: str) -> str:
+    """Return the usual spelling of a metric's name, or its words: `mean_length` becomes "Mean length"."""
+    return _LABELS.get(name, name.replace("_", " ").capitalize())
 
 
 def write_gallery(
-    path: Path,
-    per_image: pd.DataFrame,
+    folder: Path,
+    per_image: "pd.DataFrame",
     references: Mapping[int, Sequence[str]],
-    sprites: Sequence[Path],
-    sizes: Sequence[Size],
+    sizes: Sequence[tuple[int, int]],
     attention: np.ndarray,
     preprocess: Preprocess,
 ) -> None:
-    """Write gallery.js to `path`, in the folder of the `sprites`.
+    """Write gallery.js to `folder`, for the sprites of the images whose thumbnails have these `sizes` (width, height).
 
-    `per_image` has one row per image: image_id, caption, scores, and `true` if truth was judged. `sizes` are the
-    thumbnail sizes. `attention` (W, P) has the weights of P regions for each of the W words of all captions;
-    W or P is 0 without attention. The regions are a square grid over the part of the image that `preprocess` keeps.
+    `per_image` has one row per image: image_id, caption, scores, and `true` if truth was judged. `attention` (W, P)
+    has the weights of P regions for each of the W words of all captions; W or P is 0 without attention. The regions
+    are a square grid over the part of the image that `preprocess` keeps.
     """
-    layout = {"side": SIDE, "margin": MARGIN, "perRow": PER_ROW, "sprites": [sprite.name for sprite in sprites]}
-    data = layout | {"scores": [label(name) for name in RANKED_BY]}
+    sprites = [_SPRITE.format(number) for number in range(-(-len(sizes) // PER_ROW**2))]
+    labels = [label(name) for name in RANKED_BY]
+    data = {"side": SIDE, "margin": MARGIN, "perRow": PER_ROW, "sprites": sprites, "scores": labels}
     scores = per_image[RANKED_BY].round(3).to_numpy().tolist()
     first_word = 0
-    with path.open("w", encoding="utf-8") as file:
+    with (folder / "gallery.js").open("w", encoding="utf-8") as file:
         file.write(f"var galleryData = {json.dumps(data)};\ngalleryData.images = [\n")
         for row, size, image_scores in zip(per_image.itertuples(), sizes, scores, strict=True):
             words = row.caption.split()
@@ -49,9 +70,49 @@ def write_gallery(
                 "size": size,
                 "attention": encode_attention(attention[first_word : first_word + len(words)]),
                 "cropBox": preprocess.crop_box(size),
+                "true": getattr(row, "true", None),
             }
-            if "true" in per_image:
-                image["true"] = row.true
             file.write(json.dumps(image, separators=(",", ":")) + ",\n")
             first_word += len(words)
         file.write("];\n")
+
+
+def encode_attention(weights: np.ndarray) -> list[str]:
+    """Encode weights (T, P) for heatmap.js: a string per word, a base-36 digit per region, `z` for the largest."""
+    if weights.shape[1] < 2:  # one region leaves no choice
+        return []
+    weights = weights.astype(np.float32)
+    levels = np.rint(weights / weights.max(axis=1, keepdims=True) * (len(_DIGITS) - 1)).astype(int)
+    return [row.tobytes().decode() for row in _DIGITS[levels]]
+
+
+def write_sprites(rows: Sequence[ImageRow], archives: Archives, folder: Path, workers: int) -> list[tuple[int, int]]:
+    """Pack the images, row by row, into sprites of PER_ROW x PER_ROW cells. Return the sizes of the thumbnails.
+
+    `workers` threads make the thumbnails; the bytes do not depend on their number. One sprite at a time is in memory.
+    """
+    sizes: list[tuple[int, int]] = []
+    with ThreadPoolExecutor(workers) as pool:
+        for first in tqdm(range(0, len(rows), PER_ROW**2), "packing thumbnails", unit="sprite", disable=None):
+            thumbnails = list(pool.map(partial(thumbnail, archives), rows[first : first + PER_ROW**2]))
+            _pack(thumbnails).save(folder / _SPRITE.format(first // PER_ROW**2), quality=80)
+            sizes += [image.size for image in thumbnails]
+    return sizes
+
+
+def thumbnail(archives: Archives, row: ImageRow) -> Image.Image:
+    """Return the image, small enough for a cell. Raises ImageError if it cannot be read."""
+    _, archive, member = row
+    image = decode(archives.read(archive, member), _MAX_SIDE)
+    image.thumbnail((_MAX_SIDE, _MAX_SIDE))
+    return image
+
+
+def _pack(thumbnails: Sequence[Image.Image]) -> Image.Image:
+    sprite = np.zeros((-(-len(thumbnails) // PER_ROW) * SIDE, PER_ROW * SIDE, 3), np.uint8)
+    for cell, image in enumerate(thumbnails):
+        top, left = SIDE * (cell // PER_ROW), SIDE * (cell % PER_ROW)
+        # Repeat the edge pixels in the rest of the cell, because a browser that scales the sprite blends neighbours.
+        padding = [(MARGIN, SIDE - MARGIN - side) for side in (image.height, image.width)]
+        sprite[top : top + SIDE, left : left + SIDE] = np.pad(np.asarray(image), [*padding, (0, 0)], "edge")
+    return Image.fromarray(sprite)

@@ -39,13 +39,10 @@ function startGallery({ images, scores, ...layout }) {
   form.oninput = () => {
     const starts = searchable(query.value).trimEnd().split(" "); // each must start a word of the text
     const matches = images.filter(({ text }) => starts.every((start) => text.includes(` ${start}`)));
-    const sortKeys = {
-      id: ({ index }) => index,
-      best: (image) => -image.scores[score.value],
-      worst: (image) => image.scores[score.value],
-      random: ({ random }) => random,
+    const key = (image) => {
+      const value = image.scores[score.value];
+      return { id: image.index, best: -value, worst: value, random: image.random }[order.value];
     };
-    const key = sortKeys[order.value];
     remaining = matches.sort((a, b) => key(a) - key(b));
     count.value = `${matches.length} of ${images.length} images`;
     cards.replaceChildren();
@@ -71,9 +68,8 @@ function createCard({ id, index, words, references, shape, size, attention, crop
   find(".untrue").hidden = isTrue !== false;
   find(".id").textContent = `#${id}`;
   find("summary").textContent = `References (${references.length})`;
-  for (const textContent of references) {
-    find("ul").append(Object.assign(document.createElement("li"), { textContent, dir: "auto" }));
-  }
+  const item = (textContent) => Object.assign(document.createElement("li"), { textContent, dir: "auto" });
+  find("ul").append(...references.map(item));
   return card;
 }
 

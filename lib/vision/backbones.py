@@ -11,6 +11,7 @@ import re
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,17 @@ from typing import Any
 import torch
 import torch.fx
 import torch.hub
+from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib.core.errors import UserError, one_line, readable_errors
-from lib.vision.preprocess import CONFIG_FILE, Preprocess, read_backbone_config
-from lib.vision.small_net import INPUT_SIZE, SmallNet
+from lib.vision.images import Preprocess
 
 SMALL_NET = "small_net"
-WEIGHTS_FILE = "weights.safetensors"
+WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "backbone.json"
+_SIZES = range(16, 8193)  # pixels per side: a CNN reduces smaller images to nothing, and larger ones fill the memory
 # The layer names in torchvision's DenseNet files, norm.1 instead of norm1, as in torchvision.models.densenet.
 _OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
@@ -42,35 +44,25 @@ class Backbone:
 
     @torch.inference_mode()
     def features(self, pixels: Tensor, kind: str, precision: str = "float32") -> Tensor:
-        """Return the features (N, P, C) of uint8 pixels (N, size, size, 3), which are on the network's device.
+        """Return the features (N, P, C) of uint8 pixels (N, size, size, 3) on the network's device.
 
-        `kind` is pooled (one feature vector, P = 1) or grid (the last feature map, row by row). `precision` is
-        float32, or bfloat16 for autocast.
+        `kind`: pooled (P = 1) or grid (the last feature map, row by row). `precision`: float32, or bfloat16 (autocast).
         """
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             x = self.preprocess.normalise(pixels)
             return self.network(x)[:, None] if kind == "pooled" else self.grid(x)
 
     def feature_size(self, size: int) -> int:
-        """Return the size C of the pooled features of images of `size` pixels per side.
-
-        Raises UserError if the network does not take this size.
-        """
+        """Return the size C of the pooled features of images of `size` pixels per side. Raises UserError."""
         blank = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=next(self.network.parameters()).device)
         try:
             return self.features(blank, "pooled").shape[2]
         except Exception as error:  # each network raises its own
-            raise UserError(
-                f"{self.name} cannot take images of {size} pixels per side: {one_line(error)}; change backbone.size or "
-                "backbone.tune.size"
-            ) from error
+            problem = f"{self.name} cannot take images of {size} pixels per side: {one_line(error)}"
+            raise UserError(f"{problem}; change backbone.size or backbone.tune.size") from error
 
     def grid(self, x: Tensor) -> Tensor:
-        """Return the last feature map, (N, P, C), for normalised pixels (N, 3, size, size).
-
-        It is the last output (N, C, height, width) of any module that has more than one region. Raises UserError as
-        `check_grid` does.
-        """
+        """Return the last feature map of more than one region, (N, P, C), for normalised pixels (N, 3, size, size)."""
         self.check_grid()
         maps: list[Tensor] = []
 
@@ -78,27 +70,20 @@ class Backbone:
             if isinstance(out, Tensor) and out.dim() == 4 and out.shape[2:].numel() > 1:
                 maps[:] = [out]
 
-        hooks = [module.register_forward_hook(keep) for module in self.network.modules()]
-        try:
+        with ExitStack() as hooks:
+            for module in self.network.modules():
+                hooks.enter_context(module.register_forward_hook(keep))
             self.network(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
         return maps[0].flatten(2).transpose(1, 2)
 
     def check_grid(self) -> None:
         """Raise UserError for a vision transformer: its only feature map is its input."""
         if self.name.startswith("vit_"):
-            raise UserError(
-                f"backbone.name={self.name} has no feature map at its end; use features.kind=pooled, "
-                "and a backbone.weights other than fit"
-            )
+            fix = "use features.kind=pooled, and a backbone.weights other than fit"
+            raise UserError(f"backbone.name={self.name} has no feature map at its end; {fix}")
 
     def fuse_batchnorm(self) -> "Backbone":
-        """Return the same function with each batch normalisation folded into the convolution before it.
-
-        Extraction is 1.2 to 2 times as fast; the features differ by rounding.
-        """
+        """Return a copy with each BatchNorm folded into the convolution before it: faster, and equal up to rounding."""
         network = copy.deepcopy(self.network)
         for node in torch.fx.symbolic_trace(network).graph.nodes:
             before = node.args[0] if node.op == "call_module" else None
@@ -135,22 +120,30 @@ class Backbone:
         return cls(name, for_inference(network), preprocess)
 
 
+def read_backbone_config(folder: Path) -> tuple[str, Preprocess]:
+    """Read the name and the preprocessing of a saved backbone. Raises UserError."""
+    with readable_errors(folder / CONFIG_FILE):
+        config = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+        settings = config["preprocess"]
+        preprocess = Preprocess(**settings | {key: tuple(settings[key]) for key in ("mean", "std")})
+        if preprocess.size not in _SIZES:
+            raise ValueError(f"size={preprocess.size}, but must be {_SIZES[0]} to {_SIZES[-1]} pixels per side")
+        # Try it on a blank image: otherwise malformed values fail later.
+        preprocess.normalise(torch.from_numpy(preprocess.pixels(Image.new("RGB", (8, 8))).copy())[None])
+        return config["name"], preprocess
+
+
 def for_inference(network: nn.Module) -> nn.Module:
     return network.eval().to(memory_format=torch.channels_last)
 
 
 def build(name: str, size: int = 224) -> nn.Module:
-    """Return the network of that name, with its classifier and random weights. Raises UserError for an unknown name.
-
-    Only vision transformers depend on `size`, the pixels per side.
-    """
+    """Return the network `name`, with its classifier and random weights, for images of `size` pixels per side."""
     if name == SMALL_NET:
         return SmallNet()
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"image_size": size} if name.startswith("vit_") else {}
     if name in ("inception_v3", "googlenet"):  # weights ported from TensorFlow, which normalised to mean and std 0.5
         options = {"init_weights": False, "transform_input": True}
-    elif name.startswith("vit_"):
-        options = {"image_size": size}
     return _torchvision_models(name).get_model(name, weights=None, **options)
 
 
@@ -165,28 +158,35 @@ def without_classifier(network: nn.Module) -> nn.Module:
 def pretrained(name: str, weights: str) -> Backbone:
     """Return a backbone with trained weights and the preprocessing of these weights.
 
-    `weights` is a file (.safetensors, or a .pth state dict), `DEFAULT`, or the name of torchvision weights, which are
-    downloaded. A file gets the preprocessing of the model's default weights. Raises UserError.
+    `weights` is a file (.safetensors, or a .pth state dict), which gets the preprocessing of the default weights; or
+    `DEFAULT` or another name of torchvision weights, which torch.hub downloads and verifies. Raises UserError.
     """
     is_file = Path(weights).suffix in (".safetensors", ".pth", ".pt") or "/" in weights
-    if name == SMALL_NET and not is_file:
-        raise UserError(f"backbone.weights={weights}: {SMALL_NET} has no weights to download; use fit or a file")
-    preprocess = _preprocess(name, "DEFAULT" if is_file else weights)
+    entry = None if is_file else _torchvision_weights(name, weights)
+    preprocess = _preprocess(name, entry)
     network = build(name, preprocess.size)
-    state = _read_state_dict(weights) if is_file else _read_state_dict(weights, _torchvision_weights(name, weights))
     try:
+        if entry:
+            progress = sys.stderr.isatty()
+            state = entry.get_state_dict(map_location="cpu", progress=progress, check_hash=True, weights_only=True)
+        else:
+            is_safetensors = weights.endswith(".safetensors")
+            state = load_file(weights) if is_safetensors else torch.load(weights, "cpu", weights_only=True)
         _load_state_dict(network, state)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise UserError(
-            f"backbone.weights={weights}: the tensors do not fit backbone.name={name}; change one of them "
-            f"({one_line(error)[:200]} ...)"
-        ) from error
+    except Exception as error:  # network, hash, or malformed bytes, which make the readers raise almost anything
+        reason = one_line(error)[:300]
+        if isinstance(error, pickle.UnpicklingError):  # torch's message suggests to run the pickle
+            reason = "it holds more than tensors"
+        problem, fix = f"cannot read it as a state dict of backbone.name={name}", "change one of them"
+        if entry:
+            problem, fix = f"cannot download {entry.url} to {torch.hub.get_dir()}", "check the network, or use a file"
+        raise UserError(f"backbone.weights={weights}: {problem}: {reason}; {fix}") from error
     return Backbone(name, for_inference(without_classifier(network)), preprocess)
 
 
 def random_init(name: str) -> Backbone:
     """Return a backbone with random weights and the preprocessing of the model's default weights."""
-    preprocess = _preprocess(name, "DEFAULT")
+    preprocess = _preprocess(name)
     return Backbone(name, for_inference(without_classifier(build(name, preprocess.size))), preprocess)
 
 
@@ -199,35 +199,11 @@ def override(
     return replace(preprocess, **changes)
 
 
-def _read_state_dict(weights: str, entry: Any = None) -> dict[str, Tensor]:
-    """Read the file `weights`, or torchvision's `entry`: download it to torch.hub's cache and verify its hash."""
-    try:
-        if entry:
-            return entry.get_state_dict(
-                map_location="cpu", progress=sys.stderr.isatty(), check_hash=True, weights_only=True
-            )
-        if weights.endswith(".safetensors"):
-            return load_file(weights)
-        state = torch.load(weights, "cpu", weights_only=True)
-        if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
-            raise ValueError("it holds no state dict (a mapping of names to tensors)")
-        return state
-    except Exception as error:  # network, hash, or malformed bytes, which make the readers raise almost anything
-        # torch's message for a pickle suggests to run it.
-        reason = "it holds more than tensors" if isinstance(error, pickle.UnpicklingError) else one_line(error)
-        problem, fix = "cannot read a state dict from this file", "use another file"
-        if entry:
-            problem = f"cannot download {entry.url} to {torch.hub.get_dir()}"
-            fix = "check the network, or download it yourself and set backbone.weights to the file"
-        raise UserError(f"backbone.weights={weights}: {problem}: {reason}; {fix}") from error
-
-
 def _load_state_dict(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     renamed = OrderedDict((_OLD_DENSENET.sub(r"\1\2", key), tensor) for key, tensor in state.items())
-    # torch's files have the version of each module, safetensors none: then the network gets its current one, because
-    # MNASNet needs one, and its modules get the oldest, which may lack BatchNorm's num_batches_tracked.
-    versions = getattr(state, "_metadata", None) or {"": {"version": network._version}}
-    renamed._metadata = versions  # type: ignore[attr-defined]
+    # MNASNet needs its version, which safetensors files lack. Other modules get none, as if their files were old: then
+    # a BatchNorm may lack num_batches_tracked, as in DenseNet's files.
+    renamed._metadata = {"": {"version": network._version}}  # type: ignore[attr-defined]
     network.load_state_dict(renamed)
 
 
@@ -236,30 +212,63 @@ def _torchvision_models(name: str) -> Any:
     from torchvision import models  # takes two seconds, and SmallNet does not need it
 
     if name not in models.list_models(module=models):
-        raise UserError(
-            f"backbone.name={name}: not {SMALL_NET} and not a classification model of torchvision; "
-            "use for example resnet50, mobilenet_v3_large or efficientnet_b0"
-        )
+        problem = f"not {SMALL_NET} and not a classification model of torchvision"
+        raise UserError(f"backbone.name={name}: {problem}; use for example resnet50 or mobilenet_v3_large")
     return models
 
 
 def _torchvision_weights(name: str, weights: str) -> Any:
-    entries = _torchvision_models(name).get_model_weights(name)
-    if weights not in entries.__members__:
-        known = ", ".join(["DEFAULT", *(entry.name for entry in entries)])
-        raise UserError(f"backbone.weights={weights}: unknown for {name}; use fit, a file, or one of {known}")
+    entries = {} if name == SMALL_NET else _torchvision_models(name).get_model_weights(name).__members__
+    if weights not in entries:
+        raise UserError(f"backbone.weights={weights}: unknown for {name}; use {', '.join(['fit', 'a file', *entries])}")
     return entries[weights]
 
 
-def _preprocess(name: str, weights: str) -> Preprocess:
-    """Return the preprocessing of torchvision's `weights`, or SmallNet's."""
+def _preprocess(name: str, entry: Any = None) -> Preprocess:
+    """Return the preprocessing of torchvision's weights `entry`, by default the model's default ones."""
     if name == SMALL_NET:
-        return Preprocess(size=INPUT_SIZE, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    preset = _torchvision_weights(name, weights).transforms()
-    return Preprocess(
-        size=preset.crop_size[0],
-        resize=preset.resize_size[0],
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-        interpolation=preset.interpolation.value,
-    )
+        return Preprocess(size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    preset = (entry or _torchvision_weights(name, "DEFAULT")).transforms()
+    (size,), (resize,), interpolation = preset.crop_size, preset.resize_size, preset.interpolation.value
+    return Preprocess(size, tuple(preset.mean), tuple(preset.std), resize, interpolation)
+
+
+class SmallNet(nn.Module):
+    """A CNN to train from random weights in minutes: five convolutions, down to a grid of 4 x 4 regions.
+
+    The first two have stride 2, as in AlexNet and ResNet. Half of the last one's channels have a receptive field of 45
+    pixels, which keeps apart which colour belongs to which shape. The other half have 77, most of the image, so they
+    can tell which of two objects is to the left. The feature vector is the flattened grid, to keep the positions.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grid = nn.Sequential(
+            *_convolution(3, 32, kernel=5, stride=2),  # 32 x 32
+            *_convolution(32, 64, kernel=3, stride=2),  # 16 x 16
+            *_convolution(64, 96, kernel=3),
+            nn.MaxPool2d(2),  # 8 x 8
+            *_convolution(96, 128, kernel=3),
+            nn.MaxPool2d(2),  # 4 x 4
+            _Concatenate(_convolution(128, 64, kernel=1), _convolution(128, 64, kernel=3)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, 3, 64, 64) -> (N, 2048): 128 channels of 16 regions."""
+        return self.grid(x).flatten(1)
+
+
+class _Concatenate(nn.Module):
+    """Branches over the same input, their channels concatenated."""
+
+    def __init__(self, *branches: list[nn.Module]):
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Sequential(*branch) for branch in branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([branch(x) for branch in self.branches], dim=1)
+
+
+def _convolution(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]

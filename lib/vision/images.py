@@ -1,17 +1,29 @@
-"""Reading images as a viewer shows them, within bounds that hold against hostile files."""
+"""From images in zips to the input of a CNN: decoding, within bounds against hostile files, and preprocessing."""
 
 import io
 import threading
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
 
-from lib.core.errors import one_line
+from lib.core.errors import UserError, one_line
 from lib.core.zips import MAX_IMAGE_BYTES, open_zip, read_member
+
+if TYPE_CHECKING:  # its import takes half a second, and `caption` needs none
+    import pandas as pd
+
+ImageRow = tuple[int, str, str]  # image id, archive, member
 
 _MAX_PIXELS = 150_000_000  # 450 MB as RGB: more than any camera's, and less than a decompression bomb
 Image.MAX_IMAGE_PIXELS = None  # replaced by the limit above, because PIL's own only warns at first
@@ -25,12 +37,57 @@ _TRANSPOSES = dict(enumerate((  # by EXIF orientation
 ), 2))  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize the shorter side to `resize`, crop the centre `size` x `size` and normalise, as torchvision's presets do.
+
+    Without `resize`, resize the complete image to `size` x `size`, because a caption may mention what is at the edge.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    resize: int | None = None
+    interpolation: str = "bilinear"
+
+    @property
+    def min_decode_size(self) -> int:
+        """Twice what the resize keeps: then pixels of a 12-megapixel photograph change by less than half a level."""
+        return 2 * (self.resize or self.size)
+
+    def crop_box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Return the crop of an image of `size` that the CNN sees: left, top, width, height in per cent."""
+        if self.resize is None:
+            return 0.0, 0.0, 100.0, 100.0
+        extent = self.size / self.resize * min(size)
+        width, height = (round(100 * extent / side, 2) for side in size)
+        return round((100 - width) / 2, 2), round((100 - height) / 2, 2), width, height
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """Return an RGB image as uint8 (size, size, 3); within one level of torchvision's result."""
+        filter_ = Image.Resampling[self.interpolation.upper()]
+        if self.resize is None:
+            return np.asarray(image.resize((self.size, self.size), filter_))
+        width, height = (int(self.resize * side / min(image.size)) for side in image.size)
+        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        # Resize the crop alone: the box is the crop in the pixels of the image.
+        x, y = image.width / width, image.height / height
+        right, bottom = min((left + self.size) * x, image.width), min((top + self.size) * y, image.height)
+        return np.asarray(image.resize((self.size, self.size), filter_, box=(left * x, top * y, right, bottom)))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 (N, size, size, 3) -> float (N, 3, size, size), channels last in memory."""
+        mean, std = (torch.tensor(value, device=pixels.device) for value in (self.mean, self.std))
+        # (pixels / 255 - mean) / std in one pass over memory
+        return torch.addcmul(-mean / std, pixels.float(), 1 / (255 * std)).permute(0, 3, 1, 2)
+
+
 class ImageError(Exception):
     """An image cannot be read; the text is the reason, for the table of skipped images."""
 
 
 class Archives:
-    """The zips of a folder, each opened once. Several threads may read."""
+    """The zips of a folder, each opened once, and closed with this object. Several threads may read."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -49,9 +106,32 @@ class Archives:
         except zipfile.BadZipFile as error:
             raise ImageError(f"broken zip member: {error}") from error
 
-    def close(self) -> None:
-        for archive in self._open.values():
-            archive.close()
+
+def image_rows(images: "pd.DataFrame") -> list[ImageRow]:
+    """Return the rows of an images table."""
+    return list(images[["image_id", "archive", "member"]].itertuples(index=False, name=None))
+
+
+def decoded_pixels(archives: Archives, preprocess: Preprocess, row: ImageRow) -> tuple[int, np.ndarray | str]:
+    """Return the image id with its pixels (size, size, 3) uint8, or with the reason if the image cannot be read."""
+    image_id, archive, member = row
+    try:
+        return image_id, preprocess.pixels(decode(archives.read(archive, member), preprocess.min_decode_size))
+    except ImageError as error:
+        return image_id, str(error)
+
+
+def read_pixels(
+    images: "pd.DataFrame", raw: Path, preprocess: Preprocess, workers: int
+) -> tuple[np.ndarray, list[int]]:
+    """Return the pixels (I, size, size, 3) uint8 and the ids of the readable images. Raises UserError if none is."""
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(partial(decoded_pixels, Archives(raw), preprocess), image_rows(images))
+        bar = tqdm(results, "reading images", len(images), unit="image", disable=None)
+        readable = {image_id: pixels for image_id, pixels in bar if isinstance(pixels, np.ndarray)}
+    if not readable:
+        raise UserError(f"none of the {len(images)} images in {raw} can be read; check its files")
+    return np.stack(list(readable.values())), list(readable)
 
 
 def decode(data: bytes, min_decode_size: int | None = None) -> Image.Image:
@@ -60,9 +140,9 @@ def decode(data: bytes, min_decode_size: int | None = None) -> Image.Image:
     With `min_decode_size`, a JPEG is decoded at a half, a quarter or an eighth of its size if both sides keep at least
     that many pixels. This saves work on pixels that a later resize would average away.
     """
-    if not data:
-        raise ImageError("empty file")
     with _image_errors():
+        if not data:
+            raise ImageError("empty file")
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
         if image.width * image.height > _MAX_PIXELS:
             raise ImageError(f"{image.width} x {image.height} pixels are too many")
@@ -70,14 +150,16 @@ def decode(data: bytes, min_decode_size: int | None = None) -> Image.Image:
             raise ImageError("a JPEG of too many scans")
         if min_decode_size is not None:
             image.draft(None, (min_decode_size, min_decode_size))
-    return to_rgb(image)
+        return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return the image as RGB: upright by its EXIF, transparency on white, 16 bits scaled to 8. Raises ImageError."""
     with _image_errors():
         image.load()
-        image = _upright(image)
+        # ImageOps.exif_transpose fails if any other tag is malformed. Without an orientation, this raises a KeyError.
+        with suppress(Exception):
+            image = image.transpose(_TRANSPOSES[image.getexif()[ExifTags.Base.Orientation]])
         if image.mode == "F":  # without a scale, nobody knows which value is white
             raise ImageError("pixels are floating-point numbers")
         if image.mode.startswith("I"):  # 16-bit grey, which PIL's own conversion would clip to white
@@ -86,15 +168,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Return the image as its EXIF orientation says. ImageOps.exif_transpose fails if any other tag is malformed."""
-    try:
-        transpose = _TRANSPOSES.get(image.getexif()[ExifTags.Base.Orientation])
-    except Exception:  # a malformed EXIF makes its reader raise almost anything
-        return image
-    return image if transpose is None else image.transpose(transpose)
 
 
 @contextmanager

@@ -18,8 +18,7 @@ from lib.core.zips import open_zip, write_stored_zip
 from lib.datasets.registry import remote_files
 from lib.datasets.remote import reuse_dvc_cache
 from lib.fetch.http import fetch
-from lib.vision.images import Archives
-from lib.vision.pixels import decoded_pixels
+from lib.vision.images import Archives, decoded_pixels
 from stages.common.entrypoint import run
 from stages.common.generation import model_folders, train_consensus
 from stages.common.paths import DOWNLOADS, dvc_cache
@@ -64,7 +63,6 @@ def _results(captioner: Captioner, path: Path, split: str, search: dict[str, Any
                 print(f"{split}.zip: image {image_id}: {decoded[image_id]}", flush=True)
             beams = captioner.caption(list(pixels.values()), **search)
             captions |= {image_id: beam[0].text for image_id, beam in zip(pixels, beams, strict=True)}
-    archives.close()
     return [{"image_id": image_id, "caption": caption} for image_id, caption in captions.items()]
 
 

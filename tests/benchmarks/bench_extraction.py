@@ -12,8 +12,7 @@ import torch
 from lib.core.workers import worker_count
 from lib.extraction.extract import ExtractionConfig, extract
 from lib.vision.backbones import random_init
-from lib.vision.images import Archives
-from lib.vision.pixels import decoded_pixels, image_rows, read_pixels
+from lib.vision.images import Archives, decoded_pixels, image_rows, read_pixels
 from tests.realdata import REALDATA, needs_realdata
 
 BATCH = 32

@@ -6,8 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib.vision.images import ImageError, decode
-from lib.vision.preprocess import Preprocess
+from lib.vision.images import ImageError, Preprocess, decode
 from tests.fuzz.strategies import corrupted, fuzz
 from tests.pictures import saved
 

@@ -1,17 +1,19 @@
 """Write a report page, as the report stage does, from the images and captions of a test."""
 
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
-from lib.report.gallery import RANKED_BY, write_gallery
+from lib.report.gallery import RANKED_BY, write_gallery, write_sprites
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, gradient_flow, learning_curves
-from lib.report.sprites import write_sprites
-from lib.vision.images import Archives
-from lib.vision.preprocess import Preprocess
+from lib.vision.images import Archives, Preprocess
+from tests.pictures import saved
 
 WHOLE = Preprocess(64, (0.5,) * 3, (0.5,) * 3)  # the CNN sees the whole image
 CURVES = pd.DataFrame({
@@ -23,6 +25,10 @@ NORMS = pd.DataFrame({
     "lstm_trained": [1, 0.5],
 })  # fmt: skip
 FIRST_ID = 101
+EMPTY: dict[str, Any] = {  # the content of a page without results
+    "title": "t", "summary": "s", "scores": {}, "intervals": {}, "statistics": {}, "curves": [], "bleu": [],
+    "comparisons": [], "gradients": [],
+}  # fmt: skip
 
 
 def per_image(captions: Sequence[str]) -> pd.DataFrame:
@@ -53,14 +59,33 @@ def write_report(
     table = per_image(captions)
     archives = Archives(archive.parent)
     rows = [(image_id, archive.name, member) for image_id, member in zip(table["image_id"], members, strict=True)]
-    sprites, sizes = write_sprites(rows, archives, folder, workers)
-    archives.close()
+    folder.mkdir(parents=True, exist_ok=True)
+    sizes = write_sprites(rows, archives, folder, workers)
     attention = np.random.default_rng(2).integers(1, 200, (table["length"].sum(), regions), np.uint8).astype(np.float16)
     by_id = dict(zip(table["image_id"], references, strict=True))
-    write_gallery(folder / "gallery.js", table, by_id, sprites, sizes, attention, preprocess)
-    learning, bleu = learning_curves(CURVES, 2), bleu_analysis(table, CURVES, 2)
-    scores = {"bleu_4": 0.25, "truth": 0.5}
-    intervals, statistics = {"bleu_4": [0.2, 0.3]}, {"distinct_words": 12, "mean_length": 5.25}
-    index = folder / "index.html"
-    write_page(index, "Captions", "Of a test.", scores, intervals, statistics, learning, bleu, [], gradient_flow(NORMS))
+    write_gallery(folder, table, by_id, sizes, attention, preprocess)
+    content = {
+        "title": "Captions",
+        "scores": {"bleu_4": 0.25, "truth": 0.5},
+        "intervals": {"bleu_4": [0.2, 0.3]},
+        "statistics": {"distinct_words": 12, "mean_length": 5.25},
+        "curves": learning_curves(CURVES, 2),
+        "bleu": bleu_analysis(table, CURVES, 2),
+        "gradients": gradient_flow(NORMS),
+    }
+    write_page(folder / "index.html", **EMPTY | content)
     return table
+
+
+def report_of(folder: Path, pictures: Sequence[Image.Image], *args: Any, **kwargs: Any) -> tuple[Path, pd.DataFrame]:
+    """Write a report of these pictures, as `write_report`. Return its folder and the table `per_image`."""
+    members = write_zip(folder / "a.zip", pictures)
+    return folder / "report", write_report(folder / "report", folder / "a.zip", members, *args, **kwargs)
+
+
+def write_zip(path: Path, pictures: Sequence[Image.Image]) -> list[str]:
+    """Write the images as PNGs. Return the names of the members."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, picture in enumerate(pictures):
+            archive.writestr(f"{number}.png", saved(picture))
+        return archive.namelist()

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,6 +169,13 @@ def test_an_error_names_an_unreadable_file(captioner, name, tmp_path):
         captioner.caption([tmp_path / name])
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs an endless file")
+def test_a_file_of_more_than_the_limit_is_rejected(captioner, monkeypatch):
+    monkeypatch.setattr("lib.app.captioner.MAX_IMAGE_BYTES", 1000)
+    with pytest.raises(UserError, match=r"/dev/zero: .*1000 bytes"):
+        captioner.pixels("/dev/zero")
+
+
 def test_an_error_names_a_missing_file_or_a_folder(captioner, tmp_path):
     with pytest.raises(UserError, match=r"gone\.jpg: No such file"):
         captioner.pixels(tmp_path / "gone.jpg")
@@ -177,16 +185,10 @@ def test_an_error_names_a_missing_file_or_a_folder(captioner, tmp_path):
         captioner.pixels(Image.new("F", (4, 4)))
 
 
-FILES = [
-    "decoder.json",
-    "decoder.safetensors",
-    "vocabulary.json",
-    "backbone/backbone.json",
-    "backbone/weights.safetensors",
-]
+CNN_FILES = ["backbone/backbone.json", "backbone/weights.safetensors"]
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ["decoder.json", "decoder.safetensors", "vocabulary.json", *CNN_FILES])
 def test_a_missing_model_file_is_a_one_line_error(model, name):
     (model / name).unlink()
     with pytest.raises(UserError, match=name.rpartition("/")[2]) as caught:

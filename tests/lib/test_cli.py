@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 
 from lib.app import caption
-from lib.app.attention import draw_attention
 from lib.app.captioner import BATCH_SIZE, Candidate, Captioner
-from lib.vision.preprocess import Preprocess
+from lib.vision.images import Preprocess
 from tests.lib.tiny import WORDS, write_model
 from tests.stages.imports import ROOT
 
@@ -32,9 +31,8 @@ def run(model, monkeypatch, capsys):
     def run(*arguments) -> tuple[str | int | None, str, str]:
         default = [] if "--model" in arguments else ["--model", model]
         monkeypatch.setattr("sys.argv", ["caption", *map(str, default), *map(str, arguments)])
-        code = 0
         try:
-            caption.main()
+            code = caption.main()
         except SystemExit as stopped:
             code = stopped.code
         return code, *capsys.readouterr()
@@ -90,9 +88,7 @@ def test_json_has_candidates_scores_and_errors(run, model, photos, tmp_path):
     assert good["image"] == str(photos / "a.jpg")
     (candidates,) = Captioner.load(model).caption([photos / "a.jpg"], beam_size=4)
     assert good["caption"] == candidates[0].text
-    assert good["candidates"] == [
-        {"text": c.text, "tokens": c.tokens, "score": c.score, "mean_score": c.mean_score} for c in candidates[:3]
-    ]
+    assert good["candidates"] == [c.to_json() for c in candidates[:3]]
 
 
 def test_top_prints_candidates_with_their_scores(run, photos):
@@ -133,10 +129,11 @@ def test_attention_draws_one_image_per_word(run, photos, tmp_path):
 
 
 def test_the_heat_map_covers_the_attended_region(tmp_path):
-    white, whole = Image.new("RGB", (100, 80), "white"), Preprocess(64, (0.5,) * 3, (0.5,) * 3)
+    white, out, whole = tmp_path / "white.png", tmp_path / "out.png", Preprocess(64, (0.5,) * 3, (0.5,) * 3)
+    Image.new("RGB", (100, 80), "white").save(white)
     attention = torch.tensor([[0.02, 0.02, 0.94, 0.02]])  # the bottom left of 2 x 2 regions
-    draw_attention(white, whole, Candidate("dog", ["dog"], -1.0, -0.5, attention), tmp_path / "out.png")
-    drawn = np.asarray(Image.open(tmp_path / "out.png").convert("RGB")).astype(int)
+    caption.draw_attention(str(white), whole, Candidate("dog", ["dog"], -1.0, -0.5, attention), out)
+    drawn = np.asarray(Image.open(out).convert("RGB")).astype(int)
     height, width = drawn.shape[0], drawn.shape[1] / 5  # of the first of five columns
     rows, columns = (drawn[..., 0] - drawn[..., 2] > 150).nonzero()
     assert 0.5 * height < rows.mean() < height

@@ -292,13 +292,9 @@ def test_an_address_of_rays_client_is_an_error(project, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("wanted", "nodes", "share"),
     [
-        ("", [{"CPU": 8}, {"CPU": 2}], RayCluster("cpu", gpus=0, cpus=1)),
-        (
-            "",
-            [{"CPU": 64}, {"CPU": 32, "GPU": 4}, {"CPU": 24, "GPU": 2}],
-            RayCluster("cuda", gpus=1, cpus=8),
-        ),
-        ("cpu", [{"CPU": 32, "GPU": 4}], RayCluster("cpu", gpus=0, cpus=1)),
+        ("", [{"CPU": 8}, {"CPU": 2}], RayCluster("cpu", cpus=1)),
+        ("", [{"CPU": 64}, {"CPU": 32, "GPU": 4}, {"CPU": 24, "GPU": 2}], RayCluster("cuda", cpus=8)),
+        ("cpu", [{"CPU": 32, "GPU": 4}], RayCluster("cpu", cpus=1)),
     ],
 )
 def test_a_task_gets_a_gpu_if_a_node_has_one(monkeypatch, wanted, nodes, share):

@@ -12,6 +12,7 @@ from PIL import Image
 from lib.report.comparison import Comparison, read_comparisons, table, write_comparison
 from lib.report.figures import COLOURS
 from lib.report.page import write_page
+from tests.lib.pages import EMPTY
 
 SCORES = {"RNN": {"bleu_4": 0.25, "truth": 0.5}, "LSTM": {"bleu_4": 0.3125, "truth": 1.0}}
 CURVES = {
@@ -78,11 +79,11 @@ def test_a_written_comparison_is_read_back(folder):
 
 def test_the_page_shows_each_comparison(folder, tmp_path):
     for name, comparisons in (("with", read_comparisons(folder)), ("without", [])):
-        write_page(tmp_path / name, "t", "s", {}, {}, {}, [], [], comparisons, [])
+        write_page(tmp_path / name, **EMPTY | {"comparisons": comparisons})
     page, without = ((tmp_path / name).read_text() for name in ("with", "without"))
     assert "<h2>RNN against LSTM</h2>" in page
     assert "<p>On &lt;scenes&gt;, 2 epochs each.</p>" in page
-    assert re.search(r'<th scope="row">LSTM</th>\s*<td>0\.312</td>\s*<td>1\.000</td>', page)
+    assert re.search(r"<th>LSTM</th>\s*<td>0\.312</td>\s*<td>1\.000</td>", page)
     assert page.count("<svg") == 3
     assert without.count("<svg") == 0
     assert "against" not in without

@@ -14,8 +14,7 @@ from PIL import ExifTags, Image, ImageOps
 from lib.core.errors import UserError
 from lib.core.zips import open_zip, write_stored_zip
 from lib.vision import images
-from lib.vision.images import Archives, ImageError, decode
-from lib.vision.preprocess import Preprocess
+from lib.vision.images import Archives, ImageError, Preprocess, decode
 from tests.pictures import saved
 
 RED = Image.new("RGB", (8, 6), (200, 30, 40))

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lib.report.gallery import RANKED_BY
-from lib.report.sprites import PER_ROW
-from lib.vision.preprocess import Preprocess
+from lib.report.gallery import PER_ROW, RANKED_BY
+from lib.vision.images import Preprocess
 from tests.browser import chromium, needs_chromium
-from tests.lib.pages import FIRST_ID, write_report
-from tests.lib.test_report import MALFORMED, write_zip
+from tests.lib.pages import FIRST_ID, report_of
+from tests.lib.test_report import MALFORMED
 
 pytestmark = [needs_chromium, pytest.mark.slow]
 
@@ -32,12 +31,8 @@ def colour_of(number: int) -> tuple[int, int, int]:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """A report of images in plain colours, tall and wide in turn: (folder, table per_image)."""
-    folder = tmp_path_factory.mktemp("site")
     pictures = [Image.new("RGB", (60, 40) if i % 2 else (40, 60), colour_of(i)) for i in range(PICTURES)]
-    members = write_zip(folder / "a.zip", pictures)
-    return folder / "report", write_report(
-        folder / "report", folder / "a.zip", members, CAPTIONS, REFERENCES, regions=9
-    )
+    return report_of(tmp_path_factory.mktemp("site"), pictures, CAPTIONS, REFERENCES, regions=9)
 
 
 @pytest.fixture(scope="module")
@@ -200,10 +195,8 @@ def test_a_word_under_the_pointer_shows_its_heat_map(opened, site):
 
 
 def test_the_heat_map_covers_the_crop_box(opened, tmp_path):
-    members = write_zip(tmp_path / "a.zip", [Image.new("RGB", (200, 100))])
     crop = Preprocess(40, (0.5,) * 3, (0.5,) * 3, resize=50)  # the middle 80 x 80 pixels of 200 x 100
-    write_report(tmp_path / "report", tmp_path / "a.zip", members, ["a dog"], [["a"]], 9, crop)
-    page = opened(tmp_path / "report")
+    page = opened(report_of(tmp_path, [Image.new("RGB", (200, 100))], ["a dog"], [["a"]], 9, crop)[0])
     page.get_by_role("button", name="dog").hover()
     picture, heat = page.locator(".picture").bounding_box(), page.locator("canvas").bounding_box()
     assert heat["width"] / picture["width"] == pytest.approx(0.4, abs=0.01)
@@ -248,16 +241,9 @@ def test_the_page_follows_the_colour_scheme(opened, site):
 
 @pytest.mark.parametrize("regions", [0, 4])
 def test_malformed_captions_are_shown_as_text(opened, tmp_path, regions):
-    members = write_zip(tmp_path / "a.zip", [Image.new("RGB", (40, 40))] * len(MALFORMED))
-    write_report(
-        tmp_path / "report",
-        tmp_path / "a.zip",
-        members,
-        MALFORMED,
-        [[caption, "plain"] for caption in MALFORMED],
-        regions,
-    )
-    page = opened(tmp_path / "report", viewport={"width": 390, "height": 844})
+    pictures = [Image.new("RGB", (40, 40))] * len(MALFORMED)
+    folder, _ = report_of(tmp_path, pictures, MALFORMED, [[caption, "plain"] for caption in MALFORMED], regions)
+    page = opened(folder, viewport={"width": 390, "height": 844})
     assert page.evaluate("window.hacked") is None
     cards = page.locator(".cards > li")
     for number, caption in enumerate(MALFORMED):
@@ -271,9 +257,7 @@ def test_malformed_captions_are_shown_as_text(opened, tmp_path, regions):
 
 
 def test_a_report_of_one_image_works(opened, tmp_path):
-    members = write_zip(tmp_path / "a.zip", [Image.new("RGB", (40, 40))])
-    write_report(tmp_path / "report", tmp_path / "a.zip", members, ["a"], [["a"]])
-    page = opened(tmp_path / "report")
+    page = opened(report_of(tmp_path, [Image.new("RGB", (40, 40))], ["a"], [["a"]])[0])
     assert page.locator("output").inner_text() == "1 of 1 images"
     assert page.locator("summary").inner_text() == "References (1)"
 

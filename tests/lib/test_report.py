@@ -2,7 +2,6 @@
 
 import json
 import re
-import zipfile
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -12,28 +11,16 @@ from hypothesis import assume, given, settings, strategies as st
 from PIL import Image
 
 from lib.report.figures import COLOURS, Panel, as_svg, draw_contact_sheet, save_png
-from lib.report.gallery import RANKED_BY, write_gallery
-from lib.report.heatmap import SHARED
+from lib.report.gallery import MARGIN, PER_ROW, RANKED_BY, SHARED, SIDE, write_gallery, write_sprites
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, compared_curves, gradient_flow, learning_curves
-from lib.report.sprites import MARGIN, PER_ROW, SIDE, write_sprites
-from lib.vision.images import Archives
-from lib.vision.preprocess import Preprocess
-from tests.lib.pages import CURVES, FIRST_ID, NORMS, WHOLE, per_image, write_report
-from tests.pictures import saved
+from lib.vision.images import Archives, Preprocess
+from tests.lib.pages import CURVES, EMPTY, FIRST_ID, NORMS, WHOLE, per_image, report_of, write_zip
 
 MALFORMED = [
     "", "👩‍🚀 in space 🚀", "كلب يجري في الثلج", "</script><script>window.hacked = 1</script>",
     "\"it's\" `${1}` \\ $5 & <b>", "a\u2028b\u2029c", "x" * 10_000, "word " * 2_000,
 ]  # fmt: skip
-
-
-def write_zip(path, pictures) -> list[str]:
-    """Write the images as PNGs. Return the names of the members."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for number, picture in enumerate(pictures):
-            archive.writestr(f"{number}.png", saved(picture))
-        return archive.namelist()
 
 
 def plain(size, colour) -> Image.Image:
@@ -104,12 +91,12 @@ def luminance(colour: str) -> float:
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
 
-def test_colours_match_the_figures_and_text_has_contrast_in_light_and_dark():
+def test_colours_have_contrast_in_light_and_dark():
     variables = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", (SHARED / "base.css").read_text())
     light, dark = ({name: colours[i] for name, *colours in variables} for i in (0, 1))
-    assert {name: light[name] for name in COLOURS} == COLOURS
+    assert light == COLOURS
     for colours in (light, dark):
-        for name in COLOURS.keys() - {"line"}:
+        for name in COLOURS.keys() - {"page", "well", "line"}:
             darker, lighter = sorted([luminance(colours[name]), luminance(colours["page"])])
             assert (lighter + 0.05) / (darker + 0.05) >= 4.5, name
 
@@ -126,10 +113,11 @@ def test_a_contact_sheet_accepts_malformed_captions(tmp_path):
 
 
 def pack(folder, pictures, workers=2):
+    """Return the paths of the sprites and the sizes of the thumbnails."""
     folder.mkdir()
-    members = write_zip(folder / "a.zip", pictures)
-    archives = Archives(folder)
-    return write_sprites([(i, "a.zip", name) for i, name in enumerate(members)], archives, folder / "out", workers)
+    rows = [(i, "a.zip", name) for i, name in enumerate(write_zip(folder / "a.zip", pictures))]
+    sizes = write_sprites(rows, Archives(folder), folder, workers)
+    return sorted(folder.glob("*.jpg")), sizes
 
 
 def test_each_thumbnail_is_in_its_cell_and_keeps_its_shape(tmp_path):
@@ -173,7 +161,7 @@ def gallery_of(tmp_path, captions, attention, **columns) -> list[dict]:
     table = per_image(captions).assign(**columns)
     references = {image_id: [f"reference of {image_id}"] for image_id in table["image_id"]}
     sizes = [(220, 165)] * len(table)
-    write_gallery(tmp_path / "gallery.js", table, references, [], sizes, attention, WHOLE)
+    write_gallery(tmp_path, table, references, sizes, attention, WHOLE)
     return read_gallery(tmp_path / "gallery.js")["images"]
 
 
@@ -200,7 +188,7 @@ def test_scores_and_truth_belong_to_the_image(tmp_path):
     for picture, (_, row) in zip(pictures, table.iterrows(), strict=True):
         assert picture["scores"] == pytest.approx([row[name] for name in RANKED_BY], abs=5e-4)
         assert picture["references"] == [f"reference of {picture['id']}"]
-    assert "true" not in gallery_of(tmp_path, ["a"], np.empty((1, 0)))[0]
+    assert gallery_of(tmp_path, ["a"], np.empty((1, 0)))[0]["true"] is None
 
 
 @settings(max_examples=40)
@@ -239,16 +227,17 @@ class Tags(HTMLParser):
         self.attributes += [(tag, name, value) for name, value in attrs]
 
 
+REPORT = [plain((64, 48), "red"), plain((48, 64), "blue")], ["a red picture", ""], [["red"], ["blue", "sea"]], 4
+
+
 @pytest.fixture
 def report(tmp_path):
-    members = write_zip(tmp_path / "a.zip", [plain((64, 48), "red"), plain((48, 64), "blue")])
-    write_report(tmp_path / "report", tmp_path / "a.zip", members, ["a red picture", ""], [["red"], ["blue", "sea"]], 4)
-    return tmp_path / "report"
+    return report_of(tmp_path, *REPORT)[0]
 
 
 def test_the_page_shows_scores_with_intervals_and_loads_nothing_from_the_network(report):
     text = (report / "index.html").read_text("utf-8")
-    assert re.search(r"<dt>BLEU-4</dt>\s*<dd>0\.250</dd>\s*<dd class=\"interval\">0\.200 to 0\.300</dd>", text)
+    assert re.search(r"<dt>BLEU-4</dt>\s*<dd>0\.250</dd>\s*<dd>0\.200 to 0\.300</dd>", text)
     assert re.search(r"<dt>Truth</dt>\s*<dd>0\.500</dd>\s*</div>", text)
     assert "<dt>Distinct words</dt><dd>12</dd>" in text
     assert "<dt>Mean length</dt><dd>5.250</dd>" in text
@@ -265,16 +254,15 @@ def test_the_page_shows_scores_with_intervals_and_loads_nothing_from_the_network
 
 
 def test_the_report_is_reproducible(report, tmp_path):
-    members = zipfile.ZipFile(tmp_path / "a.zip").namelist()
-    again = tmp_path / "elsewhere/again"
-    write_report(again, tmp_path / "a.zip", members, ["a red picture", ""], [["red"], ["blue", "sea"]], 4, workers=1)
+    (tmp_path / "elsewhere").mkdir()
+    again, _ = report_of(tmp_path / "elsewhere", *REPORT, workers=1)
     assert sorted(path.name for path in again.iterdir()) == ["gallery.js", "index.html", "sprite-000.jpg"]
     for path in again.iterdir():
         assert path.read_bytes() == (report / path.name).read_bytes(), path.name
 
 
 def test_titles_are_escaped(tmp_path):
-    write_page(tmp_path / "a.html", "<i>T</i>", '"S" & <script>', {}, {}, {}, [], [], [], [])
+    write_page(tmp_path / "a.html", **EMPTY | {"title": "<i>T</i>", "summary": '"S" & <script>'})
     text = (tmp_path / "a.html").read_text()
     assert "<h1>&lt;i&gt;T&lt;/i&gt;</h1>" in text
     assert "&#34;S&#34; &amp; &lt;script&gt;" in text

@@ -22,7 +22,7 @@ function showResult(file, { candidates, cropBox }) {
   byId("image").src = URL.createObjectURL(file);
   const canvas = document.querySelector("canvas");
   const items = candidates.map(({ tokens, score, mean_score: meanScore, attention }) => {
-    const [item, words, scores] = ["li", "span", "span"].map((tag) => document.createElement(tag));
+    const [item, words, scores] = ["li", "div", "div"].map((tag) => document.createElement(tag));
     words.className = "caption";
     showCaption(words, canvas, tokens, attention, cropBox);
     scores.className = "hint";
