@@ -6,9 +6,8 @@ from lib.core.workers import worker_count
 from lib.datasets.local import import_local
 from lib.datasets.remote import fetch_dataset, remote_files
 from lib.scenes.dataset import write_scenes
-from stages.common.dvc_cache import dvc_cache
 from stages.common.entrypoint import run
-from stages.common.paths import DOWNLOADS, RAW
+from stages.common.paths import DOWNLOADS, RAW, dvc_cache
 from stages.params import DatasetParams, read_params
 
 

@@ -4,8 +4,7 @@ from dataclasses import asdict
 
 from lib.core.workdir import prune
 from lib.finetuning.self_critical import SelfCritical, SelfCriticalConfig
-from lib.model.card import write_card
-from lib.model.saved import check_features, load_decoder, save_captioner
+from lib.model.saved import check_features, load_decoder, save_captioner, write_card
 from lib.optim.optimiser import make_deterministic
 from lib.runtime.distributed import is_main_process
 from lib.runtime.launch import launch

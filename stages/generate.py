@@ -1,7 +1,6 @@
 """generate: caption the test split, and val to choose settings on, in COCO's results format."""
 
 import json
-from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +54,7 @@ def main() -> None:
 
 
 def _decode(
-    params: GenerateParams, model: CaptionModel[Any], consensus: Consensus | None, features: Features
+    params: GenerateParams, model: CaptionModel, consensus: Consensus | None, features: Features
 ) -> list[Hypothesis]:
     """Return one hypothesis per image of `features`."""
     constrain = DecodingConstraints(params.min_length, params.no_repeat_ngram_size).apply

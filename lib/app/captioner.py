@@ -56,7 +56,7 @@ class Captioner:
     pca: PCA | None
     decoder: Decoder
     vocabulary: Vocabulary
-    model: CaptionModel[Any]  # generates the captions: `decoder`, or an ensemble of it and others
+    model: CaptionModel  # generates the captions: `decoder`, or an ensemble of it and others
 
     @classmethod
     def load(cls, folder: str | Path, *others: str | Path) -> Self:

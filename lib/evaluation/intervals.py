@@ -8,23 +8,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from lib.scoring.scores import METRICS, combine
-
-_RESAMPLES, _SEED = 1000, 0
-_QUANTILES = (0.025, 0.975)
+from lib.scoring import METRICS, combine
 
 Interval = tuple[float, float]
-Intervals = dict[str, Interval]
 
 
-def intervals(measures: np.ndarray) -> Intervals:
+def intervals(measures: np.ndarray) -> dict[str, Interval]:
     """Return the interval of each score, from measures (I, 12) of `lib.scoring.measure`."""
-    return _by_metric(_resampled_scores(measures))
+    return dict(zip(METRICS, map(_interval, _resampled_scores(measures).T), strict=True))
 
 
-def difference_intervals(measures: np.ndarray, others: np.ndarray) -> Intervals:
+def difference_intervals(measures: np.ndarray, others: np.ndarray) -> dict[str, Interval]:
     """Return the interval of each score of `measures` minus that of `others`; both (I, 12), of the same images."""
-    return _by_metric(_resampled_scores(measures) - _resampled_scores(others))
+    differences = _resampled_scores(measures) - _resampled_scores(others)
+    return dict(zip(METRICS, map(_interval, differences.T), strict=True))
 
 
 def mean_interval(values: np.ndarray) -> Interval:
@@ -41,21 +38,16 @@ def pairs_interval(values: np.ndarray) -> Interval:
 
 
 def _resamples(images: int) -> Iterator[np.ndarray]:
-    """Yield the rows of each resample. Every call draws the same rows, which pairs two systems."""
-    rng = np.random.default_rng(_SEED)
-    return (rng.integers(images, size=images) for _ in range(_RESAMPLES))
+    """Yield the rows of each of 1,000 resamples. Every call draws the same rows, which pairs two systems."""
+    rng = np.random.default_rng(0)
+    return (rng.integers(images, size=images) for _ in range(1000))
 
 
 def _resampled_scores(measures: np.ndarray) -> np.ndarray:
     """Return the scores of each resample, (resamples, 6)."""
-    sums = [measures[rows].sum(axis=0) for rows in _resamples(len(measures))]
-    return combine(np.array(sums), len(measures))
-
-
-def _by_metric(scores: np.ndarray) -> Intervals:
-    return {name: _interval(column) for name, column in zip(METRICS, scores.T, strict=True)}
+    return combine(np.array([measures[rows].sum(axis=0) for rows in _resamples(len(measures))]), len(measures))
 
 
 def _interval(scores: np.ndarray) -> Interval:
-    low, high = np.quantile(scores, _QUANTILES).tolist()
+    low, high = np.quantile(scores, (0.025, 0.975)).tolist()
     return low, high

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib import import_module
 
 from lib.core.errors import UserError
@@ -18,39 +19,28 @@ _TIMEOUT = 30.0  # seconds without an answer from nlp.stanford.edu
 Tokens = Sequence[str]
 
 
-def meteor(references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int, Tokens]) -> float:
-    """Return corpus METEOR, 0 to 1. Both arguments are keyed by image id, with tokens as in `lib.text.tokenizer`.
+def _score(name: str, references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int, Tokens]) -> float:
+    """Return the corpus score, 0 to 1. Both arguments are keyed by image id, with tokens as in `lib.text.tokenizer`.
 
-    Raises UserError without Java or pycocoevalcap.
+    Raises UserError without Java or pycocoevalcap, or if SPICE's parser cannot be downloaded or fails.
     """
-    return _score("Meteor", references, hypotheses)
-
-
-def spice(references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int, Tokens]) -> float:
-    """Return SPICE, the mean F-score over images, 0 to 1. Arguments as for `meteor`.
-
-    Raises UserError without Java or pycocoevalcap, or if the parser cannot be downloaded or fails.
-    """
+    if shutil.which("java") is None:
+        raise UserError(f"{name.upper()} needs Java, but there is no java on the PATH: install a Java runtime")
+    texts = {image_id: [" ".join(tokens) for tokens in references[image_id]] for image_id in hypotheses}
+    captions = {image_id: [" ".join(tokens)] for image_id, tokens in hypotheses.items()}
     default_timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT)  # pycocoevalcap sets none
     try:
-        return _score("Spice", references, hypotheses)
-    except subprocess.CalledProcessError as error:
-        raise UserError(f"SPICE failed, see the output above: {error}; it was written for Java 8") from error
-    except OSError as error:
-        raise UserError(f"SPICE needs a parser that cannot be fetched from nlp.stanford.edu: {error}") from error
-    finally:
-        socket.setdefaulttimeout(default_timeout)
-
-
-def _score(name: str, references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int, Tokens]) -> float:
-    if shutil.which("java") is None:
-        raise UserError(f"{name.upper()} needs Java, but there is no java on the PATH: install a Java runtime")
-    try:
         module = import_module(f"pycocoevalcap.{name.lower()}.{name.lower()}")
+        corpus_score, _ = getattr(module, name)().compute_score(texts, captions)
     except ImportError as error:
         raise UserError(f"{name.upper()} needs pycocoevalcap: run make setup") from error
-    texts = {image_id: [" ".join(tokens) for tokens in references[image_id]] for image_id in hypotheses}
-    captions = {image_id: [" ".join(tokens)] for image_id, tokens in hypotheses.items()}
-    corpus_score, _ = getattr(module, name)().compute_score(texts, captions)
+    except (OSError, subprocess.CalledProcessError) as error:
+        source = "SPICE needs Java 8, and a parser from nlp.stanford.edu"
+        raise UserError(f"{name.upper()} failed, see also the output above: {error}. {source}") from error
+    finally:
+        socket.setdefaulttimeout(default_timeout)
     return float(corpus_score)
+
+
+meteor, spice = partial(_score, "Meteor"), partial(_score, "Spice")

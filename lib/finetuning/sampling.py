@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lib.model.decoding import AnyState, CaptionModel, Constrain, Hypothesis, decode_stepwise
-from lib.text.vocabulary import START
+from lib.model.decoding import CaptionModel, Constrain, Hypothesis, decode_stepwise
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class SamplingConfig:
 
 @torch.inference_mode()
 def sample(
-    model: CaptionModel[AnyState],
+    model: CaptionModel,
     features: Tensor,
     samples: int,
     max_length: int,
@@ -53,7 +52,6 @@ def sample(
     """
     images, device = len(features), features.device
     state = model.init_state(features).select(torch.arange(images, device=device).repeat_interleave(samples))
-    start = torch.full((images * samples,), START, device=device)
     uniform = _uniform(images * samples, max_length, generator).to(device)
 
     def draw(log_probs: Tensor, t: int) -> Tensor:
@@ -65,7 +63,7 @@ def sample(
         index = torch.searchsorted(cumulative, threshold).clamp_max(cumulative.shape[1] - 1)
         return tokens.gather(1, index)[:, 0]
 
-    captions = decode_stepwise(model, start, state, max_length, draw, constrain)
+    captions = decode_stepwise(model, state, max_length, draw, constrain)
     return [captions[i : i + samples] for i in range(0, len(captions), samples)]
 
 

@@ -85,10 +85,7 @@ class CaptionBatch:
 
     @classmethod
     def of_lengths(cls, image_index: Tensor, token_ids: Tensor, lengths: Tensor, num_words: int) -> "CaptionBatch":
-        """Return captions of `lengths` (N,), which include <start>.
-
-        `num_words` is the number of all targets. The caller knows it, so a GPU need not be synchronised to count them.
-        """
+        """Return captions of `lengths` (N,), <start> included. Counting their `num_words` targets would stall a GPU."""
         targets = lengths - 1  # (N,)
         rows = torch.repeat_interleave(targets, output_size=num_words)  # (words,)
         first = targets.cumsum(0) - targets  # (N,)
@@ -128,16 +125,15 @@ class Decoder(nn.Module):
         self.output = Linear(hidden, config.vocabulary_size)
 
     def fit_standardisation(self, parts: Iterable[Tensor]) -> None:
-        """Centres each channel and scales it to unit variance, as on `parts` of the features, (n, P, C) each."""
+        """Standardise each channel to mean 0 and variance 1 on `parts` of the features, (n, P, C) each."""
         mean, squares = mean_and_second_moment(parts, lambda vectors: vectors.square().sum(0))  # (C,), (C,)
-        variance = squares - mean.square()
         self.feature_mean.copy_(mean)
-        self.feature_scale.copy_(1 / variance.clamp_min(1e-6).sqrt())
+        self.feature_scale.copy_(1 / (squares - mean.square()).clamp_min(1e-6).sqrt())
 
     def init_state(self, features: Tensor) -> DecoderState:
         """Return the state before the first token of one caption per image. features (I, P, C)."""
-        regions = (features.to(self.feature_mean.dtype) - self.feature_mean) * self.feature_scale  # (I, P, C)
-        regions = self.dropout(regions)
+        features = features.to(self.feature_mean.dtype)
+        regions = self.dropout((features - self.feature_mean) * self.feature_scale)  # (I, P, C)
         v = regions.mean(dim=1)  # (I, C)
         initial = torch.tanh(self.image_to_state(v)).chunk(self.num_states, dim=1)  # 1 or 2 of (I, H)
         cell = tuple(part[None].contiguous() for part in initial)  # (1, I, H)
@@ -169,18 +165,15 @@ class Decoder(nn.Module):
         return h, last if self.num_states == 2 else (last,)
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Read one token per caption (N,). Return the log-probabilities of the next one (N, V) and the new state.
-
-        <pad>, <start> and <unk> get probability 0.
-        """
+        """Read tokens (N,). Return log_probs (N, V) of the next ones, -inf if suppressed, and the new state."""
         h, state = self.unroll(tokens[:, None], state)  # (N, 1, H)
         log_probs = torch.log_softmax(self.output(h[:, 0]), dim=-1)  # (N, V)
         return log_probs.index_fill_(1, self.suppressed_tokens, float("-inf")), state
 
     def forward(self, features: Tensor, *batches: CaptionBatch) -> Tensor:
-        """Return the scores of all targets given the tokens before them (teacher forcing).
+        """Return the scores (words, V) of all targets, batch by batch, given the tokens before them (teacher forcing).
 
-        features (I, P, C), each image once -> (words, V), batch by batch. Each batch is padded to its own length.
+        features (I, P, C) has each image once. Each batch is padded to its own length.
         """
         start = self.init_state(features)
         h = [

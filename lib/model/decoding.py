@@ -2,41 +2,32 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from lib.runtime.distributed import all_gather, world_size
+from lib.runtime.distributed import all_gather
 from lib.text.vocabulary import END, PAD, START
 
 
-class DecodingState(Protocol):
-    """The state of N captions that are being decoded."""
+class CaptionModel(Protocol):
+    """A model that can be decoded: a `Decoder`, or several of them as an `Ensemble`.
 
-    @property
-    def attention_weights(self) -> Tensor:
-        """Return the attention weights (N, P) of the last step; (N, 0) without attention."""
+    The state of N captions has attention_weights (N, P) of the last step, (N, 0) without attention, and a method
+    select(rows), which returns the state of the captions `rows` (M,). They may repeat.
+    """
 
-    def select(self, rows: Tensor) -> Self:
-        """Return the state of the captions `rows` (M,), which may repeat."""
-
-
-AnyState = TypeVar("AnyState", bound=DecodingState)
-
-
-class CaptionModel(Protocol[AnyState]):
-    """A model that can be decoded: a `Decoder`, or several of them as an `Ensemble`."""
-
-    def init_state(self, features: Tensor) -> AnyState:
+    def init_state(self, features: Tensor) -> Any:
         """Return the state before the first token. features (N, P, C)."""
 
-    def step(self, tokens: Tensor, state: AnyState) -> tuple[Tensor, AnyState]:
+    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Read tokens (N,). Return log_probs (N, V), which the caller may overwrite, and the new state."""
 
 
 # (log_probs (M, V), tokens so far (M, T)) -> log_probs (M, V) with forbidden tokens at -inf; it may write in place.
 Constrain = Callable[[Tensor, Tensor], Tensor]
+Choose = Callable[[Tensor, int], Tensor]  # (log_probs (N, V), number of the step) -> chosen tokens (N,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,18 +47,12 @@ def to_hypotheses(tokens: Tensor, log_probs: Tensor, attention: Tensor) -> list[
 
 
 def decode_stepwise(
-    model: CaptionModel[AnyState],
-    next_tokens: Tensor,
-    state: AnyState,
-    max_length: int,
-    choose: Callable[[Tensor, int], Tensor],
-    constrain: Constrain | None = None,
+    model: CaptionModel, state: Any, max_length: int, choose: Choose, constrain: Constrain | None = None
 ) -> list[Hypothesis]:
-    """Decode one token per step from `state`, in which `next_tokens` (N,) are read first.
-
-    `choose` takes log_probs (N, V) and the step, and returns the chosen tokens (N,). `constrain` runs before it.
-    """
-    tokens = next_tokens.new_full((len(next_tokens), max_length), PAD)
+    """Decode N captions from the state before the first token, one token per step. `choose` follows `constrain`."""
+    captions, device = len(state.attention_weights), state.attention_weights.device
+    tokens = torch.full((captions, max_length), PAD, device=device)  # (N, T)
+    next_tokens = torch.full((captions,), START, device=device)
     finished = torch.zeros_like(next_tokens, dtype=torch.bool)
     total, attention = torch.zeros_like(next_tokens, dtype=torch.float), []
     for t in range(max_length):
@@ -85,22 +70,14 @@ def decode_stepwise(
 
 
 @torch.inference_mode()
-def greedy(
-    model: CaptionModel[AnyState], features: Tensor, max_length: int, constrain: Constrain | None = None
-) -> list[Hypothesis]:
+def greedy(model: CaptionModel, features: Tensor, max_length: int) -> list[Hypothesis]:
     """Take the most probable token at each step, at most `max_length` of them. features (N, P, C) -> N hypotheses."""
-
-    def choose(log_probs: Tensor, _: int) -> Tensor:
-        return log_probs.topk(1, dim=1).indices[:, 0]  # not argmax: ties must be broken as in a beam of one
-
-    start = torch.full((len(features),), START, device=features.device)
-    return decode_stepwise(model, start, model.init_state(features), max_length, choose, constrain)
+    # Not argmax, because ties must be broken as in a beam of one.
+    return decode_stepwise(model, model.init_state(features), max_length, lambda p, _: p.topk(1).indices[:, 0])
 
 
 def gather_hypotheses(own: Sequence[Hypothesis]) -> list[Hypothesis]:
     """Return the hypotheses of all processes, in the order of their ranks."""
-    if world_size() == 1:
-        return list(own)
     lengths = all_gather(torch.tensor([len(h.token_ids) for h in own], dtype=torch.long)).tolist()
     token_ids = all_gather(torch.tensor([token for h in own for token in h.token_ids], dtype=torch.long))
     log_probs = all_gather(torch.tensor([h.log_prob for h in own], dtype=torch.double)).tolist()

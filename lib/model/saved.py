@@ -1,18 +1,19 @@
-"""A trained model on disk: one folder that needs nothing else, with CNN, decoder and vocabulary."""
+"""A trained model on disk: one folder that needs nothing else, with CNN, decoder, vocabulary and model card."""
 
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from lib.core.errors import UserError, readable_errors
 from lib.features.pca import pca_path
 from lib.model.decoder import Decoder, DecoderConfig
-from lib.text.vocabulary import Vocabulary
+from lib.text.vocabulary import SPECIALS, Vocabulary
 
 _WEIGHTS, _CONFIG, _VOCABULARY = "decoder.safetensors", "decoder.json", "vocabulary.json"
 _FORMAT = 2  # of decoder.json and the names of the weights; 1 had no "format"
@@ -23,16 +24,18 @@ def weights_path(folder: Path) -> Path:
     return folder / _WEIGHTS
 
 
+def provenance_path(folder: Path) -> Path:
+    """Return the file that holds the params behind a model folder."""
+    return folder / "provenance.json"
+
+
 def backbone_folder(folder: Path) -> Path:
     """Return the folder of the CNN in a model folder."""
     return folder / "backbone"
 
 
 def save_captioner(folder: Path, backbone: Path, features: Path, decoder: Decoder, vocabulary: Vocabulary) -> None:
-    """Write a model folder; the CNN is copied from the folder `backbone`, the PCA, if any, from `features`.
-
-    The same weights give the same bytes.
-    """
+    """Write a model folder; the CNN is copied from the folder `backbone`, the PCA, if any, from `features`."""
     save_decoder(folder, decoder, vocabulary)
     shutil.copytree(backbone, backbone_folder(folder), dirs_exist_ok=True, copy_function=shutil.copyfile)
     if pca_path(features).exists():
@@ -48,44 +51,25 @@ def save_decoder(folder: Path, decoder: Decoder, vocabulary: Vocabulary) -> None
 
 
 def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
-    """Return the decoder, in evaluation mode, and its vocabulary.
-
-    Raises UserError if a file is missing, damaged, of another format or of another model.
-    """
+    """Return the decoder, in evaluation mode, and its vocabulary. Raises UserError if a file is malformed."""
     with readable_errors(folder / _CONFIG):
         settings = json.loads((folder / _CONFIG).read_text("utf-8"))
         if (found := settings.pop("format", 1)) != _FORMAT:
-            raise ValueError(
-                f"model format {found}, not {_FORMAT}; train the model again with dvc repro, "
-                "or use the commit that wrote it"
-            )
+            raise ValueError(f"model format {found}, not {_FORMAT}; run dvc repro, or use the commit that wrote it")
         config = DecoderConfig(**settings)
     with readable_errors(folder / _WEIGHTS):
         weights = load_file(folder / _WEIGHTS)
-        _check_sizes(config, weights)
+        with torch.device("meta"):  # check the sizes first: a decoder of wrong sizes could fill the memory
+            Decoder(config).load_state_dict(weights, assign=True)
         decoder = Decoder(config)
         decoder.load_state_dict(weights)
     vocabulary = Vocabulary.load(folder / _VOCABULARY)
     if len(vocabulary) != config.vocabulary_size:
         raise UserError(
-            f"{folder / _VOCABULARY} has {len(vocabulary)} tokens, but the decoder was trained with "
-            f"{config.vocabulary_size}: it belongs to another model; restore the file that came with this one"
+            f"{folder / _VOCABULARY} has {len(vocabulary)} tokens, but the decoder {config.vocabulary_size}: it is of "
+            "another model; restore the file that came with this one"
         )
     return decoder.eval(), vocabulary
-
-
-def _check_sizes(config: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
-    """Raise ValueError if the sizes are not those of the weights: a decoder of wrong sizes could fill the memory."""
-    shapes = {
-        "embed.weight": (config.vocabulary_size, config.embedding_size),
-        "output.weight": (config.vocabulary_size, config.hidden_size),
-        "feature_mean": (config.feature_size,),
-    }
-    if config.attention == "additive":
-        shapes["attention.place"] = (config.num_regions, config.feature_size)
-    for name, shape in shapes.items():
-        if weights[name].shape != shape:
-            raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, but {_CONFIG} says {shape}")
 
 
 def check_features(config: DecoderConfig, shape: Sequence[int], source: object) -> None:
@@ -96,3 +80,34 @@ def check_features(config: DecoderConfig, shape: Sequence[int], source: object) 
             f"{source}: features of shape {tuple(shape[1:])}, but the decoder was trained on {expected} (num_regions, "
             "feature_size): they are of another CNN or features.kind; use the model's own backbone, or train again"
         )
+
+
+def write_card(folder: Path, config: DecoderConfig, params: Mapping[str, Any], val: Mapping[str, float]) -> None:
+    """Write provenance.json and README.md, a model card (Mitchell et al. 2019, "Model cards for model reporting").
+
+    `params` are those of the stages up to finetune, by section; `val` are scores of greedy captions of the val split.
+    The same arguments give the same bytes.
+    """
+    provenance_path(folder).write_text(json.dumps({"params": params, "val": val}, indent=2) + "\n", "utf-8")
+    backbone, epochs = params["backbone"], params["finetune"]["epochs"]
+    weights = "trained here" if backbone["weights"] == "fit" else f"weights {Path(backbone['weights']).name}"
+    finetuning = f", then {epochs} of self-critical training for CIDEr-D" if epochs else ""
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in val.items())
+    (folder / "README.md").write_text(
+        f"""# Image captioner
+
+- Decoder: {config.cell.upper()} with {config.hidden_size} hidden units, attention: {config.attention}
+- Image features: {config.num_regions} x {config.feature_size} from {backbone["name"]} ({weights})
+- Vocabulary: {config.vocabulary_size - len(SPECIALS)} words
+- Training: train split of {params["dataset"]["name"]}, {params["train"]["epochs"]} epochs of cross-entropy{finetuning}
+- Scores of greedy captions of the val split: {scores} (BLEU and ROUGE-L: 0 to 1, CIDEr-D: 0 to 10)
+- All params: [provenance.json](provenance.json)
+
+Use: `caption --model FOLDER photo.jpg`, or `Captioner.load(FOLDER).caption(["photo.jpg"])` after
+`from lib import Captioner`. The folder is self-contained.
+
+Limits: the model repeats the habits and prejudices of its training captions, and guesses when an image is unlike its
+training images. Use it for study, not for decisions about people. The license of the data set applies.
+""",
+        "utf-8",
+    )

@@ -1,5 +1,66 @@
-"""BLEU, ROUGE-L and CIDEr-D as coco-caption computes them, without Java."""
+"""BLEU, ROUGE-L and CIDEr-D with coco-caption's names and units, without Java.
 
-from lib.scoring.scores import METRICS, Scorer, corpus_scores, image_scores, measure, score
+Every score is a function of sums over images. So each image is measured once, as a row of numbers. The rows give the
+scores of all images, of each image, and of any sample of them.
+"""
 
-__all__ = ["METRICS", "Scorer", "corpus_scores", "image_scores", "measure", "score"]
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lib.scoring.bleu import BleuReferences, Tokens, bleu
+from lib.scoring.cider import CiderD
+from lib.scoring.rouge import rouge_l
+
+METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
+
+
+def score(references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int, Tokens]) -> dict[str, float]:
+    """Return the corpus scores: BLEU and ROUGE-L from 0 to 1, CIDEr-D from 0 to 10.
+
+    Both arguments are keyed by image id, with tokens as in `lib.text.tokenizer`. Raises ValueError if the ids differ,
+    there are none, or an image has no reference.
+    """
+    return corpus_scores(measure(references, hypotheses))
+
+
+def corpus_scores(measures: np.ndarray) -> dict[str, float]:
+    """Return the scores of all images together, from measures (I, 12)."""
+    return dict(zip(METRICS, combine(measures.sum(axis=0), len(measures)).tolist(), strict=True))
+
+
+def image_scores(measures: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the scores of each image, (I,) each, from measures (I, 12). Their mean BLEU is not corpus BLEU."""
+    return dict(zip(METRICS, combine(measures, 1).T, strict=True))
+
+
+def measure(references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int, Tokens]) -> np.ndarray:
+    """Return a row per image, in the order of `hypotheses`: BLEU's ten statistics, ROUGE-L and CIDEr-D, (I, 12)."""
+    if not hypotheses:
+        raise ValueError("there are no captions to score")
+    if differing := sorted(references.keys() ^ hypotheses.keys()):
+        raise ValueError(f"{len(differing)} images have references or a caption, not both, such as {differing[0]}")
+    return Scorer({image: references[image] for image in hypotheses}).measure(list(hypotheses.values()))
+
+
+class Scorer:
+    """Scores hypotheses against fixed references, whose n-grams it counts once."""
+
+    def __init__(self, references: Mapping[int, Sequence[Tokens]]) -> None:
+        if missing := [image for image, captions in references.items() if not captions]:
+            raise ValueError(f"{len(missing)} images have no reference caption, such as {missing[0]}")
+        self._references = list(references.values())
+        self._bleu = [BleuReferences(captions) for captions in self._references]
+        self._cider = CiderD(self._references)
+
+    def measure(self, hypotheses: Sequence[Tokens]) -> np.ndarray:
+        """Return the rows of `measure` of one hypothesis per image, in the order of the references."""
+        statistics = [image.statistics(tokens) for image, tokens in zip(self._bleu, hypotheses, strict=True)]
+        rouge = [rouge_l(image, tokens) for image, tokens in zip(self._references, hypotheses, strict=True)]
+        cider = self._cider.scores(range(len(hypotheses)), hypotheses)
+        return np.column_stack([np.array(statistics, float), rouge, cider])
+
+
+def combine(sums: np.ndarray, images: int) -> np.ndarray:
+    """Return the scores in the order of METRICS, (..., 6), from measures summed over `images` images, (..., 12)."""
+    return np.concatenate([bleu(sums[..., :10]), sums[..., 10:] / images], axis=-1)

@@ -6,10 +6,13 @@ so is NLTK's corpus_bleu if there are captions of fewer than four tokens.
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from itertools import chain
 
 import numpy as np
 
-from lib.scoring.ngrams import ORDERS, Tokens
+ORDERS = (1, 2, 3, 4)
+
+Tokens = Sequence[Hashable]
 
 _TINY, _SMALL = 1e-15, 1e-9  # coco-caption's; they avoid a division by zero
 
@@ -47,7 +50,4 @@ def bleu(statistics: np.ndarray) -> np.ndarray:
 
 def _ngrams(tokens: Tokens) -> Counter[tuple[Hashable, ...]]:
     """Count the n-grams of one to four tokens."""
-    counts: Counter[tuple[Hashable, ...]] = Counter()
-    for n in ORDERS:
-        counts.update(zip(*(tokens[i:] for i in range(n)), strict=False))
-    return counts
+    return Counter(chain.from_iterable(zip(*(tokens[i:] for i in range(n)), strict=False) for n in ORDERS))

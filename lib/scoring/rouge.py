@@ -5,21 +5,18 @@ The best precision and the best recall may be of different references. Their F m
 
 from collections.abc import Hashable, Sequence
 
-from lib.scoring.ngrams import Tokens
+from lib.scoring.bleu import Tokens
 
 _BETA = 1.2
 
 
 def rouge_l(references: Sequence[Tokens], hypothesis: Tokens) -> float:
     """Return ROUGE-L of one hypothesis, 0 to 1. As in coco-caption, an empty caption counts as one empty token."""
-    hypothesis = hypothesis or [""]
-    precision = recall = 0.0
-    for reference in references:
-        reference = reference or [""]
-        common = _lcs_length(hypothesis, reference)
-        precision = max(precision, common / len(hypothesis))
-        recall = max(recall, common / len(reference))
-    if precision == 0 or recall == 0:
+    hypothesis, references = hypothesis or [""], [reference or [""] for reference in references]
+    common = [_lcs_length(hypothesis, reference) for reference in references]
+    precision = max(common) / len(hypothesis)
+    recall = max(length / len(reference) for length, reference in zip(common, references, strict=True))
+    if precision == 0:
         return 0.0
     return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
 

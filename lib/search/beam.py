@@ -3,18 +3,13 @@
 import torch
 from torch import Tensor
 
-from lib.model.decoding import AnyState, CaptionModel, Constrain, Hypothesis, to_hypotheses
+from lib.model.decoding import CaptionModel, Constrain, Hypothesis, to_hypotheses
 from lib.text.vocabulary import END, PAD, START
 
 
 @torch.inference_mode()
 def beam_search(
-    model: CaptionModel[AnyState],
-    features: Tensor,
-    beam_size: int,
-    max_length: int,
-    length_penalty: float,
-    constrain: Constrain | None = None,
+    model: CaptionModel, features: Tensor, beam_size: int, max_length: int, length_penalty: float, constrain: Constrain
 ) -> list[list[Hypothesis]]:
     """Return up to `beam_size` hypotheses per image, the best first, at least one. features (N, P, C) -> N lists.
 
@@ -37,8 +32,7 @@ def beam_search(
         beams = last_tokens.shape[1]
         step_log_probs, state = model.step(last_tokens.flatten(), state)  # (NB, V)
         attention.append(state.attention_weights.unflatten(0, (images, beams)))  # (N, B, P)
-        if constrain:
-            step_log_probs = constrain(step_log_probs, tokens.flatten(0, 1))
+        step_log_probs = constrain(step_log_probs, tokens.flatten(0, 1))
         # The best `beam_size` of all candidates include at most that many of one hypothesis.
         best = step_log_probs.topk(min(beam_size, step_log_probs.shape[1]), dim=1)
         candidate_log_probs, candidate_tokens = (part.unflatten(0, (images, beams)) for part in best)  # (N, B, K)
@@ -53,23 +47,19 @@ def beam_search(
         parents = chosen // candidates  # (N, new B)
         last_tokens = candidate_tokens.flatten(1).gather(1, chosen)
         log_probs, lengths = candidate_log_probs.flatten(1).gather(1, chosen), lengths.gather(1, parents)
-        tokens = torch.cat([_select(tokens, parents), last_tokens[:, :, None]], dim=2)
-        backpointers = torch.cat([_select(backpointers, parents), parents[:, :, None]], dim=2)
+        rows = parents[:, :, None]
+        tokens = torch.cat([tokens.take_along_dim(rows, 1), last_tokens[:, :, None]], dim=2)
+        backpointers = torch.cat([backpointers.take_along_dim(rows, 1), rows], dim=2)
         finished = finished.gather(1, parents) | (last_tokens == END)
         if finished.all():
             break
         first_row = torch.arange(images, device=device)[:, None] * beams  # (N, 1): rows of the state, image by image
         state = state.select((first_row + parents).flatten())
     beams = last_tokens.shape[1]
-    weights = [_select(part, parents) for part, parents in zip(attention, backpointers.unbind(dim=2), strict=True)]
+    weights = [part.take_along_dim(backpointers[:, :, t : t + 1], 1) for t, part in enumerate(attention)]  # (N, B, P)
     hypotheses = to_hypotheses(tokens.flatten(0, 1), log_probs.flatten(), torch.stack(weights, dim=2).flatten(0, 1))
     # With fewer possible captions than beams, the beam is filled up with impossible ones, at -inf.
     return [
         [hypotheses[i], *(other for other in hypotheses[i + 1 : i + beams] if other.log_prob > float("-inf"))]
         for i in range(0, images * beams, beams)
     ]
-
-
-def _select(values: Tensor, parents: Tensor) -> Tensor:
-    """Return the rows `parents` (N, K) of values (N, B, M), as (N, K, M)."""
-    return values.gather(1, parents[:, :, None].expand(-1, -1, values.shape[2]))

@@ -5,12 +5,11 @@ A hypothesis h of n tokens, <end> counted, gets the score
     log p(h) / n ** length_penalty  +  weight * mean over neighbours j of CIDEr-D(h, captions of j).
 
 The neighbours are the train images whose features have the greatest cosine similarity to those of the image; features
-are averaged over the regions and standardised. The decoder knows what fits this image, its neighbours what people
-usually say about such images (Devlin et al. 2015, "Exploring nearest neighbor approaches for image captioning"; Mao
-et al. 2015, "Deep captioning with multimodal recurrent neural networks", who rerank the captions of an RNN).
+are averaged over the regions and standardised (Devlin et al. 2015, "Exploring nearest neighbor approaches for image
+captioning"; Mao et al. 2015, "Deep captioning with multimodal recurrent neural networks").
 """
 
-from collections.abc import Sequence
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -20,7 +19,6 @@ from torch.nn.functional import normalize
 from lib.features.store import Features
 from lib.finetuning.reward import CiderReward
 from lib.model.decoding import Hypothesis
-from lib.text.vocabulary import Vocabulary
 
 _CHUNK = 2048  # images read at a time, so that memory never holds all grids
 _MIN_STD = 1e-3  # smaller standard deviations are noise, and not scaled up further
@@ -29,42 +27,27 @@ _MIN_STD = 1e-3  # smaller standard deviations are noise, and not scaled up furt
 class Consensus:
     """Reranks hypotheses with the features and captions of the train split."""
 
-    def __init__(
-        self,
-        features: Features | Tensor,
-        references: Sequence[Sequence[Sequence[str]]],
-        vocabulary: Vocabulary,
-        neighbours: int,
-        weight: float,
-    ):
-        """Index the train split: features (I, P, C) and, in the same order, the tokenised captions of each image.
-
-        `neighbours` is at least 1, and at most I are used.
-        """
-        self._reward = CiderReward(references, vocabulary)
-        self._neighbours, self._weight = min(neighbours, len(features)), weight
-        means = torch.empty(len(features), features.shape[2])
-        for rows, part in zip(means.split(_CHUNK), features.split(_CHUNK), strict=True):
-            rows.copy_(_region_means(part))
+    def __init__(self, features: Features | Tensor, reward: CiderReward, neighbours: int, weight: float):
+        """Index the features (I, P, C) of the train split; `reward` has its captions. `neighbours` is at least 1."""
+        self._reward, self._weight, self._neighbours = reward, weight, min(neighbours, len(features))
+        means = torch.cat([_region_means(part) for part in features.split(_CHUNK)])  # (I, C)
         # Without standardisation, a few channels that are large in all images dominate every cosine.
         self._mean, self._std = means.mean(dim=0), means.std(dim=0, correction=0).clamp_min(_MIN_STD)
         self._train_directions = self._directions(means)  # (I, C)
 
-    def rerank(
-        self, features: Tensor, beams: Sequence[Sequence[Hypothesis]], length_penalty: float
-    ) -> list[list[Hypothesis]]:
+    def rerank(self, features: Tensor, beams: list[list[Hypothesis]], length_penalty: float) -> list[list[Hypothesis]]:
         """Return the hypotheses of each of N images, the best first. features (N, P, C)."""
         similarities = self._directions(_region_means(features)) @ self._train_directions.T  # (N, I)
         nearest = similarities.topk(self._neighbours, dim=1).indices.numpy()  # (N, neighbours)
-        return [self._rerank_one(images, beam, length_penalty) for images, beam in zip(nearest, beams, strict=True)]
-
-    def _rerank_one(self, images: np.ndarray, beam: Sequence[Hypothesis], length_penalty: float) -> list[Hypothesis]:
-        rewards = self._reward(np.tile(images, (len(beam), 1)), beam).mean(dim=1).tolist()
-        scores = [
-            h.log_prob / len(h.token_ids) ** length_penalty + self._weight * reward
-            for h, reward in zip(beam, rewards, strict=True)
-        ]
-        return [beam[i] for i in sorted(range(len(beam)), key=scores.__getitem__, reverse=True)]
+        reranked = []
+        for images, beam in zip(nearest, beams, strict=True):
+            rewards = self._reward(np.tile(images, (len(beam), 1)), beam).mean(dim=1).tolist()
+            scored = [
+                (h.log_prob / len(h.token_ids) ** length_penalty + self._weight * reward, h)
+                for h, reward in zip(beam, rewards, strict=True)
+            ]
+            reranked.append([h for _, h in sorted(scored, key=itemgetter(0), reverse=True)])
+        return reranked
 
     def _directions(self, means: Tensor) -> Tensor:
         """Standardise means (N, C) and scale each row to length 1, in place."""

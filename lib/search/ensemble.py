@@ -3,7 +3,6 @@
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,63 +18,53 @@ from lib.runtime.device import device
 from lib.text.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True)
-class EnsembleState:
+class EnsembleState(tuple[DecoderState, ...]):
     """The states of the decoders."""
-
-    states: tuple[DecoderState, ...]
 
     @property
     def attention_weights(self) -> Tensor:
         """Return the mean attention weights (N, P); (N, 0) unless all decoders attend to the same number of regions."""
-        weights = [state.attention_weights for state in self.states]
+        weights = [state.attention_weights for state in self]
         if len({part.shape for part in weights}) > 1:
             return weights[0].new_empty(len(weights[0]), 0)
         return torch.stack(weights).mean(dim=0)
 
     def select(self, rows: Tensor) -> "EnsembleState":
-        """Return the state of the captions `rows` (M,), which may repeat."""
-        return EnsembleState(tuple(state.select(rows) for state in self.states))
+        return EnsembleState(state.select(rows) for state in self)
 
 
 class Ensemble:
-    """A `CaptionModel` that averages the token probabilities of its decoders."""
+    """Averages the token probabilities of decoders with one vocabulary and one kind of features."""
 
     def __init__(self, decoders: Sequence[Decoder]):
-        """Combine decoders of one vocabulary and one kind of features; `build_ensemble` checks that."""
-        self.decoders = tuple(decoders)
+        self.decoders = decoders
 
     def init_state(self, features: Tensor) -> EnsembleState:
-        """Return the state before the first token. features (N, P, C)."""
-        return EnsembleState(tuple(decoder.init_state(features) for decoder in self.decoders))
+        return EnsembleState(decoder.init_state(features) for decoder in self.decoders)
 
     def step(self, tokens: Tensor, state: EnsembleState) -> tuple[Tensor, EnsembleState]:
-        """Read tokens (N,). Return the log-probabilities of the next ones (N, V) and the new state."""
-        steps = [decoder.step(tokens, part) for decoder, part in zip(self.decoders, state.states, strict=True)]
+        steps = [decoder.step(tokens, part) for decoder, part in zip(self.decoders, state, strict=True)]
         log_probs = torch.stack([part for part, _ in steps])  # (decoders, N, V)
         mean = torch.logsumexp(log_probs, dim=0) - math.log(len(steps))
-        return mean, EnsembleState(tuple(part for _, part in steps))
+        return mean, EnsembleState(part for _, part in steps)
 
 
-def build_ensemble(
-    folders: Sequence[Path], loaded: Sequence[tuple[Decoder, Vocabulary]]
-) -> tuple[CaptionModel[Any], Vocabulary]:
+def build_ensemble(folders: list[Path], loaded: list[tuple[Decoder, Vocabulary]]) -> tuple[CaptionModel, Vocabulary]:
     """Combine what `load_decoder` returned for each of `folders`; a single decoder stays as it is.
 
     Raises UserError if the models differ in vocabulary or features.
     """
-    decoders = [decoder.to(device()) for decoder, _ in loaded]
-    vocabulary = loaded[0][1]
+    decoders, vocabularies = zip(*loaded, strict=True)
+    for decoder in decoders:
+        decoder.to(device())
     if len(decoders) == 1:
-        return decoders[0], vocabulary
-    first_source = _feature_source(folders[0], decoders[0])
-    for folder, decoder, (_, other) in zip(folders[1:], decoders[1:], loaded[1:], strict=True):
-        together = f"{folders[0]} and {folder} cannot decode together"
-        if other.words != vocabulary.words:
-            raise UserError(f"{together}: their vocabularies differ")
-        if _feature_source(folder, decoder) != first_source:
-            raise UserError(f"{together}: their CNNs, features.kind or features.pca_components differ")
-    return Ensemble(decoders), vocabulary
+        return decoders[0], vocabularies[0]
+    sources = list(map(_feature_source, folders, decoders))
+    for folder, vocabulary, source in zip(folders, vocabularies, sources, strict=True):
+        if vocabulary.words != vocabularies[0].words or source != sources[0]:
+            differing = "CNNs, features.kind or features.pca_components" if source != sources[0] else "vocabularies"
+            raise UserError(f"{folders[0]} and {folder} cannot decode together: their {differing} differ")
+    return Ensemble(decoders), vocabularies[0]
 
 
 def _feature_source(folder: Path, decoder: Decoder) -> tuple[Any, ...]:

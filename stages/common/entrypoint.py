@@ -21,12 +21,10 @@ def run(main: Callable[[], None]) -> None:
         try:
             main()
         except (OSError, SafetensorError) as error:
-            raise UserError(_disk_error(error)) from error
-
-
-def _disk_error(error: OSError | SafetensorError) -> str:
-    if _DISK_FULL.search(str(error)):
-        folders = [folder.resolve() for folder in (Path(), SCRATCH) if folder.exists()]
-        fullest = min(folders, key=lambda folder: shutil.disk_usage(folder).free)
-        return f"the disk of {fullest} is full: free some space and run again. Finished work is kept."
-    return f"{getattr(error, 'filename', None) or 'input or output'}: {getattr(error, 'strerror', None) or error}"
+            path, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
+            text = f"{path or 'input or output'}: {reason or error}"
+            if _DISK_FULL.search(str(error)):
+                folders = [folder.resolve() for folder in (Path(), SCRATCH) if folder.exists()]
+                fullest = min(folders, key=lambda folder: shutil.disk_usage(folder).free)
+                text = f"the disk of {fullest} is full: free some space and run again. Finished work is kept."
+            raise UserError(text) from error

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from lib.core.tables import read_images, read_tokens
 from lib.features.store import Features
+from lib.finetuning.reward import CiderReward
 from lib.model.decoder import DecoderConfig
 from lib.model.saved import check_features
 from lib.runtime.distributed import print_once
@@ -21,20 +22,16 @@ def model_folders(params: GenerateParams) -> list[Path]:
 
 
 def train_consensus(params: GenerateParams, config: DecoderConfig, vocabulary: Vocabulary) -> Consensus | None:
-    """Return the consensus that `generate.consensus` asks for, or None.
-
-    Raises UserError if the features of the train split are not those that the decoder was trained on.
-    """
+    """Return the consensus that `generate.consensus` asks for, or None. Raises UserError if the features do not fit."""
     wanted = params.consensus.neighbours
     if not wanted:
         return None
     images = read_images(IMAGES, "train")
     neighbours = min(wanted, max(1, len(images) // _IMAGES_PER_NEIGHBOUR))
     if neighbours < wanted:
-        print_once(
-            f"generate.consensus.neighbours={wanted}: using {neighbours}, one per {_IMAGES_PER_NEIGHBOUR} train images"
-        )
+        reason = f"one per {_IMAGES_PER_NEIGHBOUR} train images"
+        print_once(f"generate.consensus.neighbours={wanted}: using {neighbours}, {reason}")
     features = Features(FEATURES, images)
     check_features(config, features.shape, FEATURES)
-    references = list(read_tokens(CAPTION_TABLE, images["image_id"]).values())
-    return Consensus(features, references, vocabulary, neighbours, params.consensus.weight)
+    reward = CiderReward(list(read_tokens(CAPTION_TABLE, images["image_id"]).values()), vocabulary)
+    return Consensus(features, reward, neighbours, params.consensus.weight)

@@ -1,6 +1,8 @@
-"""Where the stages keep their outputs, relative to the top folder of the project."""
+"""Where the stages keep their outputs, relative to the top folder of the project; and DVC's cache."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 RAW, CAPTIONS, BACKBONE, FEATURES = (Path("data") / name for name in ("raw", "captions", "backbone", "features"))
@@ -16,3 +18,10 @@ SKIPPED = FEATURES / "skipped.parquet"  # the images that could not be read: ima
 SCRATCH = Path(os.environ.get("CAPTION_SCRATCH") or ".scratch")
 DOWNLOADS = SCRATCH / "downloads"
 PROVENANCE = SCRATCH / "provenance.json"  # when and where the model was trained; no stage reads it
+
+
+def dvc_cache() -> Path | None:
+    """Return the folder of DVC's cache, or None outside a DVC project."""
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Path(done.stdout.strip()) if done.returncode == 0 else None

@@ -1,11 +1,11 @@
 """A note of when, where and with what the model in the workspace was trained. No stage reads it."""
 
-import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import time
+from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
@@ -19,29 +19,17 @@ _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "dvc")
 
 
 def note_run(model: Path) -> None:
-    """Write the note for the model in the folder `model`.
-
-    It stays outside the model, so that the same params give the same bytes. It holds a fingerprint of the model,
-    because DVC may later put another model in the same folder.
-    """
+    """Write the note for the model in the folder `model`, but outside it: the same params give the same model bytes."""
     git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    kind, threads = device(), torch.get_num_threads()
+    kind, versions = device(), {package.name.lower(): package.version for package in distributions()}
     note = {
-        "model": fingerprint(weights_path(model)),
+        "model": fingerprint(weights_path(model)),  # because DVC may later put another model in the same folder
         "commit": git.stdout.strip() or None,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {threads} threads",
+        "packages": {name: versions.get(name) for name in _PACKAGES},  # a stage also runs without dvc
+        "machine": f"{platform.platform()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads",
         "device": torch.cuda.get_device_name(kind) if kind.type == "cuda" else kind.type,
     }
     PROVENANCE.parent.mkdir(parents=True, exist_ok=True)
     PROVENANCE.write_text(json.dumps(note, indent=2) + "\n")
-
-
-def _version(package: str) -> str | None:
-    """Return None if the package is not installed: a stage also runs without dvc."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -18,10 +18,9 @@ from lib.core.zips import open_zip, write_stored_zip
 from lib.datasets.remote import remote_files, reuse_dvc_cache
 from lib.fetch.http import fetch
 from lib.vision.images import Archives, decoded_pixels
-from stages.common.dvc_cache import dvc_cache
 from stages.common.entrypoint import run
 from stages.common.generation import model_folders, train_consensus
-from stages.common.paths import DOWNLOADS
+from stages.common.paths import DOWNLOADS, dvc_cache
 from stages.params import DatasetParams, GenerateParams, read_params
 
 
@@ -30,14 +29,13 @@ def main() -> None:
     if params.method != "beam":
         raise UserError(f"params.yaml: generate.method={params.method}: a submission needs beam search. Set it to beam")
     captioner = Captioner.load(*model_folders(params))
-    options = {"beam_size", "max_length", "length_penalty", "min_length", "no_repeat_ngram_size"}
-    search = params.model_dump(include=options)
+    search = params.model_dump(exclude={"method", "sample", "ensemble"})
     search["consensus"] = train_consensus(params, captioner.decoder.config, captioner.vocabulary)
     files = remote_files("server", dataset.mirror, Path(dataset.checksums) if dataset.checksums else None)
     reuse_dvc_cache(files, DOWNLOADS, dvc_cache())
     members = []
     for file, path in zip(files, fetch(files, DOWNLOADS), strict=True):
-        split = file.name.removesuffix(".zip")
+        split = Path(file.name).stem
         results = _results(captioner, path, split, search)
         members.append((f"captions_{split}_captioner_results.json", json.dumps(results).encode()))
         print(f"{split}: {len(results)} captions")
@@ -54,17 +52,14 @@ def _results(captioner: Captioner, path: Path, split: str, search: dict[str, Any
     if not names:
         raise UserError(f"{path} holds no image of {split}")
     rows = [(int(name[-16:-4]), path.name, name) for name in names]
-    captions, archives = {row[0]: "" for row in rows}, Archives(path.parent)
+    captions, archives = {image_id: "" for image_id, _, _ in rows}, Archives(path.parent)
     decode = partial(decoded_pixels, archives, captioner.backbone.preprocess)
     with ThreadPoolExecutor(worker_count()) as pool:
         for start in tqdm(range(0, len(rows), BATCH_SIZE), split, unit="batch", disable=None):
-            batch = rows[start : start + BATCH_SIZE]
-            pixels = {}
-            for (image_id, decoded), (_, _, name) in zip(pool.map(decode, batch), batch, strict=True):
-                if isinstance(decoded, np.ndarray):
-                    pixels[image_id] = decoded
-                else:
-                    print(f"{split}.zip: {name}: {decoded}", flush=True)
+            decoded = dict(pool.map(decode, rows[start : start + BATCH_SIZE]))
+            pixels = {image_id: value for image_id, value in decoded.items() if isinstance(value, np.ndarray)}
+            for image_id in decoded.keys() - pixels.keys():
+                print(f"{split}.zip: image {image_id}: {decoded[image_id]}", flush=True)
             beams = captioner.caption(list(pixels.values()), **search)
             captions |= {image_id: beam[0].text for image_id, beam in zip(pixels, beams, strict=True)}
     return [{"image_id": image_id, "caption": caption} for image_id, caption in captions.items()]

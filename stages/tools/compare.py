@@ -37,31 +37,30 @@ def main() -> None:
     if what not in _RUNS:
         raise UserError(f"WHAT={what}: it must be one of {', '.join(_RUNS)}")
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches DVC too, which stops the stage and cleans up
-    experiments, scores, curves = [], {}, {}
+    inputs, scores, curves = [], {}, {}
     for name, params in _RUNS[what].items():
         experiment = f"compare-{what}-{name.lower()}"
         _run_experiment(experiment, [*settings, *(f"--set-param={param}" for param in params)])
-        experiments.append(experiment)
+        inputs.append(_inputs(experiment))
         scores[name] = json.loads(dvc.api.read(f"{METRICS}/scores.json", rev=experiment))
         curves[name] = pd.read_csv(io.StringIO(dvc.api.read(f"{METRICS}/train/curves.csv", rev=experiment)))
-    one, other = map(_inputs, experiments)
+    one, other = inputs
     varied = {param.partition("=")[0] for params in _RUNS[what].values() for param in params}
     if changed := [key for key in {**one, **other} if key not in varied and one.get(key) != other.get(key)]:
         raise UserError(f"{', '.join(changed)}: changed between the two runs, so they are not comparable. Run it again")
 
     title, differing = " against ".join(scores), " against ".join(map(", ".join, _RUNS[what].values()))
     summary = f"On {one['dataset.name']}, {one['train.epochs']} epochs each: {differing}; all else equal."
-    folder, page = METRICS / "compare" / what, METRICS / "report/index.html"
+    folder = METRICS / "compare" / what
     write_comparison(folder, Comparison(title[0].upper() + title[1:], summary, scores, curves))
-    print(f"\n{table(scores)}\n\n{folder} has the table and the learning curves; dvc repro adds them to {page}")
+    print(f"\n{table(scores)}\n\n{folder} has the table and the learning curves; dvc repro adds them to the report")
 
 
 def _run_experiment(name: str, settings: list[str]) -> None:
     """Run the DAG as the experiment `name`. Replace an earlier one only if the run succeeds."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "CAPTION_SCRATCH": str(SCRATCH.resolve())}
-    new = f"{name}-new"
-    for command in (["run", "--temp", "--name", new, *settings], ["rename", "--force", new, name]):
+    for command in (["run", "--temp", "--name", f"{name}-new", *settings], ["rename", "--force", f"{name}-new", name]):
         if subprocess.call([sys.executable, "-m", "dvc", "exp", *command], env=environment):
             raise UserError(
                 f"{name} failed for the reason above; {METRICS / 'compare'} is unchanged. An experiment sees only the "

@@ -7,7 +7,6 @@ import io
 import json
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,13 @@ def main() -> None:
     intervals = difference_intervals(measures_b, measures_a)
     if true_a is not None and true_b is not None:
         scores_a["truth"], scores_b["truth"] = true_a.mean(), true_b.mean()
-        intervals["truth"] = mean_interval((true_b - true_a).to_numpy())
+        intervals["truth"] = mean_interval((true_b.astype(float) - true_a.astype(float)).to_numpy())
     rows = []
     for metric, (low, high) in intervals.items():
-        difference, interval = f"{scores_b[metric] - scores_a[metric]:+.4f}", f"{low:+.4f} to {high:+.4f}"
+        score_a, score_b = scores_a[metric], scores_b[metric]
         real = "yes" if low > 0 or high < 0 else "may be chance"
-        rows.append([f"{scores_a[metric]:.4f}", f"{scores_b[metric]:.4f}", difference, interval, real])
+        difference = [f"{score_b - score_a:+.4f}", f"{low:+.4f} to {high:+.4f}", real]
+        rows.append([f"{score_a:.4f}", f"{score_b:.4f}", *difference])
     table = pd.DataFrame(rows, list(intervals), [a, b, "difference", "95% interval", "real"])
     print(f"{table.to_string()}\n\n{len(captions_a)} images; a difference is real if its interval excludes 0")
 
@@ -50,11 +50,11 @@ def main() -> None:
 def _load(name: str) -> tuple[dict[int, list[list[str]]], dict[int, list[str]], pd.Series | None]:
     """Return by image id the tokens of a run's references and captions and, if they were judged, which are true."""
     captions = _read(name, METRICS / "captions.json", lambda file: tokenize_results(json.load(file)))
-    table = _read(name, CAPTION_TABLE, partial(pd.read_parquet, columns=["image_id", "caption"]))
+    table = _read(name, CAPTION_TABLE, lambda file: pd.read_parquet(file, columns=["image_id", "caption"]))
     judged = _read(name, METRICS / "per_image.parquet", lambda file: pd.read_parquet(file).set_index("image_id"))
     table = table[table["image_id"].isin(captions.keys())]
     references = table["caption"].map(tokenize).groupby(table["image_id"]).agg(list).to_dict()
-    return references, captions, judged["true"].astype(float) if "true" in judged else None
+    return references, captions, judged.get("true")
 
 
 def _read(name: str, path: Path, parse: Callable[[io.BytesIO], Any]) -> Any:
@@ -64,10 +64,8 @@ def _read(name: str, path: Path, parse: Callable[[io.BytesIO], Any]) -> Any:
     try:
         content = (folder / path).read_bytes() if local else DVCFileSystem(rev=name).read_bytes(path.as_posix())
     except (FileNotFoundError, DvcException) as error:
-        raise UserError(
-            f"{name}: cannot read {path}: {error}. Give a Git revision, an experiment (dvc exp list -A), a folder or "
-            "workspace; if the file is not in DVC's cache, run dvc pull or the pipeline"
-        ) from error
+        fix = "Give a Git revision, an experiment, a folder or workspace; run dvc pull if DVC's cache lacks the file"
+        raise UserError(f"{name}: cannot read {path}: {error}. {fix}") from error
     with readable_errors(Path(f"{name}:{path}")):
         return parse(io.BytesIO(content))
 

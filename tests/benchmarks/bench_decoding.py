@@ -30,7 +30,7 @@ def test_captions_of_photographs(rules, capsys):
     model = Decoder(DecoderConfig(1, 1280, 2_600, "lstm", "scratch", "none", 512, 512, 0.0)).eval()
     features = torch.randn(CAPTIONS, 1, 1280)
     ways: dict[str, Callable[[torch.Tensor], object]] = {
-        "greedy": lambda part: greedy(model, part, LONGEST, constrain),
+        "greedy": lambda part: greedy(model, part, LONGEST),
         f"beam {BEAM}": lambda part: beam_search(model, part, BEAM, LONGEST, 1.0, constrain),
         "nucleus": lambda part: sample(model, part, 1, LONGEST, nucleus, torch.Generator(), constrain),
     }

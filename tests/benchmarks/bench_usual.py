@@ -28,6 +28,7 @@ from lib.optim.optimiser import Optimiser
 from lib.scenes.dataset import IMAGES, load_scenes, write_scenes
 from lib.scenes.world import KINDS
 from lib.search.beam import beam_search
+from lib.search.constraints import DecodingConstraints
 from lib.text.tokenizer import tokenize
 from lib.text.vocabulary import PAD, Vocabulary
 from lib.training.batches import caption_set
@@ -204,7 +205,10 @@ def test_beam_search_against_one_picture_at_a_time(data, capsys):
     model.eval()
 
     def search(part: Tensor) -> list[int]:
-        return [len(captions[0].token_ids) for captions in beam_search(model, part, BEAM, LONGEST, 1.0)]
+        return [
+            len(captions[0].token_ids)
+            for captions in beam_search(model, part, BEAM, LONGEST, 1.0, DecodingConstraints().apply)
+        ]
 
     lengths = search(features[:1]) + search(features)  # warms up
     ours = seconds(search, features)

@@ -41,6 +41,7 @@ from lib.runtime.distributed import (
     world_size,
 )
 from lib.search.beam import beam_search
+from lib.search.constraints import DecodingConstraints
 from lib.training import data as training_data, loop
 from lib.training.cross_entropy import CrossEntropy, mean_loss
 from lib.training.data import greedy_scores
@@ -111,7 +112,8 @@ def captions() -> Results:
         values[f"val_loss {images}"] = mean_loss(model, data(images).to(device()), batch_size=5)
         values[f"scores {images}"] = greedy_scores(model, VOCABULARY, data(images), MAX_LENGTH)
     parts = [split.features.to(device())[start : start + 5] for start in shard(range(0, 23, 5))]
-    own = [best for part in parts for best, *_ in beam_search(model, part, 3, MAX_LENGTH, 0.7)]
+    constrain = DecodingConstraints().apply
+    own = [best for part in parts for best, *_ in beam_search(model, part, 3, MAX_LENGTH, 0.7, constrain)]
     gathered = gather_hypotheses(own)
     values["beam"] = [[caption.token_ids, caption.log_prob, len(caption.attention)] for caption in gathered]
     last_only = gather_hypotheses(own[:1] * (rank() == world_size() - 1))

@@ -14,6 +14,7 @@ from PIL import Image
 
 from lib.app.captioner import BATCH_SIZE, Captioner
 from lib.core.errors import UserError
+from lib.finetuning.reward import CiderReward
 from lib.model.decoding import greedy
 from lib.model.saved import load_decoder, save_decoder
 from lib.scoring.cider import CiderD
@@ -112,7 +113,7 @@ def test_a_consensus_reranks_the_captions(captioner):
     inputs = images(3)
     features = captioner._features(torch.from_numpy(np.stack([captioner.pixels(image) for image in inputs])))
     words = [[["cat", "sleeps"]], [["a", "dog", "runs"]], [["dog", "dog"]]]
-    consensus = Consensus(features, words, captioner.vocabulary, neighbours=1, weight=100.0)
+    consensus = Consensus(features, CiderReward(words, captioner.vocabulary), neighbours=1, weight=100.0)
     cider = CiderD([[[*tokens, "."] for tokens in caption] for caption in words])
     search = {"beam_size": 30, "max_length": 3}
     ranked, reranked = captioner.caption(inputs, **search), captioner.caption(inputs, consensus=consensus, **search)

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
 
+from lib.finetuning.reward import CiderReward
 from lib.model.decoding import Hypothesis
 from lib.scoring.cider import CiderD
 from lib.search import consensus as module
@@ -30,7 +31,7 @@ def features(images: int, seed: int = 0) -> Tensor:
 def consensus(neighbours: int, weight: float) -> Consensus:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CHUNK", 3)  # several chunks
-        return Consensus(features(len(CAPTIONS)), CAPTIONS, VOCABULARY, neighbours, weight)
+        return Consensus(features(len(CAPTIONS)), CiderReward(CAPTIONS, VOCABULARY), neighbours, weight)
 
 
 hypotheses = st.builds(

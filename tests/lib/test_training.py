@@ -13,6 +13,7 @@ from lib.core.errors import UserError
 from lib.model.decoder import CaptionBatch, Decoder, DecoderConfig
 from lib.optim.optimiser import Optimiser, schedule
 from lib.search.beam import beam_search
+from lib.search.constraints import DecodingConstraints
 from lib.text.vocabulary import END, PAD, START, Vocabulary
 from lib.training.batches import caption_set
 from lib.training.cross_entropy import CrossEntropy, CrossEntropyConfig, batch_loss, mean_loss
@@ -216,7 +217,8 @@ def test_scratch_and_torch_cells_write_the_same_captions(cell, trained, other, a
     twin.load_state_dict(model.state_dict())
     twin.eval()
     captions, twin_captions = (
-        [best.token_ids for best, *_ in beam_search(decoder, data.features, 3, 10, 0.7)] for decoder in (model, twin)
+        [best.token_ids for best, *_ in beam_search(decoder, data.features, 3, 10, 0.7, DecodingConstraints().apply)]
+        for decoder in (model, twin)
     )
     assert captions == twin_captions
     assert any(captions)

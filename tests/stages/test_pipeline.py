@@ -22,10 +22,12 @@ from lib.core.errors import UserError
 from lib.core.tables import read_images, read_tokens
 from lib.core.workdir import locked
 from lib.features.store import Features
+from lib.finetuning.reward import CiderReward
 from lib.model.saved import load_decoder
 from lib.scoring import METRICS
 from lib.search.beam import beam_search
 from lib.search.consensus import Consensus
+from lib.search.constraints import DecodingConstraints
 from stages.common import generation
 from stages.common.generation import train_consensus
 from stages.common.paths import CAPTION_TABLE, FEATURES, IMAGES
@@ -178,9 +180,9 @@ def test_with_a_consensus_the_neighbours_choose_in_the_beam(scenes, tmp_path, mo
     decoder, vocabulary = load_decoder(Path("data/model"))
     train, test = read_images(IMAGES, "train"), read_images(IMAGES, "test")
     references = list(read_tokens(CAPTION_TABLE, train["image_id"]).values())
-    consensus = Consensus(Features(FEATURES, train), references, vocabulary, asked, 100.0)
+    consensus = Consensus(Features(FEATURES, train), CiderReward(references, vocabulary), asked, 100.0)
     part = Features(FEATURES, test)[:]
-    beams = consensus.rerank(part, beam_search(decoder, part, 5, 20, 0.7), 0.7)
+    beams = consensus.rerank(part, beam_search(decoder, part, 5, 20, 0.7, DecodingConstraints().apply), 0.7)
     written = [row["caption"] for row in json.loads(Path("metrics/captions.json").read_text())]
     assert written == [" ".join(vocabulary.decode(best.token_ids)) for best, *_ in beams]
     assert written != [row["caption"] for row in json.loads(before["captions.json"])]

@@ -10,9 +10,8 @@ import pytest
 import yaml
 
 from lib.core.errors import UserError
-from lib.model.card import provenance_path, write_card
 from lib.model.decoder import DecoderConfig
-from lib.model.saved import weights_path
+from lib.model.saved import provenance_path, weights_path, write_card
 from stages.common import provenance as note
 from stages.common.paths import MODEL, PROVENANCE
 from stages.tools import provenance
@@ -53,7 +52,7 @@ def test_the_card_says_what_the_model_is_and_how_it_was_trained(tmp_path):
 
 
 def test_params_inputs_and_the_note_are_shown(show):
-    with pytest.raises(UserError, match=r"^data/model/provenance\.json is missing"):
+    with pytest.raises(UserError, match=r"^data/model has no provenance\.json"):
         show()
     write_model(MODEL)
     subprocess.run(["git", "init", "-q"], check=True)
