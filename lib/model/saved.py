@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from lib.core.errors import UserError, readable_errors
 from lib.features.pca import pca_path
@@ -59,8 +59,7 @@ def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
         config = DecoderConfig(**settings)
     with readable_errors(folder / _WEIGHTS):
         weights = load_file(folder / _WEIGHTS)
-        with torch.device("meta"):  # check the sizes first: a decoder of wrong sizes could fill the memory
-            Decoder(config).load_state_dict(weights, assign=True)
+        _check_sizes(config, weights)
         decoder = Decoder(config)
         decoder.load_state_dict(weights)
     vocabulary = Vocabulary.load(folder / _VOCABULARY)
@@ -70,6 +69,20 @@ def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
             "another model; restore the file that came with this one"
         )
     return decoder.eval(), vocabulary
+
+
+def _check_sizes(config: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
+    """Raise ValueError if a size does not fit the weights, before a decoder of that size fills the memory."""
+    sizes = {
+        "embed.weight": (config.vocabulary_size, config.embedding_size),
+        "output.weight": (config.vocabulary_size, config.hidden_size),
+        "feature_mean": (config.feature_size,),
+    }
+    if config.attention == "additive":
+        sizes["attention.place"] = (config.num_regions, config.feature_size)
+    for name, size in sizes.items():
+        if weights[name].shape != size:
+            raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, but {_CONFIG} says {size}")
 
 
 def check_features(config: DecoderConfig, shape: Sequence[int], source: object) -> None:

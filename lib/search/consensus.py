@@ -30,7 +30,9 @@ class Consensus:
     def __init__(self, features: Features | Tensor, reward: CiderReward, neighbours: int, weight: float):
         """Index the features (I, P, C) of the train split; `reward` has its captions. `neighbours` is at least 1."""
         self._reward, self._weight, self._neighbours = reward, weight, min(neighbours, len(features))
-        means = torch.cat([_region_means(part) for part in features.split(_CHUNK)])  # (I, C)
+        means = torch.empty(len(features), features.shape[2])  # (I, C); filled in place, because COCO's is 1 GB
+        for rows, part in zip(means.split(_CHUNK), features.split(_CHUNK), strict=True):
+            rows.copy_(_region_means(part))
         # Without standardisation, a few channels that are large in all images dominate every cosine.
         self._mean, self._std = means.mean(dim=0), means.std(dim=0, correction=0).clamp_min(_MIN_STD)
         self._train_directions = self._directions(means)  # (I, C)
