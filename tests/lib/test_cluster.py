@@ -25,7 +25,7 @@ from lib.extraction import extract as extraction
 from lib.extraction.extract import ExtractionConfig, extract
 from lib.extraction.ray_cluster import RayCluster, connect
 from lib.vision.backbones import Backbone, random_init
-from tests.commands import attempt, free_port
+from tests.commands import attempt, command, free_port
 from tests.pictures import saved
 from tests.stages.imports import ROOT
 
@@ -214,17 +214,11 @@ def test_a_shards_own_error_is_raised_and_not_retried(project, serial, on_head, 
 
 
 @on_ray
-def test_the_stage_prints_a_one_line_error_for_too_many_skipped_images(project, on_head):
-    params, results = yaml.safe_load((ROOT / "params.yaml").read_text()), []
-    for share in (0.0, 0.5):
-        params["features"] |= {"pca_components": None, "max_skipped": share}
-        (project / "params.yaml").write_text(yaml.safe_dump(params))
-        results.append(attempt(project, "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "stages.features"))
-    failed, succeeded = results
-    assert failed.returncode == 1
-    (line,) = failed.stderr.strip().splitlines()
-    assert line.startswith("error: features.max_skipped=0.0: 5 of 64 images")
-    assert succeeded.returncode == 0, succeeded.stderr
+def test_the_features_stage_runs_on_a_cluster(project, on_head):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["features"] |= {"pca_components": None, "max_skipped": 0.5}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    command(project, "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "stages.features")
     assert (project / "data/features/features-00000.npy").exists()
 
 

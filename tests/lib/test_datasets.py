@@ -66,17 +66,14 @@ def test_a_karpathy_json_has_a_split_and_restval_is_train(folder, tmp_path):
     assert dataset.captions["caption"].tolist() == [f"Picture {i}." for i in range(4)]
 
 
-def test_cocoid_is_the_image_id_if_present(folder, tmp_path):
-    images = [{**image, "cocoid": 100 - image["imgid"]} for image in KARPATHY["images"]]
-    dataset = import_and_load(folder, {"images": images}, tmp_path)
-    assert dataset.images["image_id"].tolist() == [97, 98, 99, 100]
-
-
-def test_filepath_is_the_folder_of_an_image(folder, tmp_path):
+def test_cocoid_is_the_image_id_and_filepath_the_folder_if_present(folder, tmp_path):
     (folder / "val2014").mkdir()
     (folder / "val2014" / "2.jpg").write_bytes(b"another image with this name")
-    images = [{**image, "filepath": "val2014"} if image["imgid"] == 2 else image for image in KARPATHY["images"]]
-    assert import_and_load(folder, {"images": images}, tmp_path).images["member"].tolist()[2] == "val2014/2.jpg"
+    folders = [None, "", "val2014", None]
+    images = [{**KARPATHY["images"][i], "cocoid": 100 - i, "filepath": folders[i]} for i in range(4)]
+    loaded = import_and_load(folder, {"images": images}, tmp_path).images
+    assert loaded["image_id"].tolist() == [97, 98, 99, 100]
+    assert loaded["member"].tolist() == ["3.jpg", "val2014/2.jpg", "1.jpg", "0.jpg"]
 
 
 def test_a_coco_json_is_split_by_a_hash_of_the_id(folder, tmp_path):
@@ -103,7 +100,6 @@ def test_images_without_captions_and_captions_without_images_are_left_out(folder
     ("annotations", "expected"),
     [
         (json.dumps(KARPATHY)[:-5], "captions.json"),
-        ("[" * 100_000, "captions.json"),
         ('{"images": [' + "9" * 5000 + "]}", "captions.json"),
         ([], "captions.json is not a Karpathy or COCO captions JSON"),
         ({"images": {"0": IMAGE}}, "captions.json is not a Karpathy or COCO captions JSON"),
@@ -111,7 +107,6 @@ def test_images_without_captions_and_captions_without_images_are_left_out(folder
         ({"images": [{"filename": "a.jpg", "split": "train", "imgid": 1}]}, "images[0]['sentences']"),
         ({"images": [IMAGE, {**IMAGE, "split": "dev"}]}, "images[1]['split']"),
         ({"images": [{**IMAGE, "imgid": "9" * 5000}]}, "images[0]['imgid']"),
-        ({"images": [{**IMAGE, "filename": None}]}, "images[0]['filename']"),
         ({"images": [{**IMAGE, "sentences": [{"raw": None}]}]}, "images[0]['sentences'][0]['raw']"),
         ({"images": [*KARPATHY["images"], IMAGE]}, "annotations.json: 1 images have the image_id"),
         ({"images": [*KARPATHY["images"], {**KARPATHY["images"][3], "imgid": 7}]}, "such as '3.jpg'"),
