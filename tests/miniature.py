@@ -14,8 +14,7 @@ from lib.scenes.world import KINDS
 
 PICTURES = 40
 # The role of image 1, 2, 3 and so on, repeated. Karpathy puts restval, a part of val2014, into train.
-_ROLES = ["train", "train", "train", "train", "train", "train", "restval", "val", "test", "unlisted"]
-_EPOCH = (1980, 1, 1, 0, 0, 0)
+_ROLES = [*["train"] * 6, "restval", "val", "test", "unlisted"]
 
 
 def roles() -> dict[int, str]:
@@ -39,8 +38,7 @@ def file_name(image_id: int, year: int) -> str:
 
 def draw(image_ids: Iterable[int], size: int) -> dict[int, tuple[bytes, list[str]]]:
     """Return (JPEG of size x size pixels, five captions) of each image id."""
-    mix = dict.fromkeys(KINDS, 1.0)
-    return {image_id: make_scene(image_id, seed=1, size=size, mix=mix)[1:] for image_id in image_ids}
+    return {i: make_scene(i, seed=1, size=size, mix=dict.fromkeys(KINDS, 1.0))[1:] for i in image_ids}
 
 
 def pictures() -> dict[int, tuple[bytes, list[str]]]:
@@ -61,9 +59,7 @@ def write_coco(folder: Path, year: int) -> list[Path]:
             "info": {"year": year},
             "images": [{"id": i, "file_name": file_name(i, year).rpartition("/")[2], "height": 48} for i in ids],
             "annotations": [
-                {"id": 5 * i + number, "image_id": i, "caption": caption}
-                for i in ids
-                for number, caption in enumerate(images[i][1])
+                {"id": 5 * i + n, "image_id": i, "caption": c} for i in ids for n, c in enumerate(images[i][1])
             ],
         }
     write_annotations(folder, year, captions)
@@ -78,10 +74,14 @@ def write_coco(folder: Path, year: int) -> list[Path]:
 
 def write_annotations(folder: Path, year: int, captions: dict[str, dict]) -> None:
     """Write COCO's annotation zip: `captions` of each part (train2014 and val2014), and a file that is not used."""
-    with zipfile.ZipFile(folder / f"annotations_trainval{year}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        _deflate(archive, f"annotations/instances_train{year}.json", "[1, 2, 3]")
-        for part, content in captions.items():
-            _deflate(archive, f"annotations/captions_{part}.json", json.dumps(content))
+    texts = {f"annotations/captions_{part}.json": json.dumps(content) for part, content in captions.items()}
+    _write_deflated(folder / f"annotations_trainval{year}.zip", texts | {"annotations/instances.json": "[1, 2, 3]"})
+
+
+def _write_deflated(path: Path, texts: dict[str, str]) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in texts.items():
+            archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)
 
 
 def karpathy_rows(split: str, image_id: int, captions: list[str]) -> list[dict]:
@@ -106,18 +106,14 @@ def write_flickr8k(folder: Path) -> list[Path]:
         members += [(f"Flicker8k_Dataset/{name}", jpeg), (f"__MACOSX/Flicker8k_Dataset/._{name}", b"junk")]
     write_stored_zip(folder / "Flickr8k_Dataset.zip", members)
 
-    tokens = [("2258277193_586949ec62.jpg.1", "Some people are here .")]
-    tokens += [(flickr_name(image_id), caption) for image_id, (_, captions) in images.items() for caption in captions]
-    lists = {
-        name: [flickr_name(image_id) for image_id, role in roles().items() if split_of(role) == split]
-        for name, split in (("trainImages", "train"), ("devImages", "val"), ("testImages", "test"))
-    }
-    with zipfile.ZipFile(folder / "Flickr8k_text.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        lines = [f"{name}#{number % 5}\t{caption}\n" for number, (name, caption) in enumerate(tokens)]
-        _deflate(archive, "Flickr8k.token.txt", "".join(lines))
-        _deflate(archive, "__MACOSX/._Flickr8k.token.txt", "\0junk")
-        for name, names in lists.items():
-            _deflate(archive, f"Flickr_8k.{name}.txt", "".join(f"{image}\n" for image in names))
+    lines = ["2258277193_586949ec62.jpg.1#0\tSome people are here .\n"]
+    for image_id, (_, captions) in images.items():
+        lines += [f"{flickr_name(image_id)}#{number}\t{caption}\n" for number, caption in enumerate(captions)]
+    texts = {"Flickr8k.token.txt": "".join(lines), "__MACOSX/._Flickr8k.token.txt": "\0junk"}
+    for name, split in (("train", "train"), ("dev", "val"), ("test", "test")):
+        names = [flickr_name(image_id) for image_id, role in roles().items() if split_of(role) == split]
+        texts[f"Flickr_8k.{name}Images.txt"] = "".join(f"{name}\n" for name in names)
+    _write_deflated(folder / "Flickr8k_text.zip", texts)
     return sorted(folder.iterdir())
 
 
@@ -126,7 +122,3 @@ def write_checksums(files: list[Path], path: Path) -> Path:
     lines = [f"{hashlib.md5(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
     path.write_text("".join(lines))
     return path
-
-
-def _deflate(archive: zipfile.ZipFile, name: str, text: str) -> None:
-    archive.writestr(zipfile.ZipInfo(name, _EPOCH), text, zipfile.ZIP_DEFLATED)

@@ -1,4 +1,4 @@
-"""Pictures as files."""
+"""Images as files."""
 
 import io
 
@@ -6,7 +6,6 @@ from PIL import Image
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    """The bytes of the file."""
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    """Return the bytes of an image file."""
+    image.save(buffer := io.BytesIO(), kind, **options)
     return buffer.getvalue()

@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,13 +25,17 @@ from lib.extraction import extract as extraction
 from lib.extraction.extract import ExtractionConfig, extract
 from lib.extraction.ray_cluster import RayCluster, connect
 from lib.vision.backbones import Backbone, random_init
-from tests.commands import attempt, free_port
+from tests.commands import attempt, command, free_port
+from tests.pictures import saved
 from tests.stages.imports import ROOT
 
 IMAGES, UNREADABLE, SHARDS = 64, 5, 8
 DOOMED = 3  # the shard in which a process is killed
 
-on_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+
+def on_ray(test):
+    has_ray = importlib.util.find_spec("ray") is not None
+    return pytest.mark.slow(pytest.mark.skipif(not has_ray, reason="Ray is not installed")(test))
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +44,12 @@ def project(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     for name in ("data/raw", "data/captions"):
         (folder / name).mkdir(parents=True)
+    members, splits = [f"{i}.png" for i in range(IMAGES)], ["train"] * (IMAGES - 2) + ["val", "test"]
     with zipfile.ZipFile(folder / "data/raw/photos.zip", "w") as archive:
-        for i in range(IMAGES):
-            with archive.open(f"{i}.png", "w") as member:
-                if i >= UNREADABLE:
-                    Image.effect_noise((70, 60), 20 + i).convert("RGB").save(member, "PNG")
-    members = [f"{i}.png" for i in range(IMAGES)]
-    splits = ["train"] * (IMAGES - 2) + ["val", "test"]
+        for i, name in enumerate(members):
+            archive.writestr(
+                name, saved(Image.effect_noise((70, 60), 20 + i).convert("RGB")) if i >= UNREADABLE else b""
+            )
     table = {"image_id": range(IMAGES), "archive": "photos.zip", "member": members, "split": splits}
     pd.DataFrame(table).to_parquet(folder / "data/captions/images.parquet")
     torch.manual_seed(0)
@@ -130,130 +132,97 @@ def second(head):
 
 @pytest.fixture
 def watch(monkeypatch, tmp_path):
-    """Make each task log its shard and node, and call `fault` during it; return a function that reads the log."""
-    begun, run = partial(read_log, tmp_path / "begun"), RayCluster.run
+    """Make each task log its shard and node, and call `fault` during it; return the log."""
+    log, run = tmp_path / "log", RayCluster.run
 
-    def start(fault=lambda number, begun: None):
+    def start(fault=lambda number, log: None):
         def watched_run(self, work, *others):
-            return run(self, partial(watched_work, work, begun, fault), *others)
+            return run(self, partial(watched_work, work, log, fault), *others)
 
         monkeypatch.setattr(RayCluster, "run", watched_run)
-        return begun
+        return log
 
     return start
 
 
-def watched_work(work, begun, fault, shards, folder, threads):
+def watched_work(work, log, fault, shards, folder, threads):
     (number,) = shards
-    with begun.args[0].open("a") as log:
-        print(number, os.getsid(0), file=log)
+    with log.open("a") as file:
+        print(number, os.getsid(0), file=file)
     (config,) = work.args
     for _ in extraction._extract_threads(config, shards, folder, threads):
-        fault(number, begun)
+        fault(number, log)
 
 
-def read_log(log: Path) -> list[tuple[int, int]]:
-    """The shard and the node's session of each attempt, in order."""
-    return [(int(shard), int(session)) for shard, session in map(str.split, log.read_text().splitlines())]
-
-
-def shards_begun(begun) -> Counter[int]:
-    return Counter(number for number, _ in begun())
-
-
-def shards_on(session: int, begun) -> list[int]:
-    return [number for number, node in begun() if node == session]
+def attempts(log: Path, session: int | None = None) -> list[int]:
+    """Return the shard of each attempt, in order; if a node's session is given, of each attempt on that node."""
+    entries = [line.split() for line in log.read_text().splitlines()]
+    return [int(shard) for shard, node in entries if session in (None, int(node))]
 
 
 @on_ray
-@pytest.mark.slow
-def test_two_nodes_write_the_same_files_as_one_machine(project, serial, on_head, second, watch, tmp_path):
-    def fault(number, begun):
-        """Wait until the second node, which starts last, has a shard."""
-        while not shards_on(second, begun):
-            time.sleep(0.1)
-
-    begun = watch(fault)
-    assert extracted(project, tmp_path / "ray") == serial
-    assert shards_begun(begun) == dict.fromkeys(range(SHARDS), 1)
-
-
-@on_ray
-@pytest.mark.slow
 def test_only_the_shard_of_a_killed_process_is_retried(project, serial, on_head, second, watch, tmp_path):
-    def fault(number, begun):
-        if number == DOOMED and shards_begun(begun)[DOOMED] == 1:
+    def fault(number, log):
+        if number == DOOMED and attempts(log).count(DOOMED) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    begun = watch(fault)
+    log = watch(fault)
     assert extracted(project, tmp_path / "ray") == serial
-    assert shards_begun(begun) == {number: 1 + (number == DOOMED) for number in range(SHARDS)}
+    assert sorted(attempts(log)) == sorted([*range(SHARDS), DOOMED])
 
 
 @on_ray
-@pytest.mark.slow
 def test_only_the_shard_of_a_killed_node_is_retried(project, serial, on_head, second, watch, tmp_path):
-    def fault(number, begun):
-        while len(shards_on(second, begun)) < 2:  # the head waits until the second node has its second shard
+    def fault(number, log):
+        while len(attempts(log, second)) < 2:  # the head waits until the second node has its second shard
             if os.getsid(0) == second:
                 return
             time.sleep(0.1)
         if os.getsid(0) == second:
             kill_node(second)
 
-    begun = watch(fault)
+    log = watch(fault)
     assert extracted(project, tmp_path / "ray") == serial
-    finished, lost = shards_on(second, begun)
+    finished, lost = attempts(log, second)
     assert finished != lost
-    assert shards_begun(begun) == {number: 1 + (number == lost) for number in range(SHARDS)}
+    assert sorted(attempts(log)) == sorted([*range(SHARDS), lost])
 
 
 @on_ray
-@pytest.mark.slow
 def test_a_shard_that_always_kills_its_process_is_an_error(project, serial, on_head, watch, tmp_path):
-    def fault(number, begun):
+    def fault(number, log):
         if number == DOOMED:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    begun = watch(fault)
+    log = watch(fault)
     with pytest.raises(UserError, match=f"shard {DOOMED} in 4 attempts") as error:
         extracted(project, tmp_path / "ray")
     assert "\n" not in str(error.value)
-    assert shards_begun(begun)[DOOMED] == 4
+    assert attempts(log).count(DOOMED) == 4
 
 
 @on_ray
-@pytest.mark.slow
 def test_a_shards_own_error_is_raised_and_not_retried(project, serial, on_head, watch, tmp_path):
-    begun = watch()
+    log = watch()
     broken = Backbone.load(project / "data/backbone")
     with torch.no_grad():
         next(broken.network.parameters()).fill_(float("nan"))
     with pytest.raises(UserError, match=r"^small_net .*not finite") as error:
         extracted(project, tmp_path / "ray", backbone=broken)
     assert "\n" not in str(error.value)
-    assert set(shards_begun(begun).values()) == {1}
+    assert len(attempts(log)) == len(set(attempts(log)))
 
 
 @on_ray
-@pytest.mark.slow
-def test_the_stage_prints_a_one_line_error_for_too_many_skipped_images(project, on_head):
+def test_the_features_stage_runs_on_a_cluster(project, on_head):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    results = []
-    for share in (0.0, 0.5):
-        params["features"] |= {"pca_components": None, "max_skipped": share}
-        (project / "params.yaml").write_text(yaml.safe_dump(params))
-        results.append(attempt(project, "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "stages.features"))
-    failed, succeeded = results
-    assert failed.returncode == 1
-    (line,) = failed.stderr.strip().splitlines()
-    assert line.startswith("error: features.max_skipped=0.0: 5 of 64 images")
-    assert succeeded.returncode == 0, succeeded.stderr
+    params["features"] |= {"pca_components": None, "max_skipped": 0.5}
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
+    command(project, "env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "stages.features")
     assert (project / "data/features/features-00000.npy").exists()
 
 
 @on_ray
-@pytest.mark.slow
 def test_a_node_that_does_not_see_the_storage_is_an_error(project, serial, on_head, head, tmp_path):
     own = ("unshare", "--map-root-user", "--mount", "--uts", "sh", "-c")
     if attempt(tmp_path, *own, "true").returncode != 0:
@@ -267,25 +236,18 @@ def test_a_node_that_does_not_see_the_storage_is_an_error(project, serial, on_he
         kill_node(session)
 
 
-def test_ray_address_without_ray_is_an_error(project, tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"RAY_ADDRESS=auto.*\[ray\]"):
-        extracted(project, tmp_path)
-
-
-def test_an_address_without_a_cluster_is_an_error(project, tmp_path, monkeypatch):
-    address = f"127.0.0.1:{free_port()}"
+@pytest.mark.parametrize(
+    ("address", "ray", "message"),
+    [
+        ("auto", None, r", but Ray is not installed.*\[ray\]"),
+        (f"127.0.0.1:{free_port()}", SimpleNamespace(), ": no Ray cluster answers"),
+        ("ray://head:10001", SimpleNamespace(), ": .*HOST:PORT"),  # the address of Ray's client
+    ],
+)
+def test_an_unusable_address_is_an_error(project, tmp_path, monkeypatch, address, ray, message):
     monkeypatch.setenv("RAY_ADDRESS", address)
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())
-    with pytest.raises(UserError, match=f"^RAY_ADDRESS={address}: "):
-        extracted(project, tmp_path)
-
-
-def test_an_address_of_rays_client_is_an_error(project, tmp_path, monkeypatch):
-    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace())
-    with pytest.raises(UserError, match=r"^RAY_ADDRESS=ray://head:10001: .*HOST:PORT"):
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(UserError, match=f"^RAY_ADDRESS={address}{message}"):
         extracted(project, tmp_path)
 
 
@@ -299,11 +261,8 @@ def test_an_address_of_rays_client_is_an_error(project, tmp_path, monkeypatch):
 )
 def test_a_task_gets_a_gpu_if_a_node_has_one(monkeypatch, wanted, nodes, share):
     dead = {"Alive": False, "Resources": {"CPU": 1, "GPU": 1}}
-    fake_ray = SimpleNamespace(
-        init=lambda *args, **options: None,
-        shutdown=lambda: None,
-        nodes=lambda: [dead, *({"Alive": True, "Resources": resources} for resources in nodes)],
-    )
+    found = [dead, *({"Alive": True, "Resources": resources} for resources in nodes)]
+    fake_ray = SimpleNamespace(init=lambda *args, **options: None, shutdown=lambda: None, nodes=lambda: found)
     monkeypatch.setitem(sys.modules, "ray", fake_ray)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.setenv("CAPTION_DEVICE", wanted)

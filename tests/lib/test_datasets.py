@@ -34,9 +34,8 @@ COCO = {
 def folder(tmp_path):
     images = tmp_path / "images"
     (images / "sub").mkdir(parents=True)
-    for name in ("0.jpg", "1.jpg", "sub/2.jpg", "3.jpg"):
-        Image.new("RGB", (4, 4)).save(images / name)
-    (images / "notes.txt").write_text("no image")
+    for name in ("0.jpg", "1.jpg", "sub/2.jpg", "3.jpg", "notes.txt"):
+        (images / name).write_bytes(name.encode())
     return images
 
 
@@ -67,26 +66,21 @@ def test_a_karpathy_json_has_a_split_and_restval_is_train(folder, tmp_path):
     assert dataset.captions["caption"].tolist() == [f"Picture {i}." for i in range(4)]
 
 
-def test_cocoid_is_the_image_id_if_present(folder, tmp_path):
-    images = [{**image, "cocoid": 100 - image["imgid"]} for image in KARPATHY["images"]]
-    dataset = import_and_load(folder, {"images": images}, tmp_path)
-    assert dataset.images["image_id"].tolist() == [97, 98, 99, 100]
-
-
-def test_filepath_is_the_folder_of_an_image(folder, tmp_path):
+def test_cocoid_is_the_image_id_and_filepath_the_folder_if_present(folder, tmp_path):
     (folder / "val2014").mkdir()
-    (folder / "2.jpg").write_bytes(b"another image with this name")
-    (folder / "sub" / "2.jpg").rename(folder / "val2014" / "2.jpg")
-    images = [{**image, "filepath": "val2014"} if image["imgid"] == 2 else image for image in KARPATHY["images"]]
-    assert import_and_load(folder, {"images": images}, tmp_path).images["member"].tolist()[2] == "val2014/2.jpg"
+    (folder / "val2014" / "2.jpg").write_bytes(b"another image with this name")
+    folders = [None, "", "val2014", None]
+    images = [{**KARPATHY["images"][i], "cocoid": 100 - i, "filepath": folders[i]} for i in range(4)]
+    loaded = import_and_load(folder, {"images": images}, tmp_path).images
+    assert loaded["image_id"].tolist() == [97, 98, 99, 100]
+    assert loaded["member"].tolist() == ["3.jpg", "val2014/2.jpg", "1.jpg", "0.jpg"]
 
 
 def test_a_coco_json_is_split_by_a_hash_of_the_id(folder, tmp_path):
-    images = import_and_load(folder, COCO, tmp_path).images
-    shares = images["split"].value_counts(normalize=True)
-    assert 0.05 < shares["val"] < 0.16
-    assert 0.05 < shares["test"] < 0.16
-    assert images["split"].tolist() == [hashed_split(i, 1, 0.1, 0.1) for i in range(300)]
+    splits = import_and_load(folder, COCO, tmp_path).images["split"]
+    shares = splits.value_counts(normalize=True)
+    assert all(0.05 < shares[split] < 0.16 for split in ("val", "test"))
+    assert splits.tolist() == [hashed_split(i, 1, 0.1, 0.1) for i in range(300)]
 
 
 def test_first_keeps_a_number_of_images_of_each_split(folder, tmp_path):
@@ -105,30 +99,19 @@ def test_images_without_captions_and_captions_without_images_are_left_out(folder
 @pytest.mark.parametrize(
     ("annotations", "expected"),
     [
-        ("{", "captions.json"),
         (json.dumps(KARPATHY)[:-5], "captions.json"),
-        ("[" * 100_000, "captions.json"),
         ('{"images": [' + "9" * 5000 + "]}", "captions.json"),
         ([], "captions.json is not a Karpathy or COCO captions JSON"),
-        ({"images": ["a.jpg"]}, "captions.json is not a Karpathy or COCO captions JSON"),
         ({"images": {"0": IMAGE}}, "captions.json is not a Karpathy or COCO captions JSON"),
-        (
-            {"images": [{"file_name": "a.jpg"}], "annotations": []},
-            "captions.json is not a COCO captions JSON: images[0]",
-        ),
+        ({"images": [{}], "annotations": []}, "captions.json is not a COCO captions JSON: images[0]"),
         ({"images": [{"filename": "a.jpg", "split": "train", "imgid": 1}]}, "images[0]['sentences']"),
         ({"images": [IMAGE, {**IMAGE, "split": "dev"}]}, "images[1]['split']"),
-        ({"images": [{**IMAGE, "split": ["train"]}]}, "images[0]['split']"),
-        ({"images": [{**IMAGE, "imgid": 0.5}]}, "images[0]['imgid']"),
         ({"images": [{**IMAGE, "imgid": "9" * 5000}]}, "images[0]['imgid']"),
-        ({"images": [{**IMAGE, "filename": None}]}, "images[0]['filename']"),
-        ({"images": [{**IMAGE, "sentences": ["A dog."]}]}, "images[0]['sentences'][0]"),
         ({"images": [{**IMAGE, "sentences": [{"raw": None}]}]}, "images[0]['sentences'][0]['raw']"),
         ({"images": [*KARPATHY["images"], IMAGE]}, "annotations.json: 1 images have the image_id"),
         ({"images": [*KARPATHY["images"], {**KARPATHY["images"][3], "imgid": 7}]}, "such as '3.jpg'"),
         ({"images": [{**image, "filename": f"{image['split']}/0.jpg"} for image in KARPATHY["images"]]}, "'0.jpg'"),
         ({"images": KARPATHY["images"][:2]}, "annotations.json: the val split"),
-        (COCO | {"images": COCO["images"][:1]}, "annotations.json: the val split"),
     ],
 )
 def test_malformed_annotations_are_rejected(folder, tmp_path, annotations, expected):
@@ -178,9 +161,8 @@ def test_a_zip_is_copied_and_not_changed(folder, tmp_path):
     local.pack_images(folder, mine)
     mode = mine.stat().st_mode
     import_and_load(mine, KARPATHY, tmp_path)
-    copy = tmp_path / "raw" / "images.zip"
-    assert copy.read_bytes() == mine.read_bytes()
-    assert copy.stat().st_ino != mine.stat().st_ino
+    assert (tmp_path / "raw" / "images.zip").read_bytes() == mine.read_bytes()
+    assert not (tmp_path / "raw" / "images.zip").samefile(mine)
     assert mine.stat().st_mode == mode
 
 
@@ -207,26 +189,20 @@ def test_a_path_in_a_zip_is_never_written_to(tmp_path):
 def test_a_link_to_a_file_outside_the_folder_is_rejected(folder, tmp_path):
     (tmp_path / "secret.txt").write_text("private")
     (folder / "sub" / "photo.jpg").symlink_to(tmp_path / "secret.txt")
-    text = error(local.pack_images, folder, tmp_path / "a.zip")
-    assert "dataset.local.images" in text
-    assert "sub/photo.jpg" in text
+    assert f"dataset.local.images={folder}: sub/photo.jpg" in error(local.pack_images, folder, tmp_path / "a.zip")
     assert not (tmp_path / "a.zip").exists()
 
 
-def test_a_linked_folder_is_skipped(folder, tmp_path):
-    (tmp_path / "private").mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "private" / "me.jpg")
-    (folder / "more").symlink_to(tmp_path / "private")
-    assert packed_names(folder, tmp_path) == ["0.jpg", "1.jpg", "3.jpg", "sub/2.jpg"]
-
-
-def test_links_within_the_folder_are_followed(folder, tmp_path):
+def test_links_to_files_in_the_folder_are_followed_and_other_linked_folders_skipped(folder, tmp_path):
     (folder / "again.jpg").symlink_to("0.jpg")
     (folder / "nowhere.jpg").symlink_to("gone.jpg")
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "me.jpg").write_bytes(b"private")
+    (folder / "more").symlink_to(tmp_path / "private")
     (tmp_path / "link").symlink_to(folder)
     assert packed_names(tmp_path / "link", tmp_path) == ["0.jpg", "1.jpg", "3.jpg", "again.jpg", "sub/2.jpg"]
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
-        assert archive.read("again.jpg") == (folder / "0.jpg").read_bytes()
+        assert archive.read("again.jpg") == b"0.jpg"
 
 
 def test_a_file_name_that_is_not_utf_8_is_rejected(folder, tmp_path):
@@ -239,8 +215,7 @@ def test_a_file_name_that_is_not_utf_8_is_rejected(folder, tmp_path):
 
 def test_tokens_are_read_per_image_across_row_groups(tmp_path):
     tokens = [["a", "dog"], [], ["a"], ["two", "dogs"], ["dogs"]] * 9
-    ids = [i // 3 for i in range(len(tokens))]
-    table = pa.table({"image_id": ids, "tokens": pa.array(tokens, pa.list_(pa.string()))})
+    table = pa.table({"image_id": [i // 3 for i in range(45)], "tokens": pa.array(tokens, pa.list_(pa.string()))})
     pq.write_table(table, tmp_path / "captions.parquet", row_group_size=7)
     references = read_tokens(tmp_path / "captions.parquet", pd.Series([4, 2, 99]))
     assert list(references) == [4, 2, 99]

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,7 +26,6 @@ from tests.waiting import until
 SIZE = 200_000
 CONTENT = random.Random(0).randbytes(SIZE)
 FAST = RetryPolicy(timeout=5, tries=3, backoff=0.001)
-POSIX = pytest.mark.skipif(sys.platform == "win32", reason="signals as on POSIX")
 
 
 @pytest.fixture
@@ -36,12 +37,6 @@ def server():
 def remote(server, path="/file.zip", content=CONTENT, **faults) -> RemoteFile:
     server.serve(path, content, **faults)
     return RemoteFile(server.url + path, hashlib.md5(content).hexdigest())
-
-
-def write_part(file, store, content) -> None:
-    """Leave in `store` what a killed process leaves."""
-    store.mkdir(exist_ok=True)
-    (store / f"{file.md5}.part").write_bytes(content)
 
 
 def ranges(server) -> list[str | None]:
@@ -79,12 +74,11 @@ def test_files_are_fetched_in_parallel_in_order_and_once(server, tmp_path):
 @pytest.mark.parametrize(
     ("faults", "timeout"),
     [
-        ({"cuts": [50_000, 100_000]}, 5),
         ({"stalls": [50_000, 100_000]}, 0.5),
         ({"cuts": [50_000, 100_000], "head": False}, 5),
         ({"cuts": [50_000, 100_000], "length": 1000}, 5),
     ],
-    ids=["broken", "silent", "broken, without HEAD", "broken, with a wrong Content-Length"],
+    ids=["silent", "broken, without HEAD", "broken, with a wrong Content-Length"],
 )
 def test_a_broken_transfer_is_resumed(server, tmp_path, faults, timeout):
     file = remote(server, **faults)
@@ -103,7 +97,6 @@ def test_a_transfer_that_makes_progress_may_break_more_often_than_there_are_trie
 @pytest.mark.parametrize(
     ("part", "faults", "requests"),
     [
-        (CONTENT[:70_000], {}, ["bytes=70000-"]),
         (CONTENT, {}, ["bytes=200000-"]),
         (CONTENT[:70_000], {"ranges": False}, ["bytes=70000-"]),
         (CONTENT[:70_000], {"misplace": 1}, ["bytes=70000-", None]),
@@ -111,28 +104,23 @@ def test_a_transfer_that_makes_progress_may_break_more_often_than_there_are_trie
         (b"altered" + CONTENT[7:70_000], {}, ["bytes=70000-", None]),
         (b"altered" + CONTENT[7:], {}, ["bytes=200000-", None]),
     ],
-    ids=["partial", "complete", "no ranges", "another range", "too long", "corrupt", "corrupt and complete"],
+    ids=["complete", "no ranges", "another range", "too long", "corrupt", "corrupt and complete"],
 )
 def test_the_part_of_an_earlier_run_is_resumed_or_replaced(server, tmp_path, part, faults, requests):
     file = remote(server, **faults)
-    write_part(file, tmp_path, part)
+    (tmp_path / f"{file.md5}.part").write_bytes(part)
     assert fetch([file], tmp_path, FAST)[0].read_bytes() == CONTENT
     assert ranges(server) == requests
     assert not list(tmp_path.glob("*.part"))
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 503])
-def test_a_transient_status_is_retried(server, tmp_path, status):
-    file = remote(server, statuses=[status, status], headers={"Retry-After": "0"})
+@pytest.mark.parametrize("statuses", [(408, 500), (429, 503)])
+def test_a_transient_status_is_retried_after_the_given_time(server, tmp_path, statuses):
+    file = remote(server, statuses=list(statuses), headers={"Retry-After": "1"})
+    before = time.monotonic()
     assert fetch([file], tmp_path, FAST)[0].read_bytes() == CONTENT
     assert len(server.gets()) == 3
-
-
-def test_retry_after_is_honoured(server, tmp_path):
-    file = remote(server, statuses=[429], headers={"Retry-After": "1"})
-    before = time.monotonic()
-    fetch([file], tmp_path, FAST)
-    assert time.monotonic() - before >= 1
+    assert time.monotonic() - before >= 2
 
 
 @pytest.mark.parametrize("url", ["{}/other/name.zip", "/other/name.zip"], ids=["absolute", "relative"])
@@ -147,13 +135,11 @@ def test_redirects_are_followed(server, tmp_path, url):
     ("faults", "message", "requests"),
     [
         ({"statuses": [404]}, "HTTP 404", 1),
-        ({"statuses": [403]}, "HTTP 403", 1),
         ({"statuses": [304]}, "HTTP 304", 1),
         ({"statuses": [500] * 9}, "500", 3),
         ({"statuses": [503], "headers": {"Retry-After": "soon"}}, "Retry-After", 1),
         ({"cuts": [0] * 9}, "broke 3 times", 3),
         ({"cuts": [50_000] * 9, "ranges": False}, "broke 3 times", 3),
-        ({"cuts": [50_000, 0, 0, 0]}, "broke 3 times", 3),
         ({"length": -1000}, "MD5", 1),
         ({"redirect": "http://[bad"}, r"dataset\.mirror", 0),
         ({"redirect": "file:///etc/passwd"}, r"dataset\.mirror", 0),
@@ -179,19 +165,14 @@ def test_a_server_that_does_not_send_the_file_is_a_one_line_error(server, tmp_pa
     assert requests is None or len(server.gets()) == requests
 
 
-@pytest.mark.parametrize(
-    ("part", "requests"), [(b"", [None]), (CONTENT[:70_000], ["bytes=70000-", None])], ids=["fresh", "resumed"]
-)
-def test_a_file_with_another_md5_is_not_kept(server, tmp_path, part, requests):
+def test_a_file_with_another_md5_is_not_kept(server, tmp_path):
     other = bytes(SIZE)
     file = remote(server)
     server.serve("/file.zip", other)
-    write_part(file, tmp_path, part)
+    (tmp_path / f"{file.md5}.part").write_bytes(CONTENT[:70_000])
     message = fails(file, tmp_path)
-    assert hashlib.md5(other).hexdigest() in message
-    assert file.md5 in message
-    assert "dataset.mirror" in message
-    assert ranges(server) == requests
+    assert all(part in message for part in (hashlib.md5(other).hexdigest(), file.md5, "dataset.mirror"))
+    assert ranges(server) == ["bytes=70000-", None]
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -201,35 +182,31 @@ def test_a_server_that_is_down_is_a_one_line_error(server, tmp_path):
     assert "[Errno" in fails(file, tmp_path)
 
 
-@pytest.mark.parametrize("faults", [{"pace": 0.01}, {"stalls": [40_960]}], ids=["busy", "silent"])
-def test_the_first_error_stops_the_other_transfers_and_keeps_their_parts(server, tmp_path, faults):
+@pytest.mark.parametrize(
+    ("faults", "begun"),
+    [
+        ({"pace": 0.01}, 40_960),
+        ({"stalls": [40_960]}, 40_960),
+        ({"statuses": [503], "headers": {"Retry-After": "50"}}, 0),
+    ],
+    ids=["busy", "silent", "waiting for a retry"],
+)
+def test_the_first_error_stops_the_other_transfers_and_keeps_their_parts(server, tmp_path, faults, begun):
     slow = remote(server, "/slow.zip", random.Random(1).randbytes(10 * SIZE), **faults)
     part = tmp_path / f"{slow.md5}.part"
-    gone = remote(server, "/gone.zip", statuses=[404], before=lambda: until(lambda: size(part) >= 40_960))
-    start = time.monotonic()
+    until_begun = partial(until, lambda: server.gets("/slow.zip") and size(part) >= begun)
+    gone = remote(server, "/gone.zip", statuses=[404], before=until_begun)
     with pytest.raises(UserError, match=r"gone\.zip.*HTTP 404"):
         fetch([slow, gone], tmp_path, RetryPolicy(timeout=5, connections=2))
-    assert time.monotonic() - start < 15
+    assert len(server.gets("/slow.zip")) == 1
     assert server.pages["/slow.zip"].content.startswith(part.read_bytes())
     assert size(part) < 10 * SIZE
 
 
-def test_the_first_error_ends_the_wait_for_another_try(server, tmp_path):
-    busy = remote(server, "/busy.zip", CONTENT[::-1], statuses=[503], headers={"Retry-After": "50"})
-    gone = remote(server, "/gone.zip", statuses=[404], before=lambda: until(lambda: server.gets("/busy.zip")))
-    start = time.monotonic()
-    with pytest.raises(UserError, match=r"gone\.zip.*HTTP 404"):
-        fetch([busy, gone], tmp_path, FAST)
-    assert time.monotonic() - start < 15
-
-
-@POSIX
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as on POSIX")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["killed", "Ctrl-C"])
 def test_a_process_that_is_ended_leaves_parts_that_the_next_one_resumes(server, tmp_path, number):
-    files = [
-        remote(server, "/a.zip", CONTENT, stalls=[50_000]),
-        remote(server, "/b.zip", CONTENT[::-1], stalls=[90_000]),
-    ]
+    files = [remote(server, "/a.zip", stalls=[50_000]), remote(server, "/b.zip", CONTENT[::-1], stalls=[90_000])]
     parts = [tmp_path / f"{file.md5}.part" for file in files]
     code = (
         "import sys, pathlib; from lib.fetch.http import RemoteFile, fetch; "
@@ -254,18 +231,15 @@ def test_a_process_that_is_ended_leaves_parts_that_the_next_one_resumes(server, 
 def test_a_second_process_waits_for_the_first_and_fetches_nothing(server, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stderr := io.StringIO())
     file = remote(server, before=lambda: until(lambda: "waiting for another process" in stderr.getvalue()))
-    threads = [threading.Thread(target=fetch, args=([file], tmp_path, FAST)) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (tmp_path / file.md5).read_bytes() == CONTENT
+    with ThreadPoolExecutor(2) as pool:
+        for fetched in [pool.submit(fetch, [file], tmp_path, FAST) for _ in range(2)]:
+            assert fetched.result()[0].read_bytes() == CONTENT
     assert len(server.requests) == 2  # HEAD and GET
 
 
 def test_the_disk_space_is_checked_before_the_first_byte(server, tmp_path, monkeypatch):
     file, other = remote(server, "/a.zip"), remote(server, "/b.zip", CONTENT[::-1])
-    write_part(file, tmp_path, CONTENT[:150_000])
+    (tmp_path / f"{file.md5}.part").write_bytes(CONTENT[:150_000])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=SIZE + 49_999))
     with pytest.raises(UserError, match="GB free"):
         fetch([file, other], tmp_path, FAST)
@@ -282,7 +256,7 @@ def test_the_progress_bar_counts_the_bytes(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_a_full_disk_is_an_os_error(server, tmp_path):  # which stages print in one line
+def test_a_full_disk_is_an_os_error(server, tmp_path):  # stages print it in one line
     file = remote(server)
     (tmp_path / f"{file.md5}.part").symlink_to("/dev/full")
     assert f"Errno {errno.ENOSPC}" in fails(file, tmp_path, expected=OSError)
@@ -290,13 +264,11 @@ def test_a_full_disk_is_an_os_error(server, tmp_path):  # which stages print in 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(tmp_path)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small disk needs a mount, for which one must be root on Linux")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+        pytest.skip("a small disk needs a mount, which only root may do on Linux")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
 
 
 def test_a_download_resumes_after_the_disk_was_full(server, small_disk):

@@ -3,7 +3,6 @@
 import io
 import multiprocessing
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from lib.core.errors import UserError
-from lib.core.files import link_into, link_or_copy
+from lib.core.files import link_into
 from lib.core.workdir import locked, prune
 from lib.extraction import extract as extraction
 from lib.extraction.extract import ExtractionConfig, extract
@@ -40,25 +40,16 @@ def backbone():
     return random_init("small_net")
 
 
-@pytest.fixture(scope="module")
-def broken():
-    """A backbone whose features are not finite."""
-    backbone = random_init("small_net")
-    with torch.no_grad():
-        next(backbone.network.parameters()).fill_(float("nan"))
-    return backbone
-
-
 @pytest.fixture
 def photographs(tmp_path, monkeypatch):
     """A table of images, some unreadable, in shards of 5, and the folder of their zip."""
     monkeypatch.setattr(extraction, "SHARD_SIZE", 5)
+    names = [f"{i}.jpg" for i in range(IMAGES)]
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
-        for i in range(IMAGES):
+        for i, name in enumerate(names):
             photo = saved(Image.effect_noise((70, 60), 20 + 5 * i).convert("RGB"), "JPEG")
-            archive.writestr(f"{i}.jpg", b"" if i in (1, 10, 11, 12, 13, 14) else photo)
-    members = [f"{i}.jpg" for i in range(IMAGES)]
-    return pd.DataFrame({"image_id": range(100, 100 + IMAGES), "archive": "photos.zip", "member": members}), tmp_path
+            archive.writestr(name, b"" if i in (1, 10, 11, 12, 13, 14) else photo)
+    return pd.DataFrame({"image_id": range(100, 100 + IMAGES), "archive": "photos.zip", "member": names}), tmp_path
 
 
 def config(raw, backbone, **changes) -> ExtractionConfig:
@@ -66,7 +57,7 @@ def config(raw, backbone, **changes) -> ExtractionConfig:
 
 
 def contents(folder) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("[!.]*"))}
+    return {path.name: path.read_bytes() for path in folder.glob("[!.]*")}
 
 
 def test_features_equal_the_backbones_image_by_image_and_unreadable_images_are_listed(photographs, backbone, tmp_path):
@@ -84,37 +75,35 @@ def test_features_equal_the_backbones_image_by_image_and_unreadable_images_are_l
             assert torch.allclose(features[row : row + 1].float(), expected, atol=2e-3, rtol=2e-3)
 
 
-def test_neither_workers_nor_interruptions_change_a_byte(photographs, backbone, tmp_path):
+def test_missing_shards_are_made_again_with_the_same_bytes_and_the_others_kept(photographs, backbone, tmp_path):
     images, raw = photographs
-    whole = extract(images, config(raw, backbone), tmp_path / "one", 1)
-    assert contents(extract(images, config(raw, backbone), tmp_path / "three", 3).folder) == contents(whole.folder)
-
-    # A killed process leaves some shards, one of them without its report, and one unfinished.
-    killed = tmp_path / "killed" / whole.folder.name
-    shutil.copytree(whole.folder, killed)
-    for name in ("report-00001.parquet", "report-00003.parquet", "features-00003.npy", "report-00004.parquet"):
-        (killed / name).unlink()
-    (killed / "features-00003.npy.unfinished").write_bytes(b"half")
-    kept = (killed / "features-00000.npy").stat().st_mtime_ns
-    again = extract(images, config(raw, backbone), tmp_path / "killed", 2)
-    assert contents(again.folder) == contents(whole.folder)
-    assert (killed / "features-00000.npy").stat().st_mtime_ns == kept
-    pd.testing.assert_frame_equal(again.index, whole.index)
+    made = extract(images, config(raw, backbone), tmp_path / "scratch", 1)
+    expected, kept = contents(made.folder), (made.folder / "features-00000.npy").stat()
+    for name in ("report-00001.parquet", "report-00003.parquet", "features-00003.npy", "features-00004.npy"):
+        (made.folder / name).unlink()
+    (made.folder / "features-00003.npy.unfinished").write_bytes(b"half")
+    again = extract(images, config(raw, backbone), tmp_path / "scratch", 2)
+    assert contents(again.folder) == expected
+    assert (made.folder / "features-00000.npy").stat().st_mtime_ns == kept.st_mtime_ns
+    pd.testing.assert_frame_equal(again.index, made.index)
 
 
 def test_several_processes_write_the_same_bytes_and_raise_the_error_of_one(
-    photographs, backbone, broken, tmp_path, monkeypatch
+    photographs, backbone, tmp_path, monkeypatch
 ):
     images, raw = photographs
     threads = extract(images, config(raw, backbone), tmp_path / "one", 1)
     monkeypatch.setattr(extraction, "_process_count", lambda shards, workers: 2)
     assert contents(extract(images, config(raw, backbone), tmp_path / "two", 2).folder) == contents(threads.folder)
+    broken = random_init("small_net")
+    with torch.no_grad():
+        next(broken.network.parameters()).fill_(float("nan"))
     with pytest.raises(UserError, match=r"small_net .*not finite.*backbone\.weights"):
         extract(images, config(raw, broken), tmp_path / "two", 2)
     assert not multiprocessing.active_children()
 
 
-def test_a_killed_worker_process_is_an_error_of_one_line(photographs, backbone, tmp_path, monkeypatch):
+def test_a_killed_worker_process_is_a_one_line_error(photographs, backbone, tmp_path, monkeypatch):
     images, raw = photographs
     monkeypatch.setattr(extraction, "_process_count", lambda shards, workers: 2)
 
@@ -141,9 +130,7 @@ def test_progress_counts_every_image_once(photographs, backbone, tmp_path, monke
     assert shown == [(IMAGES, IMAGES, IMAGES), (3, IMAGES, 3)]
 
 
-def test_a_second_extraction_of_the_same_shards_waits_and_then_has_nothing_left_to_do(
-    photographs, backbone, tmp_path, monkeypatch
-):
+def test_a_second_extraction_of_the_same_shards_waits_and_writes_nothing(photographs, backbone, tmp_path, monkeypatch):
     images, raw = photographs
     monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
     written, write_shard = [], extraction._write_shard
@@ -188,12 +175,9 @@ def test_a_killed_extraction_keeps_its_complete_shards_and_ends_with_the_same_by
     process.kill()
     process.wait()
     times = [path.stat().st_mtime_ns for path in early]
-    folders = []
-    for scratch in ("killed", "whole"):
-        out, _ = start(scratch).communicate()
-        folders.append(Path(out.strip()))
-    left = {name: content for name, content in contents(folders[0]).items() if not name.endswith(".unfinished")}
-    assert left == contents(folders[1])
+    resumed, complete = (Path(start(scratch).communicate()[0].strip()) for scratch in ("killed", "complete"))
+    left = {name: content for name, content in contents(resumed).items() if not name.endswith(".unfinished")}
+    assert left == contents(complete)
     assert len(left) == 2 * 20 * IMAGES / 4
     assert [path.stat().st_mtime_ns for path in early] == times
 
@@ -225,14 +209,14 @@ def test_all_that_the_features_depend_on_is_in_the_name_of_the_folder(photograph
 
 @pytest.fixture
 def stored(tmp_path):
+    """A folder with shards of 7, 3 and 5 images, their index, and all their features."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(6, 6)) * np.array([9, 5, 3, 2, 1, 0.5])[:, None]
     tables = [(rng.normal(size=(n, 4, 6)) @ mixing + 7).astype(np.float16) for n in (7, 3, 5)]
-    (tmp_path / "stored").mkdir()
     for number, table in enumerate(tables):
-        np.save(shard_path(tmp_path / "stored", number), table)
+        np.save(shard_path(tmp_path, number), table)
     rows = [(shard, row) for shard, table in enumerate(tables) for row in range(len(table))]
-    return tmp_path / "stored", pd.DataFrame(rows, columns=["shard", "row"]), np.concatenate(tables)
+    return tmp_path, pd.DataFrame(rows, columns=["shard", "row"]), np.concatenate(tables)
 
 
 def test_features_on_disk_are_indexed_like_a_tensor(stored):
@@ -275,20 +259,14 @@ def test_projected_shards_are_the_projected_features(stored, tmp_path):
 
 def test_prune_removes_replaced_and_abandoned_folders_and_keeps_what_may_be_resumed(tmp_path):
     hour, days = 3600, 24 * 3600
-    for name, finished, age in (
-        ("replaced", True, 2 * hour),
-        ("just finished by another process", True, 0),
-        ("interrupted", False, 20 * days),
-        ("abandoned", False, 40 * days),
-    ):
+    ages = {"replaced": 2 * hour, "just finished": 0, "interrupted": 20 * days, "abandoned": 40 * days, "finished": 0}
+    for name, age in ages.items():
         (tmp_path / name).mkdir()
-        if finished:
+        if name in ("replaced", "just finished"):
             prune(tmp_path / name)
         os.utime(tmp_path / name, (time.time() - age,) * 2)
-    (tmp_path / "finished").mkdir()
     prune(tmp_path / "finished")
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"finished", "just finished by another process", "interrupted"}
+    assert {path.name for path in tmp_path.iterdir()} == {"finished", "just finished", "interrupted"}
 
 
 def test_prune_skips_locked_folders_and_those_that_another_process_has_just_removed(tmp_path, monkeypatch):
@@ -304,65 +282,47 @@ def test_prune_skips_locked_folders_and_those_that_another_process_has_just_remo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["finished", "slow"]
 
 
-def test_link_into_makes_no_second_copy_and_replaces_an_old_file(tmp_path):
+@pytest.mark.parametrize("has_hard_links", [True, False])
+def test_an_old_file_is_replaced_by_a_link_or_by_a_copy_on_a_disk_without_links(tmp_path, monkeypatch, has_hard_links):
+    if not has_hard_links:
+        monkeypatch.setattr(os, "link", Mock(side_effect=OSError))
     (tmp_path / "a.npy").write_bytes(b"new")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.npy").write_bytes(b"old")
     link_into([tmp_path / "a.npy"], tmp_path / "out")
     assert (tmp_path / "out" / "a.npy").read_bytes() == b"new"
-    assert (tmp_path / "out" / "a.npy").samefile(tmp_path / "a.npy")
+    assert (tmp_path / "out" / "a.npy").samefile(tmp_path / "a.npy") == has_hard_links
 
 
-def test_a_disk_without_hard_links_gets_a_copy(tmp_path, monkeypatch):
-    def refuse(*paths):
-        raise OSError("not here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    (tmp_path / "a").write_bytes(b"content")
-    link_or_copy(tmp_path / "a", tmp_path / "b")
-    assert (tmp_path / "b").read_bytes() == b"content"
-    assert not (tmp_path / "b").samefile(tmp_path / "a")
-
-
-INDEX = pd.DataFrame({"shard": [0, 0, 1], "row": [0, 1, 0]})
-
-
-@pytest.fixture
-def shards(tmp_path):
-    for number, rows in ((0, 2), (1, 1)):
-        np.save(shard_path(tmp_path, number), np.zeros((rows, 4, 3), np.float16))
-    assert Features(tmp_path, INDEX).shape == (3, 4, 3)
-    return tmp_path
+def npy(*shape: int, dtype: type = np.float16) -> bytes:
+    np.save(buffer := io.BytesIO(), np.zeros(shape, dtype))
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("stored", "message"),
+    ("content", "message"),
     [
-        (None, "features-00001.npy"),
-        (b"", "features-00001.npy"),
-        (b"PK\x03\x04", "features-00001.npy"),
-        (np.zeros((0, 4, 3), np.float16), r"features-00001.npy.*float16 \(0, 4, 3\)"),
-        (np.zeros((1, 4), np.float16), r"features-00001.npy.*float16 \(1, 4\)"),
-        (np.zeros((1, 4, 3)), r"features-00001.npy.*float64 \(1, 4, 3\)"),
-        (np.zeros((1, 4, 5), np.float16), r"different CNNs, \(P, C\) = "),
-        (np.array([{}]), "features-00001.npy"),
+        (None, ""),
+        (b"", ""),
+        (b"PK\x03\x04", ""),
+        (npy(1, 4, 3)[:-1], ""),
+        (npy(0, 4, 3), r".*float16 \(0, 4, 3\)"),
+        (npy(1, 4), r".*float16 \(1, 4\)"),
+        (npy(1, 4, 3, dtype=float), r".*float64 \(1, 4, 3\)"),
+        (npy(1, dtype=object), ""),
     ],
 )
-def test_a_malformed_shard_is_an_error(shards, stored, message):
-    path = shard_path(shards, 1)
-    if stored is None:
-        path.unlink()
-    elif isinstance(stored, bytes):
-        path.write_bytes(stored)
-    else:
-        np.save(path, stored)
-    with pytest.raises(UserError, match=message) as error:
-        Features(shards, INDEX)
+def test_a_malformed_shard_is_a_one_line_error(stored, content, message):
+    folder, index, _ = stored
+    path = shard_path(folder, 1)
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"features-00001\.npy{message}") as error:
+        Features(folder, index[index["shard"] == 1].head(1))
     assert "\n" not in str(error.value)
 
 
-def test_a_truncated_shard_is_an_error(shards):
-    path = shard_path(shards, 0)
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"features-00000\.npy"):
-        Features(shards, INDEX)
+def test_shards_of_different_cnns_are_an_error(stored):
+    folder, index, _ = stored
+    shard_path(folder, 1).write_bytes(npy(3, 4, 5))
+    with pytest.raises(UserError, match=r"different CNNs, \(P, C\) = "):
+        Features(folder, index)

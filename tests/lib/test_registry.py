@@ -20,21 +20,15 @@ def test_every_file_has_an_address_an_md5_and_a_unique_name(name):
     assert len({file.name for file in files}) == len({file.md5 for file in files}) == len(files)
 
 
-def test_the_files_are_those_that_the_loaders_read(tmp_path):
-    for name in NAMES:
-        folder = tmp_path / name
-        written = (
-            miniature.write_flickr8k(folder) if name == "flickr8k" else miniature.write_coco(folder, int(name[4:]))
-        )
-        files = {file.name for file in remote_files(name, None, None)}
-        assert files == {path.name for path in written}
-        assert files & IMAGE_ARCHIVES == set(load_named(name, folder).images["archive"])
-
-
-def test_karpathys_lists_are_the_same_files_for_both_years():
-    lists = [[file for file in remote_files(name, None, None) if "karpathy" in file.name] for name in NAMES[:2]]
-    assert lists[0] == lists[1]
-    assert len(lists[0]) == 3
+@pytest.mark.parametrize("name", NAMES)
+def test_the_files_are_those_that_the_loaders_read(tmp_path, name):
+    if name == "flickr8k":
+        written = miniature.write_flickr8k(tmp_path)
+    else:
+        written = miniature.write_coco(tmp_path, int(name.removeprefix("coco")))
+    files = {file.name for file in remote_files(name, None, None)}
+    assert files == {path.name for path in written}
+    assert files & IMAGE_ARCHIVES == set(load_named(name, tmp_path).images["archive"])
 
 
 @pytest.mark.parametrize("mirror", ["https://example.org/coco", "https://example.org/coco/"])
@@ -46,21 +40,16 @@ def test_a_mirror_has_all_files_flat_and_the_same_md5s(mirror):
 
 def test_checksums_replace_the_md5s_of_the_files_that_they_name(tmp_path):
     checksums = tmp_path / "md5.txt"
-    checksums.write_text(
-        f"# of our mirror\n\n{OTHER.upper()}  train2014.zip\r\n{OTHER} *images/val2014.zip\n{OTHER}  another.zip\n"
+    lines = (
+        "# of our mirror\n",
+        f"{OTHER.upper()}  train2014.zip\r",
+        f"{OTHER} *images/val2014.zip",
+        f"{OTHER}  a.zip",
     )
+    checksums.write_text("\n".join(lines))
     official = {file.name: file.md5 for file in remote_files("coco2014", None, None)}
     files = {file.name: file.md5 for file in remote_files("coco2014", "http://localhost:1", checksums)}
     assert files == {**official, "train2014.zip": OTHER, "val2014.zip": OTHER}
-
-
-def test_lines_of_md5sum_are_read(tmp_path):
-    written = miniature.write_flickr8k(tmp_path / "raw")
-    checksums = miniature.write_checksums(written, tmp_path / "md5.txt")
-    files = remote_files("flickr8k", None, checksums)
-    assert [f"{file.md5}  {file.name}" for file in sorted(files, key=lambda f: f.name)] == (
-        checksums.read_text().splitlines()
-    )
 
 
 @pytest.mark.parametrize(
@@ -69,7 +58,6 @@ def test_lines_of_md5sum_are_read(tmp_path):
         (f"{OTHER}  a.zip\n{OTHER}\n", "line 2"),
         (f"{OTHER}0  a.zip", "line 1"),
         (f"{OTHER[1:]}g  a.zip", "line 1"),
-        (f"../../etc/passwd  {OTHER}", "line 1"),
         (f"MD5 (a.zip) = {OTHER}", "line 1"),
         (b"\xff\xfe", "utf-8"),
         (None, "has no"),

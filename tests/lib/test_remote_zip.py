@@ -32,18 +32,12 @@ def server():
 class Unseekable(io.BytesIO):
     """A pipe, for which zipfile writes sizes and CRC-32 after each member's data."""
 
-    def seekable(self) -> bool:
-        return False
-
     def tell(self) -> int:
         raise OSError
 
-    def seek(self, *arguments) -> int:
-        raise OSError
 
-
-def zipped(pictures=PICTURES, method=zipfile.ZIP_STORED, file=None, extra=b"", amend=None) -> bytes:
-    """A zip whose members have `extra` in their local headers alone; `amend` changes one's entry in the directory."""
+def zipped(pictures=PICTURES, method=zipfile.ZIP_STORED, file=None, extra=b"", **directory) -> bytes:
+    """Return a zip with `extra` in its local headers only; `directory` changes one entry of the zip's directory."""
     file = file or io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, content in pictures.items():
@@ -51,7 +45,7 @@ def zipped(pictures=PICTURES, method=zipfile.ZIP_STORED, file=None, extra=b"", a
             info.compress_type, info.extra = method, extra
             archive.writestr(info, content)
             info.extra = b""
-        for name, value in (amend or {}).items():
+        for name, value in directory.items():
             setattr(archive.getinfo(WANTED[0]), name, value)
     return file.getvalue()
 
@@ -105,17 +99,13 @@ def test_a_large_directory_takes_two_requests(server, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("faults", "timeout"),
-    [
-        ({"statuses": [500, 503]}, 5),
-        ({"cuts": [1, 60_000, 0, 4000, 2000]}, 5),
-        ({"stalls": [1, 60_000, 0, 4000]}, 0.5),
-    ],
+    [({"statuses": [500, 503]}, 5), ({"cuts": [1, 60_000, 0, 4000]}, 5), ({"stalls": [1, 60_000, 0, 4000]}, 0.5)],
     ids=["busy", "broken", "silent"],
 )
 def test_broken_transfers_are_resumed(server, tmp_path, faults, timeout):
     server.serve("/images.zip", zipped(), **faults)
     archive = take(server, tmp_path, WANTED, RetryPolicy(timeout=timeout, tries=3, backoff=0.001))
-    assert {name: archive.read(name) for name in archive.namelist()} == {name: PICTURES[name] for name in WANTED}
+    assert [archive.read(name) for name in archive.namelist()] == [PICTURES[name] for name in WANTED]
     assert sum(request.sent for request in server.gets()) < 200_000
 
 
@@ -138,13 +128,6 @@ def test_a_killed_process_leaves_no_zip(server, tmp_path):
     assert {name: archive.read(name) for name in archive.namelist()} == PICTURES
 
 
-def test_a_damaged_member_is_named(server, tmp_path):
-    content = zipped()
-    place = content.index(PICTURES[WANTED[1]])
-    server.serve("/images.zip", content[:place] + b"damaged" + content[place + 7 :])
-    assert WANTED[1] in fails(server, tmp_path)
-
-
 def test_names_from_the_server_are_no_paths_here(server, tmp_path):
     name = "../../evil.jpg"
     server.serve("/images.zip", zipped({name: b"boo", "/tmp/evil.jpg": b"boo"}))
@@ -162,14 +145,15 @@ def test_names_from_the_server_are_no_paths_here(server, tmp_path):
         (b"no zip" * 99_999, {}, "not a readable zip"),
         (b"x", {}, "not a readable zip"),
         (b"", {}, "size"),
-        (zipped(amend={"flag_bits": 1}), {}, WANTED[0]),
-        (zipped(amend={"compress_type": 93}), {}, WANTED[0]),
-        (zipped(amend={"file_size": 300_000_000}), {}, "300000000"),
-        (zipped(amend={"header_offset": 1}), {}, WANTED[0]),
-        (zipped(amend={"header_offset": 500_000}), {}, WANTED[0]),
-        (zipped(amend={"CRC": 0}), {}, WANTED[0]),
-        (zipped(method=zipfile.ZIP_DEFLATED, amend={"file_size": 99}), {}, WANTED[0]),
-        (zipped(amend={"compress_type": zipfile.ZIP_DEFLATED}), {}, WANTED[0]),
+        (zipped(flag_bits=1), {}, WANTED[0]),
+        (zipped(compress_type=93), {}, WANTED[0]),
+        (zipped(file_size=300_000_000), {}, "300000000"),
+        (zipped(header_offset=1), {}, WANTED[0]),
+        (zipped(header_offset=500_000), {}, WANTED[0]),
+        (zipped(CRC=0), {}, WANTED[0]),
+        (zipped(method=zipfile.ZIP_DEFLATED, file_size=99), {}, WANTED[0]),
+        (zipped(compress_type=zipfile.ZIP_DEFLATED), {}, WANTED[0]),
+        (zipped().replace(PICTURES[WANTED[1]], bytes(10_000 + 2)), {}, WANTED[1]),
     ],
 )
 def test_an_unreadable_zip_is_a_one_line_error(server, tmp_path, content, faults, message):
@@ -183,7 +167,7 @@ def test_a_member_is_not_read_beyond_the_limit(server, tmp_path, monkeypatch):
     monkeypatch.setattr(remote_zip, "MAX_IMAGE_BYTES", 50_000)
     server.serve("/images.zip", zipped({**PICTURES, WANTED[0]: bytes(60_000)}, zipfile.ZIP_DEFLATED))
     assert "60000" in fails(server, tmp_path)
-    server.serve("/images.zip", zipped(amend={"compress_size": 300_000_000}))
+    server.serve("/images.zip", zipped(compress_size=300_000_000))
     server.requests.clear()
     take(server, tmp_path)  # zipfile reads `file_size` bytes of a stored member
     assert sum(request.sent for request in server.gets()) < 200_000

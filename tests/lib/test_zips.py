@@ -1,6 +1,5 @@
 """Zips: members are found by name, and reading a hostile one never needs more memory than the limit."""
 
-import contextlib
 import os
 import struct
 import tracemalloc
@@ -15,22 +14,11 @@ from lib.core.zips import find_members, read_member
 LIMIT = 100_000
 
 
-@pytest.mark.parametrize(
-    ("wanted", "member"),
-    [
-        ("train/1.jpg", "train/1.jpg"),
-        ("1.jpg", "train/1.jpg"),
-        ("elsewhere/1.jpg", "train/1.jpg"),
-        ("2.jpg", "2.jpg"),  # two folders have it
-        ("val/2.jpg", "val/2.jpg"),
-        ("3.jpg", "3.jpg"),
-        ("elsewhere/3.jpg", "elsewhere/3.jpg"),  # the top level and a folder have it
-        ("gone.jpg", "gone.jpg"),
-    ],
-)
-def test_a_member_is_found_by_its_path_or_by_a_unique_file_name(wanted, member):
+def test_a_member_is_found_by_its_path_or_by_a_unique_file_name():
     names = ["train/", "train/1.jpg", "train/2.jpg", "val/2.jpg", "3.jpg", "val/3.jpg"]
-    assert find_members([wanted], names) == [member]
+    assert find_members(["train/1.jpg", "1.jpg", "elsewhere/1.jpg"], names) == ["train/1.jpg"] * 3
+    others = ["val/2.jpg", "2.jpg", "3.jpg", "elsewhere/3.jpg", "gone.jpg"]  # two members are named 2.jpg, two 3.jpg
+    assert find_members(others, names) == others
 
 
 @pytest.mark.parametrize(("form", "other"), [("NFC", "NFD"), ("NFD", "NFC")])
@@ -54,15 +42,15 @@ def write_bomb(path, size: int, declared: int, method: int = zipfile.ZIP_DEFLATE
     path.write_bytes(content)
 
 
-@contextlib.contextmanager
-def little_memory():
-    tracemalloc.start()
-    try:
-        yield
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 5_000_000  # bytes
+def read_in_little_memory(path) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        tracemalloc.start()
+        try:
+            return read_member(archive, "a.jpg", LIMIT)
+        finally:
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert peak < 5_000_000  # bytes
 
 
 @pytest.mark.parametrize(
@@ -78,16 +66,15 @@ def little_memory():
 )
 def test_a_member_that_is_too_large_or_declares_a_wrong_size_is_rejected(tmp_path, size, declared, method):
     write_bomb(tmp_path / "a.zip", size, declared, method)
-    with zipfile.ZipFile(tmp_path / "a.zip") as archive, little_memory(), pytest.raises(zipfile.BadZipFile) as caught:
-        read_member(archive, "a.jpg", LIMIT)
+    with pytest.raises(zipfile.BadZipFile) as caught:
+        read_in_little_memory(tmp_path / "a.zip")
     assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("declared", [0, 100, LIMIT])
 def test_a_member_that_is_larger_than_it_declares_is_cut(tmp_path, declared):
     write_bomb(tmp_path / "a.zip", 50_000_000, declared)
-    with zipfile.ZipFile(tmp_path / "a.zip") as archive, little_memory():
-        assert read_member(archive, "a.jpg", LIMIT) == bytes(declared)
+    assert read_in_little_memory(tmp_path / "a.zip") == bytes(declared)
 
 
 @pytest.mark.parametrize("size", [0, 1, LIMIT])
