@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -20,3 +21,19 @@ def chromium() -> Iterator[Any]:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@contextmanager
+def open_page(browser: Any, address: str, **options: Any) -> Iterator[Any]:
+    """Open the page at a URL. At the end, check that it had no errors and no request to another server."""
+    own = ("{0.scheme}://{0.netloc}/".format(urlsplit(address)), "data:", "blob:")
+    page, errors = browser.new_page(**options), []
+    page.set_default_timeout(120_000)  # ms, for a busy machine
+    page.on("console", lambda message: message.type in ("error", "warning") and errors.append(message.text))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: request.url.startswith(own) or errors.append(request.url))
+    page.goto(address)
+    yield page
+    page.close()
+    # Chromium warns when a test itself reads a canvas twice.
+    assert [error for error in errors if "willReadFrequently" not in error] == []
