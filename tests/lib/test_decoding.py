@@ -16,9 +16,7 @@ from lib.text.vocabulary import END, PAD, SPECIALS, START, SUPPRESSED_TOKENS
 from tests.lib.models import Table, caption_batch, decoder, features
 
 KINDS = list(itertools.product(["lstm", "rnn"], ["scratch", "torch"], ["none", "additive"]))
-CONSTRAINTS = [
-    DecodingConstraints(*sizes) for sizes in [(0, 0), (2, 0), (0, 1), (0, 2), (3, 2), (4, 1)]
-]  # fmt: skip
+CONSTRAINTS = [DecodingConstraints(*sizes) for sizes in [(0, 0), (2, 0), (0, 1), (0, 2), (3, 2), (4, 1)]]
 UNCONSTRAINED = CONSTRAINTS[0]
 
 
@@ -76,15 +74,6 @@ def test_scratch_and_torch_cells_give_the_same_captions_with_the_same_weights(at
         scratch, reference = decoder(cell, "scratch", attention), decoder(cell, "torch", attention, seed=5)
         reference.load_state_dict(scratch.state_dict())
         assert token_ids(search_beams(scratch, features())) == token_ids(search_beams(reference, features()))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_beam_of_one_is_greedy(seed):
-    model = decoder(seed=seed)
-    beams = beam_search(model, features(), 1, 6, 0.7, UNCONSTRAINED.apply)
-    expected = greedy(model, features(), 6)
-    assert token_ids(beams) == [[hypothesis.token_ids] for hypothesis in expected]
-    assert [best.log_prob for (best,) in beams] == pytest.approx([hypothesis.log_prob for hypothesis in expected])
 
 
 @pytest.mark.parametrize(
@@ -193,39 +182,24 @@ def tables(draw):
 
 @settings(max_examples=200)
 @given(
-    tables(),
-    st.integers(1, 12),
-    st.integers(1, 6),
-    st.sampled_from([0.0, 0.7, 1.0, 3.0]),
-    st.builds(DecodingConstraints, st.integers(0, 4), st.integers(0, 3)),
-    st.integers(1, 3),
-)
-def test_any_model_gives_captions_within_the_constraints(
-    model, beam_size, max_length, length_penalty, constraints, num_images
-):
-    images, constrain = torch.zeros(num_images, 1, 1), constraints.apply
-    beams = beam_search(model, images, beam_size, max_length, length_penalty, constrain)
+    tables(), st.integers(1, 12), st.integers(1, 6), st.sampled_from([0.0, 0.7, 1.0, 3.0]),
+    st.builds(DecodingConstraints, st.integers(0, 4), st.integers(0, 3)), st.integers(1, 3),
+)  # fmt: skip
+def test_any_model_gives_captions_within_the_constraints(model, beam_size, max_length, penalty, constraints, count):
+    images, constrain = torch.zeros(count, 1, 1), constraints.apply
+    beams = beam_search(model, images, beam_size, max_length, penalty, constrain)
     samples = sample(model, images, 2, max_length, SamplingConfig(2.0, 3, 0.9), torch.Generator(), constrain)
-    beams_of_one = beam_search(model, images, 1, max_length, length_penalty, UNCONSTRAINED.apply)
+    beams_of_one = beam_search(model, images, 1, max_length, penalty, UNCONSTRAINED.apply)
     assert token_ids(beams_of_one) == [[hypothesis.token_ids] for hypothesis in greedy(model, images, max_length)]
     for beam in beams:
         assert 1 <= len(beam) <= beam_size
         assert len({tuple(hypothesis.token_ids) for hypothesis in beam}) == len(beam)
-        scores = [hypothesis.log_prob / len(hypothesis.token_ids) ** length_penalty for hypothesis in beam]
+        scores = [hypothesis.log_prob / len(hypothesis.token_ids) ** penalty for hypothesis in beam]
         assert all(first >= second or first == pytest.approx(second) for first, second in itertools.pairwise(scores))
     allowed = {tuple(tokens) for _, tokens in all_captions(model, images[:1], max_length, constraints)}
     for hypothesis in itertools.chain(*beams, *samples):
         assert tuple(hypothesis.token_ids) in allowed
         assert hypothesis.attention.shape == (len(hypothesis.token_ids), 0)
-
-
-@every_search
-def test_an_ensemble_of_one_is_the_model(search):
-    model, images = decoder(), features()
-    expected, found = (list(itertools.chain(*search(each, images))) for each in (model, Ensemble([model])))
-    for ours, theirs in zip(found, expected, strict=True):
-        assert (ours.token_ids, ours.log_prob) == (theirs.token_ids, theirs.log_prob)
-        assert torch.equal(ours.attention, theirs.attention)
 
 
 def test_an_ensemble_averages_probabilities_and_attention_weights():
