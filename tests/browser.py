@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -37,3 +38,14 @@ def open_page(browser: Any, address: str, **options: Any) -> Iterator[Any]:
     page.close()
     # Chromium warns when a test itself reads a canvas twice.
     assert [error for error in errors if "willReadFrequently" not in error] == []
+
+
+def heat_map(canvas: Any) -> np.ndarray | None:
+    """Return the weights (P,) that heatmap.js drew on a canvas, or None if it is hidden."""
+    if not canvas.is_visible():
+        return None
+    data = np.array(canvas.evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"))
+    red, alpha = data[::4], data[3::4]
+    weights = (190 - alpha) / 120
+    np.testing.assert_allclose(red, 20 + 235 * weights, atol=4)
+    return weights

@@ -87,18 +87,6 @@ def test_a_caption_does_not_depend_on_its_batch(search):
     assert token_ids(search(model, images[shuffled])) == [whole[i] for i in shuffled]
 
 
-@pytest.mark.parametrize("search", [search_greedily, search_beams])
-def test_in_float32_only_a_tie_can_make_a_caption_depend_on_its_batch(search):
-    model, images = decoder(vocabulary=200).float(), features(40).float()
-
-    def score(hypothesis: Hypothesis) -> float:
-        return hypothesis.log_prob / len(hypothesis.token_ids) ** 0.7
-
-    for image, (best, *_) in zip(images, search(model, images), strict=True):
-        ((alone, *_),) = search(model, image[None])
-        assert alone.token_ids == best.token_ids or abs(score(alone) - score(best)) < 1e-5
-
-
 def all_captions(model, image, max_length: int, constraints: DecodingConstraints) -> list[tuple[float, list[int]]]:
     """Return (log-probability, token ids) of every caption that the constraints allow, by recursion."""
 
@@ -149,24 +137,6 @@ def test_log_prob_and_attention_are_those_of_the_model(search, attention):
             assert torch.allclose(hypothesis.attention, weights)
             if attention == "additive":
                 assert hypothesis.attention.sum(dim=1).tolist() == pytest.approx([1] * len(log_probs))
-
-
-@every_search
-@pytest.mark.parametrize("bias", [-1e9, float("-inf")])
-def test_a_caption_without_end_has_the_maximum_length(search, bias):
-    model = decoder()
-    model.output.bias.data[END] = bias
-    for hypothesis in itertools.chain(*search(model, features())):
-        assert len(hypothesis.token_ids) == 6
-        assert END not in hypothesis.token_ids
-
-
-@every_search
-def test_suppressed_tokens_are_never_written(search):
-    model = decoder()
-    model.output.bias.data[SUPPRESSED_TOKENS] = 1e3
-    for hypothesis in itertools.chain(*search(model, features())):
-        assert set(SUPPRESSED_TOKENS).isdisjoint(hypothesis.token_ids)
 
 
 @st.composite
