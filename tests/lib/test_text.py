@@ -7,6 +7,11 @@ from lib.text.tokenizer import tokenize
 from lib.text.vocabulary import END, START, UNKNOWN, Vocabulary
 
 
+def test_blanks_of_any_kind_separate_tokens():
+    assert tokenize("Don't   stop!\nNow?") == ["do", "n't", "stop", "now"]
+    assert tokenize("") == []
+
+
 def test_tokenizing_again_changes_nothing():
     once = tokenize("Two cats' bowls (full), isn't it?")
     assert tokenize(" ".join(once)) == once
