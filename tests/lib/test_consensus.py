@@ -14,12 +14,8 @@ from lib.search.consensus import Consensus
 from lib.text.vocabulary import END, SPECIALS, Vocabulary
 
 VOCABULARY = Vocabulary(["a", "dog", "cat", "runs", "sleeps"])
-CAPTIONS = [
-    [["a", "dog", "runs"], ["a", "dog"]],
-    [["a", "cat", "sleeps"]],
-    [["a", "cat", "runs"], ["cat", "runs"], ["a", "dog", "sleeps"]],
-    [["sleeps"]],
-]
+TEXTS = [["a dog runs", "a dog"], ["a cat sleeps"], ["a cat runs", "cat runs", "a dog sleeps"], ["sleeps"]]
+CAPTIONS = [[text.split() for text in texts] for texts in TEXTS]
 
 
 def features(images: int, seed: int = 0) -> Tensor:
@@ -62,7 +58,7 @@ def test_hypotheses_are_ordered_by_the_formula(beam, neighbours, weight, length_
         return hypothesis.log_prob / len(hypothesis.token_ids) ** length_penalty + weight * mean
 
     assert sorted(map(id, ranked)) == sorted(map(id, beam))
-    scores = [score(hypothesis) for hypothesis in ranked]
+    scores = [*map(score, ranked)]
     assert scores == pytest.approx(sorted(scores, reverse=True), abs=1e-4)
 
 

@@ -1,8 +1,8 @@
 """METEOR and SPICE, if there is Java to run them, and the errors if something is missing."""
 
 import shutil
-from importlib import import_module
 from pathlib import Path
+from unittest.mock import Mock
 from urllib.error import URLError
 
 import pycocoevalcap
@@ -27,9 +27,7 @@ def test_meteor_scores_each_caption_against_its_own_image():
 
 
 @needs_java
-@pytest.mark.skipif(
-    not PARSER.exists(), reason="needs SPICE's parser, which `python -m stages.tools.meteor_spice` fetches"
-)
+@pytest.mark.skipif(not PARSER.exists(), reason="run `python -m stages.tools.meteor_spice` to fetch SPICE's parser")
 def test_spice_scores_what_the_captions_say():
     assert spice(REFERENCES, {3: REFERENCES[3][1], 7: REFERENCES[7][0]}) == pytest.approx(1)
     assert spice(REFERENCES, {3: ["a", "tree"], 7: ["the", "red", "car"]}) == 0
@@ -44,10 +42,7 @@ def test_without_java_the_error_says_so(score, monkeypatch):
 
 def test_without_its_parser_spice_names_the_host(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: "java")
-
-    def unreachable() -> None:
-        raise URLError("no such host")
-
-    monkeypatch.setattr(import_module("pycocoevalcap.spice.spice"), "get_stanford_models", unreachable)
+    unreachable = Mock(side_effect=URLError("no such host"))
+    monkeypatch.setattr("pycocoevalcap.spice.spice.get_stanford_models", unreachable)
     with pytest.raises(UserError, match=r"no such host.*nlp\.stanford\.edu"):
         spice(REFERENCES, {})

@@ -40,16 +40,13 @@ def test_tokens_are_those_of_the_stanford_tokenizer(caption, tokens):
 
 @settings(max_examples=1000)
 @given(captions)
-@example(".")
 @example(" . ")
 @example("a.")
-@example("A dog .")
 @example("A dog.. ")
 @example("St. Louis.")
 @example("Main St.")
 @example("A dog,, a cat ,")
 @example("I cannot. Gonna.wanna")
-@example("wanna")
 def test_the_fast_path_changes_nothing(caption):
     assert tokenize(caption) == lexer_tokens(caption)
 
@@ -65,10 +62,7 @@ def test_a_token_is_lower_case_without_blanks(caption):
 @pytest.mark.parametrize("name", ["coco/captions_val2017.json", "flickr8k/dataset_flickr8k.json"])
 def test_real_captions_have_the_same_tokens_by_the_lexer(name):
     content = json.loads((REALDATA / name).read_text("utf-8"))
-    if "annotations" in content:
-        texts = [row["caption"] for row in content["annotations"]]
-    else:
-        texts = [sentence["raw"] for image in content["images"] for sentence in image["sentences"]]
+    rows = content.get("annotations") or [sentence for image in content["images"] for sentence in image["sentences"]]
+    texts = [row.get("caption") or row["raw"] for row in rows]
     assert len(texts) in (25014, 35000)
-    different = [text for text in texts if tokenize(text) != lexer_tokens(text)]
-    assert different == []
+    assert [text for text in texts if tokenize(text) != lexer_tokens(text)] == []
