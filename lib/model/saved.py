@@ -76,7 +76,7 @@ def _check_sizes(config: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
         "feature_mean": (config.feature_size,),
     }
     if config.attention == "additive":
-        shapes["attention.place"] = (config.num_regions, config.feature_size)
+        shapes["attention.position"] = (config.num_regions, config.feature_size)
     for name, shape in shapes.items():
         if weights[name].shape != shape:
             raise ValueError(f"{name} is {tuple(weights[name].shape)}, where {_CONFIG} says {shape}")

@@ -8,8 +8,7 @@ from torch import nn
 from lib.model import attention
 from lib.model.attention import AdditiveAttention
 from lib.model.decoder import Decoder, DecoderConfig
-from lib.model.dropout import Dropout
-from lib.model.linear import Linear
+from lib.model.layers import Dropout, Linear
 from tests.lib.models import taught
 from tests.lib.numbers import relative_error
 
@@ -95,9 +94,9 @@ def test_dropout_does_nothing_outside_training():
 @settings(max_examples=25)
 @given(
     images=st.integers(1, 4), captions=st.integers(1, 6), steps=st.integers(1, 4), places=st.integers(1, 6),
-    at_once=st.sampled_from([1, 40, 10_000]), seed=st.integers(0, 99),
+    chunk=st.sampled_from([1, 40, 10_000]), seed=st.integers(0, 99),
 )  # fmt: skip
-def test_attention_is_the_papers(images, captions, steps, places, at_once, seed):
+def test_attention_is_the_papers(images, captions, steps, places, chunk, seed):
     torch.manual_seed(seed)
     module = AdditiveAttention(places, 7, 5).double()
     features = torch.randn(images, places, 7, dtype=torch.float64, requires_grad=True)
@@ -109,7 +108,7 @@ def test_attention_is_the_papers(images, captions, steps, places, at_once, seed)
         return module(h, *module.regions(features), rows)
 
     def written_out():
-        placed = features + module.place
+        placed = features + module.position
         keys = nn.functional.linear(placed, module.key.weight, module.key.bias)[rows]
         values = nn.functional.linear(placed, module.value.weight, module.value.bias)[rows]
         joined = torch.tanh(keys[:, None] + (h @ module.query.weight.T)[:, :, None])  # (N, T, P, H)
@@ -118,7 +117,7 @@ def test_attention_is_the_papers(images, captions, steps, places, at_once, seed)
 
     results = []
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setitem(attention._AT_ONCE, "cpu", at_once)
+        monkeypatch.setitem(attention._CHUNK, "cpu", chunk)
         for attend in (ours, written_out):
             contexts, weights = attend()
             inputs = [features, h, *module.parameters()]

@@ -28,7 +28,7 @@ def device():
         if not on_gpu:
             patch.setenv("TRITON_INTERPRET", "1")
             importlib.reload(kernels)
-            patch.setattr(modules, "_steps_of", lambda a: kernels)
+            patch.setattr(modules, "_loop_for", lambda a: kernels)
         launch = kernels._launch
         patch.setattr(kernels, "_launch", lambda *args, **how: launches.append(args) or launch(*args, **how))
         yield "cuda" if on_gpu else "cpu"
@@ -127,9 +127,9 @@ def test_they_compile_for_gpus_without_one(architecture, precision, kind, monkey
     from lib.cells import triton_kernels as kernels
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    numbers = {"arrived": "*i32", **dict.fromkeys(["begun", "steps", "rows", "hidden"], "i32")}
+    numbers = {"counters": "*i32", **dict.fromkeys(["has_previous", "steps", "rows", "hidden"], "i32")}
     tile = kernels._TILES[0]
-    fixed = {"KIND": kind, "ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth}
+    fixed = {"PRECISION": kind, "ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth}
     options = {"num_warps": tile.warps, "num_stages": kernels._STAGES, "launch_cooperative_grid": True}
     for kernel in (kernels._rnn_forward, kernels._rnn_backward, kernels._lstm_forward, kernels._lstm_backward):
         types = {name: numbers.get(name, f"*{precision}") for name in kernel.arg_names}
