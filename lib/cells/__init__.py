@@ -1,8 +1,7 @@
-"""RNN and LSTM from scratch: one step and whole sequences, forward and backward, written out by hand.
+"""RNN and LSTM from scratch: single steps and whole sequences, forward and backward.
 
 `rnn` and `lstm` are the readable reference: functions with the interface of Stanford's CS231n assignment 3.
-`modules` wraps the same equations, with what does not depend on the previous step taken out of the loop,
-as modules that stand in for `torch.nn.RNN` and `torch.nn.LSTM`.
+`modules` has the same equations, optimised, as drop-in modules for `torch.nn.RNN` and `torch.nn.LSTM`.
 """
 
 from collections.abc import Callable
@@ -22,15 +21,7 @@ CELLS: dict[tuple[str, str], Callable[..., nn.Module]] = {
 }
 
 __all__ = [
-    "CELLS",
-    "ScratchLSTM",
-    "ScratchRNN",
-    "lstm_backward",
-    "lstm_forward",
-    "lstm_step_backward",
-    "lstm_step_forward",
-    "rnn_backward",
-    "rnn_forward",
-    "rnn_step_backward",
-    "rnn_step_forward",
-]
+    "CELLS", "ScratchLSTM", "ScratchRNN",
+    "lstm_backward", "lstm_forward", "lstm_step_backward", "lstm_step_forward",
+    "rnn_backward", "rnn_forward", "rnn_step_backward", "rnn_step_forward",
+]  # fmt: skip

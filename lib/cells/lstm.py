@@ -13,7 +13,7 @@
 
 Shapes: N captions, T steps, D inputs, H hidden units; x (N, D), h and c (N, H), Wx (D, 4H), Wh (H, 4H), b (4H,).
 
-Backward. With dh and dc the gradients that reach h_t and c_t, sigmoid'(a) = s (1 - s), tanh'(a) = 1 - tanh^2:
+Backward. dh and dc are the gradients of h_t and c_t; sigmoid'(a) = s (1 - s), s = sigmoid(a); tanh'(a) = 1 - tanh(a)^2:
 
     dc += dh * o * (1 - tanh(c_t)^2)                   through h_t = o * tanh(c_t)
     da_o = dh * tanh(c_t) * o (1 - o)
@@ -21,7 +21,7 @@ Backward. With dh and dc the gradients that reach h_t and c_t, sigmoid'(a) = s (
     dc_{t-1} = dc * f             dx_t = da Wx^T                      dh_{t-1} = da Wh^T
     dWx += x_t^T da               dWh += h_{t-1}^T da                 db += sum_n da
 
-The path from c_t to c_{t-1} multiplies by f alone, no matrix and no tanh: with f near 1 gradients live long.
+From c_t to c_{t-1} the gradient is multiplied by f only, not by a matrix or tanh': with f near 1 it lasts many steps.
 """
 
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from torch import Tensor
 
 
 class LSTMStepCache(NamedTuple):
-    """What one step keeps for its backward pass."""
+    """The tensors that the backward pass of one step needs."""
 
     x: Tensor  # (N, D)
     prev_h: Tensor  # (N, H)
@@ -45,7 +45,7 @@ class LSTMStepCache(NamedTuple):
 def lstm_step_forward(
     x: Tensor, prev_h: Tensor, prev_c: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor
 ) -> tuple[Tensor, Tensor, LSTMStepCache]:
-    """One step. x (N, D), prev_h and prev_c (N, H), Wx (D, 4H), Wh (H, 4H), b (4H,) -> next_h, next_c (N, H), cache."""
+    """Run a step. x (N, D), prev_h, prev_c (N, H), Wx (D, 4H), Wh (H, 4H), b (4H,) -> next_h, next_c (N, H), cache."""
     a_i, a_f, a_g, a_o = (x @ Wx + prev_h @ Wh + b).chunk(4, dim=1)  # each (N, H)
     i, f, g, o = torch.sigmoid(a_i), torch.sigmoid(a_f), torch.tanh(a_g), torch.sigmoid(a_o)
     next_c = f * prev_c + i * g
@@ -56,7 +56,7 @@ def lstm_step_forward(
 def lstm_step_backward(
     dnext_h: Tensor, dnext_c: Tensor, cache: LSTMStepCache
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Backward of one step. dnext_h, dnext_c (N, H) -> dx, dprev_h, dprev_c, dWx, dWh, db, shaped as the inputs."""
+    """Return the gradients of a step. dnext_h, dnext_c (N, H) -> dx, dprev_h, dprev_c, dWx, dWh, db."""
     x, prev_h, prev_c, (i, f, g, o), next_c, Wx, Wh = cache
     tanh_c = torch.tanh(next_c)
     dc = dnext_c + dnext_h * o * (1 - tanh_c**2)
@@ -73,7 +73,7 @@ def lstm_step_backward(
 
 
 def lstm_forward(x: Tensor, h0: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tuple[Tensor, list[LSTMStepCache]]:
-    """A whole sequence from c0 = 0. x (N, T, D), h0 (N, H) -> h (N, T, H), cache."""
+    """Run a whole sequence from c0 = 0. x (N, T, D), h0 (N, H) -> h (N, T, H), cache."""
     hs, caches, h, c = [], [], h0, torch.zeros_like(h0)
     for x_t in x.unbind(1):
         h, c, cache = lstm_step_forward(x_t, h, c, Wx, Wh, b)
@@ -83,9 +83,9 @@ def lstm_forward(x: Tensor, h0: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tu
 
 
 def lstm_backward(dh: Tensor, cache: list[LSTMStepCache]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Backpropagation through time. dh (N, T, H) -> dx (N, T, D), dh0 (N, H), dWx (D, 4H), dWh (H, 4H), db (4H,).
+    """Backpropagate through time. dh (N, T, H) -> dx (N, T, D), dh0 (N, H), dWx (D, 4H), dWh (H, 4H), db (4H,).
 
-    `dh[:, t]` is the gradient that reaches h_t from above alone; what comes from later steps is added here.
+    `dh[:, t]` is the gradient of h_t from the output only; that from later steps is added here.
     """
     last = cache[-1]
     dx, dprev_h, dprev_c = [], torch.zeros_like(last.next_c), torch.zeros_like(last.next_c)

@@ -10,14 +10,13 @@
 
 Shapes: N captions, T steps, D inputs, H hidden units; x (N, D), h (N, H), Wx (D, H), Wh (H, H), b (H,).
 
-Backward. With dh_t the gradient that reaches h_t (from above and from step t + 1), and since
-tanh'(a) = 1 - tanh(a)^2 = 1 - h^2:
+Backward. dh_t is the whole gradient of h_t, from the output and from step t + 1; tanh'(a) = 1 - tanh(a)^2 = 1 - h^2:
 
     da_t = dh_t * (1 - h_t^2)
     dx_t = da_t Wx^T      dh_{t-1} = da_t Wh^T
     dWx += x_t^T da_t     dWh += h_{t-1}^T da_t     db += sum_n da_t
 
-The gradient with respect to h_{t-k} thus holds k factors (1 - h^2) Wh^T: it shrinks or grows with k exponentially.
+The gradient of h_{t-k} is a product of k factors (1 - h^2) Wh^T, so it shrinks or grows exponentially with k.
 """
 
 from typing import NamedTuple
@@ -27,7 +26,7 @@ from torch import Tensor
 
 
 class RNNStepCache(NamedTuple):
-    """What one step keeps for its backward pass."""
+    """The tensors that the backward pass of one step needs."""
 
     x: Tensor  # (N, D)
     prev_h: Tensor  # (N, H)
@@ -37,20 +36,20 @@ class RNNStepCache(NamedTuple):
 
 
 def rnn_step_forward(x: Tensor, prev_h: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tuple[Tensor, RNNStepCache]:
-    """One step. x (N, D), prev_h (N, H), Wx (D, H), Wh (H, H), b (H,) -> next_h (N, H), cache."""
+    """Run a step. x (N, D), prev_h (N, H), Wx (D, H), Wh (H, H), b (H,) -> next_h (N, H), cache."""
     next_h = torch.tanh(x @ Wx + prev_h @ Wh + b)  # (N, H)
     return next_h, RNNStepCache(x, prev_h, next_h, Wx, Wh)
 
 
 def rnn_step_backward(dnext_h: Tensor, cache: RNNStepCache) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Backward of one step. dnext_h (N, H) -> dx (N, D), dprev_h (N, H), dWx (D, H), dWh (H, H), db (H,)."""
+    """Return the gradients of a step. dnext_h (N, H) -> dx (N, D), dprev_h (N, H), dWx (D, H), dWh (H, H), db (H,)."""
     x, prev_h, next_h, Wx, Wh = cache
     da = dnext_h * (1 - next_h**2)  # (N, H)
     return da @ Wx.T, da @ Wh.T, x.T @ da, prev_h.T @ da, da.sum(0)
 
 
 def rnn_forward(x: Tensor, h0: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tuple[Tensor, list[RNNStepCache]]:
-    """A whole sequence. x (N, T, D), h0 (N, H) -> h (N, T, H), cache."""
+    """Run a whole sequence. x (N, T, D), h0 (N, H) -> h (N, T, H), cache."""
     hs, caches, h = [], [], h0
     for x_t in x.unbind(1):
         h, cache = rnn_step_forward(x_t, h, Wx, Wh, b)
@@ -60,9 +59,9 @@ def rnn_forward(x: Tensor, h0: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tup
 
 
 def rnn_backward(dh: Tensor, cache: list[RNNStepCache]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Backpropagation through time. dh (N, T, H) -> dx (N, T, D), dh0 (N, H), dWx (D, H), dWh (H, H), db (H,).
+    """Backpropagate through time. dh (N, T, H) -> dx (N, T, D), dh0 (N, H), dWx (D, H), dWh (H, H), db (H,).
 
-    `dh[:, t]` is the gradient that reaches h_t from above alone; what comes from later steps is added here.
+    `dh[:, t]` is the gradient of h_t from the output only; that from later steps is added here.
     """
     last = cache[-1]
     dx, dprev_h = [], torch.zeros_like(last.next_h)

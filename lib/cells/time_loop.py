@@ -1,7 +1,7 @@
-"""A sequence step by step: what has to wait for the step before, by torch's operations, in place.
+"""The loop over the steps of a sequence, with torch operations in place.
 
-`kernels` has the same four functions for GPUs. Equations and names are those of `rnn` and `lstm`; all is time-major.
-The gates of all steps are cut into views once, and not in every step.
+Only the work that needs the previous step is here. `triton_kernels` has the same four functions for GPUs. Equations and
+names are those of `rnn` and `lstm`; tensors are time-major. Views of all steps are made once, before the loop.
 """
 
 from collections.abc import Callable
@@ -9,103 +9,87 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lib.cells.products import accumulator, adder, after_sigmoid, before_sigmoid, tanh, tanh_is_by_sigmoid
+from lib.cells.products import add_product, tanh
 
-# The derivatives of tanh and sigmoid, times a gradient, from their values: dout (1 - out^2) and dout out (1 - out),
-# in one pass and in place.
+# dout (1 - out^2) and dout out (1 - out), in one pass and in place
 _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
 
 
-def rnn_forward(a: Tensor, h: Tensor, w_hh: Tensor, first: int) -> None:
-    """Writes h[1:], from h[0] and a (T, N, H), which it writes over. h (T + 1, N, H), w_hh (H, H).
+def rnn_forward(a: Tensor, h: Tensor, w_hh: Tensor, *, has_h0: bool) -> None:
+    """Write h[1:] from h[0] and a (T, N, H); overwrite a. h (T + 1, N, H), w_hh (H, H).
 
-    `first` is the first step that has a state before it: 1 where h[0] is zero, as no state was given, else 0.
+    If not `has_h0`, h[0] is zero, and its product is left out.
     """
-    add_recurrent = accumulator(a, h[:-1], w_hh)
-    hs, a_of = h.unbind(), a.unbind()
-    for t in range(len(a)):
-        if t >= first:
-            add_recurrent(t)
-        tanh(a_of[t], out=hs[t + 1])
+    hs = h.unbind()
+    for t, a_t in enumerate(a.unbind()):
+        if t or has_h0:
+            add_product(a_t, hs[t], w_hh)
+        tanh(a_t, out=hs[t + 1])
 
 
-def rnn_backward(h: Tensor, w_hh: Tensor, dh: Tensor, da: Tensor, *, to_h0: bool) -> Tensor | None:
-    """Writes da (T, N, H), from dh (T, N, H), what reaches h[1:] from above. With `to_h0` it gives h[0]'s gradient."""
+def rnn_backward(h: Tensor, w_hh: Tensor, dh: Tensor, da: Tensor) -> None:
+    """Write da (T, N, H) from dh (T, N, H), the gradient of the output h[1:]."""
     hs, das = h.unbind(), da.unbind()
-    return _through_time(dh, da, w_hh, lambda t, dh_t: _tanh_backward(dh_t, hs[t + 1], grad_input=das[t]), to_h0)
+
+    def step(t: int, dh_t: Tensor) -> None:
+        _tanh_backward(dh_t, hs[t + 1], grad_input=das[t])
+
+    _backward_through_time(dh, da, w_hh, step)
 
 
-def lstm_forward(gates: Tensor, h: Tensor, c: Tensor, w_hh: Tensor, first: int) -> None:
-    """Writes i, f, g and o over a, which `gates` (T, N, 4H) holds, and h[1:] and c[1:], from h[0] and c[0].
+def lstm_forward(gates: Tensor, h: Tensor, c: Tensor, w_hh: Tensor, *, has_h0: bool) -> None:
+    """Write h[1:], c[1:] and the gates i, f, g, o from h[0], c[0] and a (T, N, 4H); the gates overwrite a in `gates`.
 
-    h and c (T + 1, N, H), w_hh (4H, H); `first` as above.
+    h and c (T + 1, N, H), w_hh (4H, H). If not `has_h0`, h[0] is zero, and its product is left out.
     """
-    add_recurrent = accumulator(gates, h[:-1], w_hh)
-    whole, hs, cs = gates.unbind(), h.unbind(), c.unbind()
-    i_and_f, blocks = _i_and_f(gates), _blocks(gates)
-    one_sigmoid = tanh_is_by_sigmoid(gates)
-    for t in range(len(gates)):
-        if t >= first:
-            add_recurrent(t)
+    hs, cs, blocks = h.unbind(), c.unbind(), _blocks(gates)
+    for t, a_t in enumerate(gates.unbind()):
+        if t or has_h0:
+            add_product(a_t, hs[t], w_hh)
         i, f, g, o = blocks[t]
-        if one_sigmoid:  # torch gives a call this long to all threads, each block's alone to one
-            before_sigmoid(g, out=g), whole[t].sigmoid_(), after_sigmoid(g, out=g)
-        else:
-            i_and_f[t].sigmoid_(), tanh(g, out=g), o.sigmoid_()
+        i.sigmoid_(), f.sigmoid_(), tanh(g, out=g), o.sigmoid_()
         torch.mul(f, cs[t], out=cs[t + 1]).addcmul_(i, g)
         tanh(cs[t + 1], out=hs[t + 1]).mul_(o)
 
 
-def lstm_backward(
-    gates: Tensor, c: Tensor, w_hh: Tensor, dh: Tensor, dc: Tensor, da: Tensor, *, to_h0: bool
-) -> Tensor | None:
-    """Writes da (T, N, 4H), which may be `gates`, and over dc (N, H), the last c's gradient, c[0]'s.
+def lstm_backward(gates: Tensor, c: Tensor, w_hh: Tensor, dh: Tensor, dc: Tensor, da: Tensor) -> None:
+    """Write da (T, N, 4H), which may be `gates`, from dh (T, N, H), the gradient of the output h[1:].
 
-    dh (T, N, H) is what reaches h[1:] from above; with `to_h0` it also gives h[0]'s gradient.
+    dc (N, H) is the gradient of the last c; it is overwritten with that of c[0].
     """
-    cs = c.unbind()
-    blocks, da_blocks = _blocks(gates), _blocks(da)
-    i_and_f, da_i_and_f = _i_and_f(gates), _i_and_f(da)
-    tanh_cs = tanh(c[1:], out=torch.empty_like(c[1:])).unbind()  # made again, for all steps in one call, and not kept
-    product, di_and_df = torch.empty_like(dc), torch.empty_like(i_and_f[0])
-    di, df = di_and_df.chunk(2, dim=-1)
+    cs, blocks, da_blocks = c.unbind(), _blocks(gates), _blocks(da)
+    tanh_cs = tanh(c[1:], out=torch.empty_like(c[1:])).unbind()  # recomputed, so that the forward pass need not keep it
+    product, di = torch.empty_like(dc), torch.empty_like(dc)
 
     def step(t: int, dh_t: Tensor) -> None:
-        (i, f, g, o), (_, _, da_g, da_o), tanh_c = blocks[t], da_blocks[t], tanh_cs[t]
+        (i, f, g, o), (da_i, da_f, da_g, da_o), tanh_c = blocks[t], da_blocks[t], tanh_cs[t]
         torch.mul(dh_t, o, out=product)
         dc.add_(_tanh_backward(product, tanh_c, grad_input=product))
-        # A gate is read for the last time where its da, which may be the same memory, is written.
+        # If da is `gates`, writing the da of a gate overwrites the gate, so it comes after the gate's last use.
         _sigmoid_backward(torch.mul(dh_t, tanh_c, out=product), o, grad_input=da_o)
         torch.mul(dc, g, out=di)
-        torch.mul(dc, cs[t], out=df)
         _tanh_backward(torch.mul(dc, i, out=product), g, grad_input=da_g)
+        _sigmoid_backward(di, i, grad_input=da_i)
+        torch.mul(dc, cs[t], out=product)
         dc.mul_(f)
-        _sigmoid_backward(di_and_df, i_and_f[t], grad_input=da_i_and_f[t])
+        _sigmoid_backward(product, f, grad_input=da_f)
 
-    return _through_time(dh, da, w_hh, step, to_h0)
+    _backward_through_time(dh, da, w_hh, step)
 
 
-def _through_time(
-    dh: Tensor, da: Tensor, w_hh: Tensor, step: Callable[[int, Tensor], object], to_h0: bool
-) -> Tensor | None:
-    """Runs `step` from the last to the first, each given all that reaches its h (N, H): from above, dh (T, N, H), and
-    from the step after, through da (T, N, G), which it writes. The gradient of h[0], where that is asked."""
-    above = torch.zeros_like(dh[0]), *dh[:-1].unbind()
-    dh_before = adder(above, da, w_hh)
-    dh_t = dh[-1].contiguous()
+def _backward_through_time(dh: Tensor, da: Tensor, w_hh: Tensor, step: Callable[[int, Tensor], None]) -> None:
+    """Call `step` from the last t to the first, with t and the gradient of its h (N, H).
+
+    That is dh[t], from the output, plus what comes from the next step by da[t + 1], which `step` has written.
+    """
+    das, dh_t = da.unbind(), dh[-1].contiguous()
     for t in reversed(range(len(da))):
         step(t, dh_t)
-        if t or to_h0:
-            dh_t = dh_before(t)
-    return dh_t if to_h0 else None
+        if t:
+            dh_t = add_product(dh[t - 1].clone(memory_format=torch.contiguous_format), das[t], w_hh.T)
 
 
 def _blocks(gates: Tensor) -> list[tuple[Tensor, ...]]:
-    """The gates (T, N, 4H) step by step: i, f, g and o, views of (N, H) each."""
+    """Return views of i, f, g and o, (N, H) each, for each step of the gates (T, N, 4H)."""
     return list(zip(*(block.unbind() for block in gates.chunk(4, dim=-1)), strict=True))
-
-
-def _i_and_f(gates: Tensor) -> tuple[Tensor, ...]:
-    """The first two blocks of each step, which lie side by side: views of (N, 2H)."""
-    return gates.chunk(2, dim=-1)[0].unbind()

@@ -30,8 +30,7 @@ from torch import Tensor, nn
 from lib.cells import CELLS
 from lib.features.pca import mean_and_second_moment
 from lib.model.attention import AdditiveAttention
-from lib.model.dropout import Dropout
-from lib.model.linear import Linear
+from lib.model.layers import Dropout, Linear
 from lib.text.vocabulary import SUPPRESSED_TOKENS
 
 

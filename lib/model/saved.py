@@ -79,7 +79,7 @@ def _check_sizes(config: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
         "feature_mean": (config.feature_size,),
     }
     if config.attention == "additive":
-        sizes["attention.place"] = (config.num_regions, config.feature_size)
+        sizes["attention.position"] = (config.num_regions, config.feature_size)
     for name, size in sizes.items():
         if weights[name].shape != size:
             raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, but {_CONFIG} says {size}")

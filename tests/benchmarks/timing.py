@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib.cells.products import project
+from lib.cells.products import product
 
 PAIRS = 20
 
@@ -39,5 +39,5 @@ def peak_rate(**kind: Any) -> float:
 def fastest_product(m: int, k: int, n: int, **kind: Any) -> Callable[[], Tensor]:
     """Multiplies (m, k) with (k, n), of a device and dtype, by whichever routine takes the least time for it here."""
     x, w, b = torch.randn(m, k, **kind), torch.randn(n, k, **kind), torch.zeros(n, **kind)
-    routines = lambda: project(x, w, b), lambda: x @ w.T
+    routines = lambda: product(x, w, b), lambda: x @ w.T
     return routines[paired(*routines)[0] > 1]
