@@ -18,7 +18,6 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lib.model.layers import Linear
 
@@ -48,7 +47,12 @@ class AdditiveAttention(nn.Module):
         w = 2 * self.score.weight[0].to(queries.dtype)
         size = max(1, _CHUNK.get(h.device.type, _GPU_CHUNK) // (keys.shape[1] * queries[0].numel()))  # captions
         chunks = zip((2 * keys).index_select(0, image_index).split(size), queries.split(size), strict=True)
-        score = partial(checkpoint, _scores, use_reentrant=False, preserve_rng_state=False, determinism_check="none")
+        score = _scores
+        if torch.is_grad_enabled():
+            from torch.utils.checkpoint import checkpoint  # imports torch's compiler, which decoding does not need
+
+            options = {"use_reentrant": False, "preserve_rng_state": False, "determinism_check": "none"}
+            score = partial(checkpoint, _scores, **options)
         scores = [score(k, q, w) for k, q in chunks]
         weights = torch.softmax(torch.cat(scores), dim=-1)  # (N, T, P)
         return weights @ values.index_select(0, image_index), weights
