@@ -24,7 +24,7 @@ def seconds(decode: Callable[[torch.Tensor], object], features: torch.Tensor) ->
 
 
 @pytest.mark.parametrize("constraints", [DecodingConstraints(), DecodingConstraints(5, no_repeat_ngram_size=3)])
-def test_decoding_methods_against_greedy_search(constraints, capsys):
+def test_decoding_methods_against_greedy_search(constraints, show):
     torch.manual_seed(0)
     constrain, nucleus = constraints.apply, SamplingConfig(top_p=0.9)
     # It is untrained and ends few captions early, so nearly all of the steps are taken.
@@ -39,5 +39,4 @@ def test_decoding_methods_against_greedy_search(constraints, capsys):
         decode(features[:BATCH])
     taken = {name: seconds(decode, features) for name, decode in methods.items()}
     results = [f"{name} {each:.1f} s ({each / taken['greedy']:.1f} times greedy)" for name, each in taken.items()]
-    with capsys.disabled():
-        print(f"\n{CAPTIONS} captions of up to {LONGEST} words, {constraints}: {', '.join(results)}", end="")
+    show(f"{CAPTIONS} captions of up to {LONGEST} words, {constraints}: {', '.join(results)}")

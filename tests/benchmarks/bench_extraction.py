@@ -28,7 +28,7 @@ def seconds(work: Callable[[], object]) -> tuple[float, float]:
 
 @needs_realdata
 @pytest.mark.parametrize(("name", "rounds"), [("resnet50", 2), ("mobilenet_v3_large", 6)])
-def test_extraction_against_the_cnn_alone(name, rounds, tmp_path, capsys):
+def test_extraction_against_the_cnn_alone(name, rounds, tmp_path, show):
     raw = REALDATA / "coco"
     with zipfile.ZipFile(raw / ZIP) as archive:
         members = [member for member in archive.namelist() if member.endswith(".jpg")]
@@ -57,9 +57,8 @@ def test_extraction_against_the_cnn_alone(name, rounds, tmp_path, capsys):
         ours, _ = seconds(lambda n=number: extract(images, config, tmp_path / str(n), worker_count()))
         ratios.append(elapsed / ours)
         shares.append(processor / (processor + rounds * seconds(decoding)[1]))
-    with capsys.disabled():
-        print(
-            f"\nextraction over {name} alone, {len(images)} photographs of COCO: images per second "
-            f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); "
-            f"share of the CNN (BatchNorm not fused) in the processor time of CNN and decoding: {median(shares):.2f}"
-        )
+    show(
+        f"extraction over {name} alone, {len(images)} photographs of COCO: images per second "
+        f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}); "
+        f"share of the CNN (BatchNorm not fused) in the processor time of CNN and decoding: {median(shares):.2f}"
+    )

@@ -97,11 +97,10 @@ def training(folder: Path, shards: int, prepare: bool) -> None:
 
 
 @pytest.mark.parametrize("work", [extracting, training])
-def test_memory_stays_flat_as_the_data_grows(work, tmp_path_factory, capsys):
+def test_memory_stays_flat_as_the_data_grows(work, tmp_path_factory, show):
     small, large = (growth(work, tmp_path_factory.mktemp("shards"), shards) for shards in (FEW, MANY))
-    with capsys.disabled():
-        print(
-            f"\n{work.__name__}: anonymous memory for {MANY} shards over that for {FEW}: {large / small:.2f} "
-            f"({small:.0f} and {large:.0f} MB)"
-        )
+    show(
+        f"{work.__name__}: anonymous memory for {MANY} shards over that for {FEW}: {large / small:.2f} "
+        f"({small:.0f} and {large:.0f} MB)"
+    )
     assert large < 1.5 * small

@@ -43,22 +43,20 @@ def large(tmp_path_factory):
     return folder, time.perf_counter() - start
 
 
-def test_writing(large, capsys):
+def test_writing(large, show):
     folder, seconds = large
     sizes = [path.stat().st_size / 1e6 for path in folder.iterdir()]
-    with capsys.disabled():
-        print(f"\nreport of {IMAGES} photographs: {seconds:.0f} s, {len(sizes)} files, {sum(sizes):.0f} MB")
+    show(f"report of {IMAGES} photographs: {seconds:.0f} s, {len(sizes)} files, {sum(sizes):.0f} MB")
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="reads Linux's /proc")
-def test_memory(tmp_path, capsys):
+def test_memory(tmp_path, show):
     few, many = (growth(report, tmp_path / f"{images}", images) for images in (FEWER, IMAGES))
-    with capsys.disabled():
-        print(f"\nanonymous memory for {IMAGES} photographs: {many:.0f} MB, for {FEWER}: {few:.0f} MB")
+    show(f"anonymous memory for {IMAGES} photographs: {many:.0f} MB, for {FEWER}: {few:.0f} MB")
 
 
 @needs_chromium
-def test_opening(large, capsys):
+def test_opening(large, show):
     seconds = {}
     with chromium() as browser:
         page = browser.new_page()
@@ -71,5 +69,4 @@ def test_opening(large, capsys):
             act()
             page.wait_for_function(LOADED)
             seconds[name] = time.perf_counter() - start
-    with capsys.disabled():
-        print("\n" + ", ".join(f"{name}: {time:.2f} s" for name, time in seconds.items()))
+    show(", ".join(f"{name}: {time:.2f} s" for name, time in seconds.items()))

@@ -33,7 +33,7 @@ def tokens_of(captions: list[tuple[int, str]]) -> dict[int, list[list[str]]]:
     return found
 
 
-def test_scores_against_coco_caption(captions, capsys):
+def test_scores_against_coco_caption(captions, show):
     references = tokens_of(captions)
     hypotheses = {image_id: own[-1] for image_id, own in references.items()}
     measures = measure(references, hypotheses)
@@ -47,15 +47,13 @@ def test_scores_against_coco_caption(captions, capsys):
     ratio = ours / timeit(lambda: coco_caption_scores(references, hypotheses), number=1)
     tokenized = timeit(lambda: tokens_of(captions), number=1)
     bounded = timeit(lambda: intervals(measures), number=1)
-    with capsys.disabled():
-        print(
-            f"\n{len(references)} images, {len(captions)} captions: tokens {tokenized:.2f} s, scores {ours:.2f} s, "
-            f"{ratio:.2f} times coco-caption's; intervals {bounded:.2f} s",
-            end="",
-        )
+    show(
+        f"{len(references)} images, {len(captions)} captions: tokens {tokenized:.2f} s, scores {ours:.2f} s, "
+        f"{ratio:.2f} times coco-caption's; intervals {bounded:.2f} s"
+    )
 
 
-def test_rewards_against_coco_caption(captions, capsys):
+def test_rewards_against_coco_caption(captions, show):
     from pycocoevalcap.cider.cider import Cider
 
     references = list(tokens_of(captions).values())
@@ -66,9 +64,7 @@ def test_rewards_against_coco_caption(captions, capsys):
     texts = {i: [" ".join(tokens) for tokens in references[row]] for i, row in enumerate(rows)}
     sampled = {i: [" ".join(tokens)] for i, tokens in enumerate(samples)}
     ratio, seconds = paired(lambda: cider.scores(rows, samples), lambda: Cider().compute_score(texts, sampled))
-    with capsys.disabled():
-        print(
-            f"\nCIDEr-D of {SAMPLES} captions of {IMAGES} images, references counted before: "
-            f"{seconds * 1e3:.1f} ms, {ratio:.3f} times coco-caption's",
-            end="",
-        )
+    show(
+        f"CIDEr-D of {SAMPLES} captions of {IMAGES} images, references counted before: "
+        f"{seconds * 1e3:.1f} ms, {ratio:.3f} times coco-caption's"
+    )

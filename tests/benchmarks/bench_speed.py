@@ -34,7 +34,7 @@ def measure(cell: str, device: str, dtype: str, n: int, t: int, d: int, h: int) 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("cell", MODULES)
 @pytest.mark.parametrize(("device", "dtype"), KINDS)
-def test_cells_against_torch_nn(device, dtype, cell, shape, capsys):
+def test_cells_against_torch_nn(device, dtype, cell, shape, show):
     if device == "cuda":
         runs = [measure(cell, device, dtype, *shape) for _ in range(RUNS)]
     else:  # each run in a new process, as in training: memory that malloc kept from one shape would change the next
@@ -43,17 +43,15 @@ def test_cells_against_torch_nn(device, dtype, cell, shape, capsys):
         runs = [json.loads(subprocess.check_output([sys.executable, "-c", code])) for _ in range(RUNS)]
     ratios = sorted(run["ratio"] for run in runs)
     share, rate = (median(run[name] for run in runs) for name in ("share", "rate"))
-    with capsys.disabled():
-        print(
-            f"\nScratch{cell} over nn.{cell}, {device}, {dtype}, forward and backward, (N, T, D, H) = {shape}: "
-            f"{median(ratios):.2f}, the median of {RUNS} runs, from {ratios[0]:.2f} to {ratios[-1]:.2f}; {share:.0%} "
-            f"of the device's matrix-product rate ({rate / 1e9:.0f} GFLOP/s)",
-            end="",
-        )
+    show(
+        f"Scratch{cell} over nn.{cell}, {device}, {dtype}, forward and backward, (N, T, D, H) = {shape}: "
+        f"{median(ratios):.2f}, the median of {RUNS} runs, from {ratios[0]:.2f} to {ratios[-1]:.2f}; {share:.0%} "
+        f"of the device's matrix-product rate ({rate / 1e9:.0f} GFLOP/s)"
+    )
 
 
 @pytest.mark.parametrize(("device", "dtype"), KINDS)
-def test_a_decoding_step_against_torch_nn(device, dtype, capsys):
+def test_a_decoding_step_against_torch_nn(device, dtype, show):
     n, d, h = 640, 512, 512
     kind = {"device": device, "dtype": getattr(torch, dtype)}
     ours, theirs = ScratchLSTM(d, h).to(**kind), nn.LSTMCell(d, h).to(**kind)
@@ -61,5 +59,4 @@ def test_a_decoding_step_against_torch_nn(device, dtype, capsys):
     layered = tuple(part[None] for part in state)
     with torch.inference_mode():
         ratio, _ = paired(lambda: ours(x[:, None], layered), lambda: theirs(x, state))
-    with capsys.disabled():
-        print(f"\none step of ScratchLSTM over nn.LSTMCell, {device}, {dtype}, N = {n}, D = H = {h}: {ratio:.2f}")
+    show(f"one step of ScratchLSTM over nn.LSTMCell, {device}, {dtype}, N = {n}, D = H = {h}: {ratio:.2f}")

@@ -27,7 +27,7 @@ def seconds(*arguments: object) -> float:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_from_start_to_caption(name, tmp_path, capsys):
+def test_from_start_to_caption(name, tmp_path, show):
     num_regions, feature_size, hidden = MODELS[name]
     torch.manual_seed(0)
     vocabulary = Vocabulary([f"w{i}" for i in range(2_600)])
@@ -40,9 +40,7 @@ def test_from_start_to_caption(name, tmp_path, capsys):
     seconds(*caption), seconds(*imports)  # reads the files into memory and compiles them
     times = [(seconds(*caption), seconds(*imports)) for _ in range(PAIRS)]
     ours, theirs = map(median, zip(*times, strict=True))
-    with capsys.disabled():
-        print(
-            f"\nfrom start to caption, attention on {name}: {median(a / b for a, b in times):.2f} times "
-            f"`import torchvision` ({ours:.1f} s, {theirs:.1f} s; {ours - 1.5 * theirs:+.1f} s beyond 1.5 times)",
-            end="",
-        )
+    show(
+        f"from start to caption, attention on {name}: {median(a / b for a, b in times):.2f} times "
+        f"`import torchvision` ({ours:.1f} s, {theirs:.1f} s; {ours - 1.5 * theirs:+.1f} s beyond 1.5 times)"
+    )

@@ -52,7 +52,7 @@ def write_raw(raw: Path) -> None:
 
 
 @needs_realdata
-def test_captions_of_coco(tmp_path, capsys):
+def test_captions_of_coco(tmp_path, show):
     write_raw(tmp_path / "data/raw")
     write_params(tmp_path, **{"dataset.name": "coco2014", "dataset.limit": None, "vocabulary.min_count": 5})
     command = [sys.executable, "-c", MEASURED, sys.executable, "-m", "stages.captions"]
@@ -62,5 +62,4 @@ def test_captions_of_coco(tmp_path, capsys):
     assert done.returncode == 0, done.stdout + done.stderr
     summary, peak = done.stdout.strip().rsplit("\n", 1)
     assert summary.startswith(f"{IMAGES} images, {CAPTIONS} captions")
-    with capsys.disabled():
-        print(f"\nthe captions stage, {summary}: {seconds:.1f} s, {int(peak) / 1e9:.2f} GB peak")
+    show(f"the captions stage, {summary}: {seconds:.1f} s, {int(peak) / 1e9:.2f} GB peak")

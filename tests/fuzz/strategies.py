@@ -1,9 +1,7 @@
 """Malformed input for every parser: a few examples in `make test`, FUZZ examples in `make fuzz`."""
 
-import functools
 import json
 import os
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,24 +9,11 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from lib.core.errors import UserError
 
-NUM_EXAMPLES: Counter[str] = Counter()  # by parser
-_MAX_EXAMPLES = int(os.environ.get("FUZZ", "30"))
 
-
-def fuzz(parser: str, **strategies: st.SearchStrategy) -> Callable[[Callable], Callable]:
-    """Decorate a test of `parser` as hypothesis's `given` does, and count its examples."""
-
-    def decorate(test: Callable) -> Callable:
-        @settings(max_examples=_MAX_EXAMPLES, suppress_health_check=list(HealthCheck))
-        @given(**strategies)
-        @functools.wraps(test)
-        def counted(**arguments: Any) -> None:
-            NUM_EXAMPLES[parser] += 1
-            test(**arguments)
-
-        return counted
-
-    return decorate
+def fuzz(**strategies: st.SearchStrategy) -> Callable[[Callable], Callable]:
+    """Decorate a test as hypothesis's `given` does, with FUZZ examples."""
+    configure = settings(max_examples=int(os.environ.get("FUZZ", "30")), suppress_health_check=list(HealthCheck))
+    return lambda test: configure(given(**strategies)(test))
 
 
 def parse_or_reject(parse: Callable[[], Any], *names: object) -> Any:

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import zipfile
-from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
@@ -44,9 +43,14 @@ def raw(tmp_path_factory):
     return folder
 
 
-def check_local(raw: Path, content: bytes) -> None:
-    """Read the annotations as the captions stage does, and check the tables."""
-    (raw / local.ANNOTATIONS).write_bytes(content)
+JSON = st.one_of(mutated(COCO), mutated(KARPATHY)).map(lambda content: json.dumps(content).encode())
+BYTES = corrupted(json.dumps(COCO).encode(), json.dumps(KARPATHY).encode())
+
+
+@pytest.mark.parametrize("draw", [JSON, BYTES])
+@fuzz(data=st.data())
+def test_local_annotations(raw, draw, data):
+    (raw / local.ANNOTATIONS).write_bytes(data.draw(draw))
     dataset = parse_or_reject(lambda: local.load_local(raw, 1, 0.2, 0.2).checked(), raw / local.ANNOTATIONS)
     if dataset is not None:
         assert dataset.images["image_id"].is_unique
@@ -56,30 +60,20 @@ def check_local(raw: Path, content: bytes) -> None:
         write_table(dataset.captions, raw / "captions.parquet")
 
 
-@fuzz("local annotations, as JSON", content=st.one_of(mutated(COCO), mutated(KARPATHY)))
-def test_local_json_values(raw, content):
-    check_local(raw, json.dumps(content).encode())
-
-
-@fuzz("local annotations, as bytes", content=corrupted(json.dumps(COCO).encode(), json.dumps(KARPATHY).encode()))
-def test_local_json_bytes(raw, content):
-    check_local(raw, content)
-
-
 @pytest.mark.parametrize("content", [COCO, KARPATHY])
 def test_the_unchanged_annotations_are_valid(raw, content):
     (raw / local.ANNOTATIONS).write_text(json.dumps(content))
     assert len(local.load_local(raw, 1, 0.2, 0.2).checked().images) == len(NAMES)
 
 
-@fuzz("Karpathy's lists", content=mutated(KARPATHYS_LIST))
+@fuzz(content=mutated(KARPATHYS_LIST))
 def test_karpathy_lists(raw, content):
     (raw / "list.json").write_text(json.dumps(content))
     splits = parse_or_reject(lambda: read_karpathy_lists({"val": raw / "list.json"}), raw / "list.json")
     assert splits is None or set(splits.values()) <= {"val"}
 
 
-@fuzz("Flickr8k's texts", texts=st.lists(LINES, min_size=4, max_size=4))
+@fuzz(texts=st.lists(LINES, min_size=4, max_size=4))
 def test_flickr8k_texts(raw, texts):
     names = ["Flickr8k.token.txt", *(f"Flickr_8k.{part}Images.txt" for part in ("train", "dev", "test"))]
     with zipfile.ZipFile(raw / "Flickr8k_text.zip", "w") as archive:
@@ -89,7 +83,7 @@ def test_flickr8k_texts(raw, texts):
     assert dataset is None or dataset.images["image_id"].is_unique
 
 
-@fuzz("checksums", content=st.one_of(st.binary(), CHECKSUMS))
+@fuzz(content=st.one_of(st.binary(), CHECKSUMS))
 def test_checksums(raw, content):
     (raw / "md5s").write_bytes(content)
     files = parse_or_reject(lambda: remote.remote_files("flickr8k", None, raw / "md5s"), raw / "md5s")
@@ -103,7 +97,7 @@ def zipped(method: int) -> bytes:
     return buffer.getvalue()
 
 
-@fuzz("zips", content=corrupted(zipped(zipfile.ZIP_STORED), zipped(zipfile.ZIP_DEFLATED)))
+@fuzz(content=corrupted(zipped(zipfile.ZIP_STORED), zipped(zipfile.ZIP_DEFLATED)))
 def test_zips(raw, content):
     path = raw / "corrupted.zip"
     path.write_bytes(content)

@@ -36,7 +36,7 @@ IMAGES = [
 SIZES = st.sampled_from([None, 8, CROP.min_decode_size])
 
 
-@fuzz("images", content=st.one_of(corrupted(*IMAGES), st.binary()), min_decode_size=SIZES)
+@fuzz(content=st.one_of(corrupted(*IMAGES), st.binary()), min_decode_size=SIZES)
 def test_images(content, min_decode_size):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL warns about malformed data that it can read

@@ -36,17 +36,17 @@ def check(model: Path, name: str, content: bytes) -> None:
         (model / name).write_bytes(complete)
 
 
-@fuzz("models, as JSON", name=st.sampled_from(CONFIGS), data=st.data())
+@fuzz(name=st.sampled_from(CONFIGS), data=st.data())
 def test_a_models_settings(model, name, data):
     check(model, name, json.dumps(data.draw(mutated(json.loads((model / name).read_text())))).encode())
 
 
-@fuzz("models, as bytes", name=st.sampled_from(CONFIGS + WEIGHTS), data=st.data())
+@fuzz(name=st.sampled_from(CONFIGS + WEIGHTS), data=st.data())
 def test_a_models_bytes(model, name, data):
     check(model, name, data.draw(corrupted((model / name).read_bytes())))
 
 
-@fuzz("feature shards", data=st.data(), rows=st.lists(st.integers(0, 8), min_size=1, max_size=3))
+@fuzz(data=st.data(), rows=st.lists(st.integers(0, 8), min_size=1, max_size=3))
 def test_shards(tmp_path_factory, data, rows):
     folder = tmp_path_factory.getbasetemp()
     path = shard_path(folder, 0)

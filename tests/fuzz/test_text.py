@@ -11,7 +11,7 @@ REPEATED = st.builds(lambda pieces, count: "".join(pieces) * count, st.lists(PIE
 CAPTIONS = st.one_of(ENCODED_TEXTS.map(bytes.decode), st.lists(PIECES, max_size=20).map("".join), REPEATED)
 
 
-@fuzz("captions", caption=CAPTIONS)
+@fuzz(caption=CAPTIONS)
 def test_captions(tmp_path_factory, caption):
     words = tokenize(caption)
     assert all(word == word.lower() and word.split() == [word] for word in words)

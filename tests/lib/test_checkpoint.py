@@ -54,15 +54,6 @@ def test_training_killed_many_times_ends_in_the_same_weights(tmp_path, objective
     assert (tmp_path / "result").read_bytes() == (tmp_path / "expected").read_bytes()
 
 
-def test_a_checkpoint_keeps_values_and_memory_layouts(tmp_path):
-    weight = torch.randn(3, 4)
-    save_checkpoint(tmp_path / "c", {"a": {"t": weight.T, "n": 3}, "curve": [{"epoch": 1}], "none": None})
-    state = load_checkpoint(tmp_path / "c")
-    assert torch.equal(state["a"]["t"], weight.T)
-    assert state["a"]["t"].stride() == weight.T.stride()
-    assert (state["a"]["n"], state["curve"], state["none"]) == (3, [{"epoch": 1}], None)
-
-
 @pytest.mark.parametrize("length", [1, 5, 100, -1])
 def test_a_damaged_checkpoint_is_reported_and_ignored(tmp_path, capsys, length):
     path = tmp_path / "checkpoint.pt"

@@ -12,8 +12,6 @@ from torch import nn
 from lib.core.errors import UserError
 from lib.model.decoder import Decoder, DecoderConfig
 from lib.optim.optimiser import Optimiser, schedule
-from lib.search.beam import beam_search
-from lib.search.constraints import DecodingConstraints
 from lib.text.vocabulary import PAD, Vocabulary
 from lib.training.batches import caption_set
 from lib.training.cross_entropy import CrossEntropy, CrossEntropyConfig, batch_loss, mean_loss
@@ -111,9 +109,10 @@ def test_the_validation_loss_is_the_mean_cross_entropy_per_token():
     assert mean_loss(model, data, 2) == pytest.approx(total / num_tokens, rel=1e-5)
 
 
-def test_a_small_set_is_learned_and_the_best_epoch_is_kept():
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_small_set_is_learned_and_the_best_epoch_is_kept(precision):
     model = decoder()
-    curve = train(model, config(40))
+    curve = train(model, config(40, precision=precision))
     assert len(curve) == 40
     assert curve[-1]["train_loss"] < 0.5 < curve[0]["train_loss"]
     assert not model.training
@@ -150,10 +149,6 @@ def test_divergence_is_an_error():
         train(decoder(), replace(config(3, ema_decay=0.9), learning_rate=1e38))
 
 
-def test_a_small_set_is_learned_in_bfloat16():
-    assert train(decoder(), config(30, precision="bfloat16"))[-1]["train_loss"] < 0.6
-
-
 @pytest.mark.parametrize("max_grad_norm", [0.0, 1e-3])
 def test_gradients_are_clipped(max_grad_norm):
     weight = nn.Parameter(torch.zeros(2))
@@ -174,23 +169,3 @@ def test_the_learning_rate_warms_up_and_decays_to_zero():
     assert 0 < rates[-1] < 0.01
     assert schedule(0, 1) == 1
     assert [schedule(step, 40, 0.1, decay=False) for step in range(40)] == [0.25, 0.5, 0.75] + [1] * 37
-
-
-@pytest.mark.parametrize("cell", ["rnn", "lstm"])
-@pytest.mark.parametrize(("trained", "other"), [("scratch", "torch"), ("torch", "scratch")])
-@pytest.mark.parametrize("attention", ["none", "additive"])
-def test_scratch_and_torch_cells_write_the_same_captions(cell, trained, other, attention):
-    torch.manual_seed(0)
-    model, twin = (
-        Decoder(DecoderConfig(1, 8, len(VOCABULARY), cell, implementation, attention, 16, 16, 0.0))
-        for implementation in (trained, other)
-    )
-    train(model, config(10))
-    twin.load_state_dict(model.state_dict())
-    constrain = DecodingConstraints().apply
-    captions, twin_captions = (
-        [best.token_ids for best, *_ in beam_search(each.eval(), split().features, 3, 10, 0.7, constrain)]
-        for each in (model, twin)
-    )
-    assert captions == twin_captions
-    assert any(captions)
