@@ -1,4 +1,4 @@
-"""Decoding's speed, for pooled photographs. `make bench` prints it; no figure decides a test."""
+"""Seconds to decode pooled features, by greedy search, beam search and sampling. `make bench` prints them."""
 
 import time
 from collections.abc import Callable
@@ -13,31 +13,30 @@ from lib.search.beam import beam_search
 from lib.search.constraints import DecodingConstraints
 
 CAPTIONS, BATCH, BEAM, LONGEST = 1_000, 100, 5, 20
-RULES = DecodingConstraints(min_length=5, no_repeat_ngram_size=3)
 
 
-def seconds(write: Callable[[torch.Tensor], object], features: torch.Tensor) -> float:
+def seconds(decode: Callable[[torch.Tensor], object], features: torch.Tensor) -> float:
+    """Return how long `decode` takes for all features, in batches."""
     start = time.perf_counter()
     for part in features.split(BATCH):
-        write(part)
+        decode(part)
     return time.perf_counter() - start
 
 
-@pytest.mark.parametrize("rules", [DecodingConstraints(), RULES])
-def test_captions_of_photographs(rules, capsys):
+@pytest.mark.parametrize("constraints", [DecodingConstraints(), DecodingConstraints(5, no_repeat_ngram_size=3)])
+def test_decoding_methods_against_greedy_search(constraints, show):
     torch.manual_seed(0)
-    constrain, nucleus = rules.apply, SamplingConfig(top_p=0.9)
+    constrain, nucleus = constraints.apply, SamplingConfig(top_p=0.9)
+    # It is untrained and ends few captions early, so nearly all of the steps are taken.
     model = Decoder(DecoderConfig(1, 1280, 2_600, "lstm", "scratch", "none", 512, 512, 0.0)).eval()
     features = torch.randn(CAPTIONS, 1, 1280)
-    ways: dict[str, Callable[[torch.Tensor], object]] = {
+    methods: dict[str, Callable[[torch.Tensor], object]] = {
         "greedy": lambda part: greedy(model, part, LONGEST),
         f"beam {BEAM}": lambda part: beam_search(model, part, BEAM, LONGEST, 1.0, constrain),
         "nucleus": lambda part: sample(model, part, 1, LONGEST, nucleus, torch.Generator(), constrain),
     }
-    for write in ways.values():  # warms up
-        write(features[:BATCH])
-    took = {name: seconds(write, features) for name, write in ways.items()}
-    told = ", ".join(f"{name} {each:.1f} s ({each / took['greedy']:.1f} times greedy)" for name, each in took.items())
-    with capsys.disabled():
-        # Untrained, it ends few captions before their time: nearly all of the steps are taken.
-        print(f"\n{CAPTIONS} captions of up to {LONGEST} words, pooled features, {rules}: {told}", end="")
+    for decode in methods.values():  # warm-up
+        decode(features[:BATCH])
+    taken = {name: seconds(decode, features) for name, decode in methods.items()}
+    results = [f"{name} {each:.1f} s ({each / taken['greedy']:.1f} times greedy)" for name, each in taken.items()]
+    show(f"{CAPTIONS} captions of up to {LONGEST} words, {constraints}: {', '.join(results)}")

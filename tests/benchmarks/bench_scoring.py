@@ -1,9 +1,8 @@
-"""Scoring's speed, as a ratio to coco-caption's own code. `make bench` prints it; no figure decides a test."""
+"""Seconds to score captions, and the ratio to coco-caption's own code. `make bench` prints them."""
 
 import json
 import random
-import time
-from collections.abc import Callable
+from timeit import timeit
 
 import pytest
 
@@ -12,15 +11,17 @@ from lib.scoring import corpus_scores, image_scores, measure
 from lib.scoring.cider import CiderD
 from lib.text.tokenizer import tokenize
 from tests.benchmarks.timing import paired
-from tests.lib.test_scoring import yardstick
+from tests.lib.test_scoring import coco_caption_scores
 from tests.realdata import REALDATA, needs_realdata
 
 IMAGES, SAMPLES = 64, 5  # of a step of self-critical training
 
+pytestmark = needs_realdata
+
 
 @pytest.fixture(scope="module")
 def captions():
-    """Those of COCO's val2017: 5,000 images, 25,014 captions, each with its image's id."""
+    """Return the captions of COCO's val2017, 25,014 of 5,000 images: (image id, text)."""
     rows = json.loads((REALDATA / "coco/captions_val2017.json").read_text())["annotations"]
     return [(row["image_id"], row["caption"]) for row in rows]
 
@@ -32,14 +33,7 @@ def tokens_of(captions: list[tuple[int, str]]) -> dict[int, list[list[str]]]:
     return found
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-@needs_realdata
-def test_scores_of_coco(captions, capsys):
+def test_scores_against_coco_caption(captions, show):
     references = tokens_of(captions)
     hypotheses = {image_id: own[-1] for image_id, own in references.items()}
     measures = measure(references, hypotheses)
@@ -48,29 +42,29 @@ def test_scores_of_coco(captions, capsys):
         measured = measure(references, hypotheses)
         corpus_scores(measured), image_scores(measured)
 
-    tokenised, bounded = seconds(lambda: tokens_of(captions)), seconds(lambda: intervals(measures))
-    yardstick(dict(list(references.items())[:9]), dict(list(hypotheses.items())[:9]))  # its imports
-    ours, theirs = seconds(all_scores), seconds(lambda: yardstick(references, hypotheses))
-    with capsys.disabled():
-        print(
-            f"\n{len(references)} images, {len(captions)} captions: tokens {tokenised:.2f} s, scores {ours:.2f} s, "
-            f"{ours / theirs:.2f} times coco-caption's; intervals {bounded:.2f} s",
-            end="",
-        )
+    coco_caption_scores({1: [["a"]]}, {1: ["a"]})  # imports it
+    ours = timeit(all_scores, number=1)
+    ratio = ours / timeit(lambda: coco_caption_scores(references, hypotheses), number=1)
+    tokenized = timeit(lambda: tokens_of(captions), number=1)
+    bounded = timeit(lambda: intervals(measures), number=1)
+    show(
+        f"{len(references)} images, {len(captions)} captions: tokens {tokenized:.2f} s, scores {ours:.2f} s, "
+        f"{ratio:.2f} times coco-caption's; intervals {bounded:.2f} s"
+    )
 
 
-@needs_realdata
-def test_rewards_of_a_step(captions, capsys):
+def test_rewards_against_coco_caption(captions, show):
     from pycocoevalcap.cider.cider import Cider
 
     references = list(tokens_of(captions).values())
-    draw = random.Random(0)
-    rows = [row for row in draw.sample(range(len(references)), IMAGES) for _ in range(SAMPLES)]
-    samples = [draw.choice(references[row]) for row in rows]
+    rng = random.Random(0)
+    rows = [row for row in rng.sample(range(len(references)), IMAGES) for _ in range(SAMPLES)]
+    samples = [rng.choice(references[row]) for row in rows]
     cider = CiderD(references)  # once, before the first step
     texts = {i: [" ".join(tokens) for tokens in references[row]] for i, row in enumerate(rows)}
     sampled = {i: [" ".join(tokens)] for i, tokens in enumerate(samples)}
-    ratio, taken = paired(lambda: cider.scores(rows, samples), lambda: Cider().compute_score(texts, sampled))
-    told = f"{taken * 1e3:.1f} ms, {ratio:.3f} times coco-caption's"
-    with capsys.disabled():
-        print(f"\nCIDEr-D of {SAMPLES} captions of {IMAGES} images, people's counted before: {told}", end="")
+    ratio, seconds = paired(lambda: cider.scores(rows, samples), lambda: Cider().compute_score(texts, sampled))
+    show(
+        f"CIDEr-D of {SAMPLES} captions of {IMAGES} images, references counted before: "
+        f"{seconds * 1e3:.1f} ms, {ratio:.3f} times coco-caption's"
+    )

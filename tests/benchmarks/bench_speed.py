@@ -1,9 +1,9 @@
-"""The cells' speed, as ratios against torch.nn in the same run. `make bench` prints them; no time decides a test."""
+"""The speed of the cells as ratios to torch.nn, measured in the same run. `make bench` prints them."""
 
 import json
-import statistics
 import subprocess
 import sys
+from statistics import median
 
 import pytest
 import torch
@@ -14,12 +14,12 @@ from tests.benchmarks.timing import paired, peak_rate
 
 SHAPES = [(128, 17, 512, 512), (64, 20, 256, 512), (256, 20, 512, 1024), (512, 17, 512, 512)]  # N, T, D, H
 KINDS = [("cpu", "float32")] + [("cuda", kind) for kind in ("float32", "bfloat16") if torch.cuda.is_available()]
-RUNS, PAIRS_EACH = 5, 7  # what memory a process happens to get moves its ratio by 0.05, however many pairs it runs
-MODULES = {"RNN": (ScratchRNN, nn.RNN, 1), "LSTM": (ScratchLSTM, nn.LSTM, 4)}
+RUNS, PAIRS_EACH = 5, 7  # the memory that a process gets changes its ratio by 0.05, however many pairs it runs
+MODULES = {"RNN": (ScratchRNN, nn.RNN, 1), "LSTM": (ScratchLSTM, nn.LSTM, 4)}  # with the number of gates
 
 
 def measure(cell: str, device: str, dtype: str, n: int, t: int, d: int, h: int) -> dict[str, float]:
-    """Forward and backward: the time over torch.nn's, and what share it reaches of the matrix-product rate."""
+    """Time forward and backward: the ratio to torch.nn, and the share of the device's matrix-product rate."""
     scratch, reference, gates = MODULES[cell]
     kind = {"device": device, "dtype": getattr(torch, dtype)}
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # for both
@@ -27,33 +27,31 @@ def measure(cell: str, device: str, dtype: str, n: int, t: int, d: int, h: int) 
     modules = [module(d, h, batch_first=True).to(**kind) for module in (scratch, reference)]
     ratio, seconds = paired(*((lambda m=module: m(x)[0].sum().backward()) for module in modules), PAIRS_EACH)
     rate = peak_rate(**kind)
-    products = 3 * 2 * n * (t * d + (t - 1) * h) * gates * h  # one forward, two backward; there is no first state
+    products = 3 * 2 * n * (t * d + (t - 1) * h) * gates * h  # one forward, two backward; no product with h0 = 0
     return {"ratio": ratio, "share": products / seconds / rate, "rate": rate}
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("cell", MODULES)
 @pytest.mark.parametrize(("device", "dtype"), KINDS)
-def test_cells_against_torch_nn(device, dtype, cell, shape, capsys):
+def test_cells_against_torch_nn(device, dtype, cell, shape, show):
     if device == "cuda":
         runs = [measure(cell, device, dtype, *shape) for _ in range(RUNS)]
-    else:  # in a process of its own, as a training would be: memory that malloc kept from one shape changes the next's
-        asked = f"measure({cell!r}, {device!r}, {dtype!r}, *{shape})"
-        code = f"import json; from tests.benchmarks.bench_speed import *; print(json.dumps({asked}))"
+    else:  # each run in a new process, as in training: memory that malloc kept from one shape would change the next
+        call = f"measure({cell!r}, {device!r}, {dtype!r}, *{shape})"
+        code = f"import json; from tests.benchmarks.bench_speed import *; print(json.dumps({call}))"
         runs = [json.loads(subprocess.check_output([sys.executable, "-c", code])) for _ in range(RUNS)]
-    ratio, share, rate = (statistics.median(run[name] for run in runs) for name in ("ratio", "share", "rate"))
-    with capsys.disabled():
-        print(
-            f"\nScratch{cell} over nn.{cell}, {device}, {dtype}, forward and backward, (N, T, D, H) = {shape}: "
-            f"{ratio:.2f}, the median of {RUNS} runs, from {min(run['ratio'] for run in runs):.2f} to "
-            f"{max(run['ratio'] for run in runs):.2f}; {share:.0%} of the machine's matrix-product rate "
-            f"({rate / 1e9:.0f} GFLOP/s)",
-            end="",
-        )
+    ratios = sorted(run["ratio"] for run in runs)
+    share, rate = (median(run[name] for run in runs) for name in ("share", "rate"))
+    show(
+        f"Scratch{cell} over nn.{cell}, {device}, {dtype}, forward and backward, (N, T, D, H) = {shape}: "
+        f"{median(ratios):.2f}, the median of {RUNS} runs, from {ratios[0]:.2f} to {ratios[-1]:.2f}; {share:.0%} "
+        f"of the device's matrix-product rate ({rate / 1e9:.0f} GFLOP/s)"
+    )
 
 
 @pytest.mark.parametrize(("device", "dtype"), KINDS)
-def test_a_step_of_decoding_against_torch_nn(device, dtype, capsys):
+def test_a_decoding_step_against_torch_nn(device, dtype, show):
     n, d, h = 640, 512, 512
     kind = {"device": device, "dtype": getattr(torch, dtype)}
     ours, theirs = ScratchLSTM(d, h).to(**kind), nn.LSTMCell(d, h).to(**kind)
@@ -61,5 +59,4 @@ def test_a_step_of_decoding_against_torch_nn(device, dtype, capsys):
     layered = tuple(part[None] for part in state)
     with torch.inference_mode():
         ratio, _ = paired(lambda: ours(x[:, None], layered), lambda: theirs(x, state))
-    with capsys.disabled():
-        print(f"\none step of ScratchLSTM over nn.LSTMCell, {device}, {dtype}, N = {n}, D = H = {h}: {ratio:.2f}")
+    show(f"one step of ScratchLSTM over nn.LSTMCell, {device}, {dtype}, N = {n}, D = H = {h}: {ratio:.2f}")

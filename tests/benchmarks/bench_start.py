@@ -1,10 +1,10 @@
-"""From the command to a caption, against a bare `import torchvision`. `make bench` prints it; no figure decides."""
+"""Seconds from the start of the command to a caption, against `import torchvision`. `make bench` prints the ratio."""
 
 import os
-import statistics
 import subprocess
 import sys
-import time
+from statistics import median
+from timeit import timeit
 
 import pytest
 import torch
@@ -17,38 +17,30 @@ from lib.vision.backbones import random_init
 from tests.stages.imports import ROOT
 
 PAIRS = 5
-MODELS = {  # backbone: P, C, hidden
-    "small_net": (16, 128, 128),
-    "mobilenet_v2": (49, 1280, 512),
-    "resnet50": (49, 2048, 512),
-}
+MODELS = {"small_net": (16, 128, 128), "mobilenet_v2": (49, 1280, 512), "resnet50": (49, 2048, 512)}  # P, C, hidden
 
 
-def seconds(*arguments: str) -> float:
-    start = time.perf_counter()
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, check=True)
-    return time.perf_counter() - start
+def seconds(*arguments: object) -> float:
+    """Return how long Python takes with these arguments."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return timeit(lambda: subprocess.check_output([sys.executable, *arguments], env=env), number=1)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_from_start_to_caption(name, tmp_path, capsys):
-    places, channels, hidden = MODELS[name]
+def test_from_start_to_caption(name, tmp_path, show):
+    num_regions, feature_size, hidden = MODELS[name]
     torch.manual_seed(0)
     vocabulary = Vocabulary([f"w{i}" for i in range(2_600)])
-    config = DecoderConfig(places, channels, len(vocabulary), "lstm", "scratch", "additive", hidden, hidden, 0.0)
+    config = DecoderConfig(num_regions, feature_size, len(vocabulary), "lstm", "scratch", "additive", hidden, hidden, 0)
     random_init(name).save(tmp_path / "cnn")
     save_captioner(tmp_path / "model", tmp_path / "cnn", tmp_path, Decoder(config), vocabulary)
     Image.effect_noise((640, 480), 90).convert("RGB").save(tmp_path / "photo.jpg")
-    caption = ("-m", "lib.app.caption", "--model", f"{tmp_path / 'model'}", f"{tmp_path / 'photo.jpg'}")
-    bare = ("-c", "import torchvision")
-    seconds(*caption), seconds(*bare)  # from here on the files are in memory, and compiled
-    times = [(seconds(*caption), seconds(*bare)) for _ in range(PAIRS)]
-    ratio = statistics.median(ours / theirs for ours, theirs in times)
-    ours, theirs = (statistics.median(each) for each in zip(*times, strict=True))
-    with capsys.disabled():
-        print(
-            f"\nfrom start to caption, attention on {name}: {ratio:.2f} times `import torchvision` "
-            f"({ours:.1f} s, {theirs:.1f} s; {ours - 1.5 * theirs:+.1f} s beyond 1.5 times)",
-            end="",
-        )
+    caption = ("-m", "lib.app.caption", "--model", tmp_path / "model", tmp_path / "photo.jpg")
+    imports = ("-c", "import torchvision")
+    seconds(*caption), seconds(*imports)  # reads the files into memory and compiles them
+    times = [(seconds(*caption), seconds(*imports)) for _ in range(PAIRS)]
+    ours, theirs = map(median, zip(*times, strict=True))
+    show(
+        f"from start to caption, attention on {name}: {median(a / b for a, b in times):.2f} times "
+        f"`import torchvision` ({ours:.1f} s, {theirs:.1f} s; {ours - 1.5 * theirs:+.1f} s beyond 1.5 times)"
+    )

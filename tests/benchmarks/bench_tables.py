@@ -1,4 +1,4 @@
-"""Seconds and memory of the captions stage at the size of COCO. `make bench` prints them; no test fails on them."""
+"""Seconds and memory of the captions stage at the size of COCO. `make bench` prints them."""
 
 import json
 import os
@@ -30,59 +30,36 @@ sys.exit(os.waitstatus_to_exitcode(status))
 def write_raw(raw: Path) -> None:
     """Write annotations of the size of coco2014: the captions of val2017, repeated with new ids."""
     source = cycle(row["caption"] for row in json.loads(SOURCE.read_bytes())["annotations"])
-    # Five captions per image, and a sixth for some, as in COCO.
-    captions = {i: list(islice(source, 5 + (i <= CAPTIONS - 5 * IMAGES))) for i in range(1, IMAGES + 1)}
-    rows = [(image_id, caption) for image_id, texts in captions.items() for caption in texts]
-
-    parts = {i: "train2014" if i <= IN_TRAIN2014 else "val2014" for i in captions}
+    parts = {i: "train2014" if i <= IN_TRAIN2014 else "val2014" for i in range(1, IMAGES + 1)}
     names = {i: f"COCO_{part}_{i:012d}.jpg" for i, part in parts.items()}
-    annotations = {
-        part: {
-            "images": [
-                {"id": i, "file_name": names[i], "height": 480, "width": 640} for i in names if parts[i] == part
-            ],
-            "annotations": [
-                {"image_id": i, "id": number, "caption": caption}
-                for number, (i, caption) in enumerate(rows)
-                if parts[i] == part
-            ],
-        }
-        for part in ("train2014", "val2014")
-    }
+    annotations: dict[str, dict[str, list]] = {part: {"images": [], "annotations": []} for part in parts.values()}
+    lists: dict[str, list] = {"train": [], "val": [], "test": []}
+    for i, part in parts.items():
+        # Five captions per image, and a sixth for some, as in COCO.
+        captions = list(islice(source, 5 + (i <= CAPTIONS - 5 * IMAGES)))
+        annotations[part]["images"].append({"id": i, "file_name": names[i], "height": 480, "width": 640})
+        rows = [{"image_id": i, "id": number, "caption": caption} for number, caption in enumerate(captions, 6 * i)]
+        annotations[part]["annotations"] += rows
+        image, in_val2014 = f"{part}/{names[i]}", i - IN_TRAIN2014
+        if 0 < in_val2014 <= IN_VAL + IN_TEST:
+            lists["val" if in_val2014 <= IN_VAL else "test"].append({"image": image, "caption": captions})
+        else:
+            lists["train"] += [{"caption": caption, "image": image, "image_id": f"coco_{i}"} for caption in captions]
     raw.mkdir(parents=True)
     miniature.write_annotations(raw, 2014, annotations)
-
-    of_val2014 = iter(range(IN_TRAIN2014 + 1, IMAGES + 1))
-    splits = {"val": set(islice(of_val2014, IN_VAL)), "test": set(islice(of_val2014, IN_TEST))}
-    lists = {
-        split: [{"image": f"val2014/{names[i]}", "caption": captions[i]} for i in sorted(ids)]
-        for split, ids in splits.items()
-    }
-    lists["train"] = [
-        {"caption": caption, "image": f"{parts[i]}/{names[i]}", "image_id": f"coco_{i}"}
-        for i, caption in rows
-        if i not in splits["val"] and i not in splits["test"]
-    ]
     for split, rows in lists.items():
         (raw / f"coco_karpathy_{split}.json").write_text(json.dumps(rows))
 
 
 @needs_realdata
-def test_captions_of_coco(tmp_path, capsys):
+def test_captions_of_coco(tmp_path, show):
     write_raw(tmp_path / "data/raw")
     write_params(tmp_path, **{"dataset.name": "coco2014", "dataset.limit": None, "vocabulary.min_count": 5})
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, sys.executable, "-m", "stages.captions"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", MEASURED, sys.executable, "-m", "stages.captions"]
+    env, start = {**os.environ, "PYTHONPATH": str(ROOT)}, time.perf_counter()
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
     assert done.returncode == 0, done.stdout + done.stderr
     summary, peak = done.stdout.strip().rsplit("\n", 1)
     assert summary.startswith(f"{IMAGES} images, {CAPTIONS} captions")
-    with capsys.disabled():
-        print(f"\nthe captions stage, {summary}: {seconds:.1f} s, {int(peak) / 1e9:.2f} GB peak")
+    show(f"the captions stage, {summary}: {seconds:.1f} s, {int(peak) / 1e9:.2f} GB peak")

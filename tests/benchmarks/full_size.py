@@ -1,11 +1,9 @@
-"""Every stage at COCO's size: seconds, cost of an image and memory as the data grows.
+"""Seconds, milliseconds per image and memory of each stage as the data grows to COCO's size.
 
-`make full-size` runs it at 1,000, 10,000 and 123,287 images in a folder of its own, which it removes; the numbers of
-images may be given instead. The pictures have as many pixels as COCO's; a few hundred are drawn and stored again and
-again, as a data set of the user's own, for no stage knows one from another. One epoch of training, and a CNN at random
-weights: neither changes what a step costs. A stage has ended when what it wrote is on the disk: till then a few
-gigabytes cost as good as nothing, for they lie in memory, and more do not. Memory is what the processes hold of their
-own (Linux's RssAnon), beside the files that are mapped into them.
+`make full-size` runs it on 1,000, 10,000 and 123,287 images, or on the given numbers of images, in a temporary folder.
+The images have as many pixels as COCO's. A few hundred are drawn and stored repeatedly, as a `local` data set. There
+is one epoch of training and a CNN with random weights, because neither changes the cost of a step. A stage ends when
+its outputs are on the disk. Memory is anonymous memory (Linux's RssAnon), which excludes mapped files.
 """
 
 import json
@@ -32,8 +30,8 @@ from tests.stages.tiny import STAGES, write_params
 
 SIZES = (1_000, 10_000, 123_287)
 HELD_OUT = 5_000 / 123_287  # COCO's share of val, and of test
-DRAWN = 400  # pictures
-SIDE = 554  # pixels: a square has as many as COCO's 640 x 480
+DRAWN = 400  # images
+SIDE = 554  # pixels: a square with as many as COCO's 640 x 480
 LOCAL = {
     "dataset.name": "local", "dataset.local.images": "images.zip", "dataset.local.annotations": "captions.json",
     "backbone.weights": "weights.safetensors", "vocabulary.min_count": 5,
@@ -44,27 +42,22 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def drawings() -> dict[int, tuple[bytes, list[str]]]:
-    """A few JPEGs of COCO's size, with five captions each."""
+def drawings() -> list[tuple[bytes, list[str]]]:
+    """Return some JPEGs of COCO's size, with five captions each."""
     with worker_processes(worker_count()) as pool:
         parts = pool.map(partial(draw, size=SIDE), ([number] for number in range(DRAWN)), chunksize=DRAWN // 40)
-        shown = tqdm(parts, "drawing", DRAWN, unit="picture", disable=None)
-        return {number: drawn for part in shown for number, drawn in part.items()}
+        bar = tqdm(parts, "drawing", DRAWN, unit="image", disable=None)
+        return [drawn for part in bar for drawn in part.values()]
 
 
-def prepare(folder: Path, pictures: Sequence[tuple[bytes, list[str]]], settings: Mapping[str, Any]) -> None:
-    """Writes a data set of JPEGs with their captions, the params, and the CNN that they name, at random weights."""
-    held_out = round(len(pictures) * HELD_OUT)
-    splits = ["val"] * held_out + ["test"] * held_out + ["train"] * (len(pictures) - 2 * held_out)
-    write_stored_zip(folder / "images.zip", ((f"{number}.jpg", jpeg) for number, (jpeg, _) in enumerate(pictures)))
+def prepare(folder: Path, images: Sequence[tuple[bytes, list[str]]], settings: Mapping[str, Any]) -> None:
+    """Write a data set of JPEGs with captions, the params, and random weights of the CNN."""
+    held_out = round(len(images) * HELD_OUT)
+    splits = ["val"] * held_out + ["test"] * held_out + ["train"] * (len(images) - 2 * held_out)
+    write_stored_zip(folder / "images.zip", ((f"{number}.jpg", jpeg) for number, (jpeg, _) in enumerate(images)))
     rows = [
-        {
-            "imgid": number,
-            "filename": f"{number}.jpg",
-            "split": split,
-            "sentences": [{"raw": text} for text in captions],
-        }
-        for number, (split, (_, captions)) in enumerate(zip(splits, pictures, strict=True))
+        {"imgid": i, "filename": f"{i}.jpg", "split": split, "sentences": [{"raw": text} for text in captions]}
+        for i, (split, (_, captions)) in enumerate(zip(splits, images, strict=True))
     ]
     (folder / "captions.json").write_text(json.dumps({"images": rows}))
     write_params(folder, **LOCAL, **settings)
@@ -74,50 +67,49 @@ def prepare(folder: Path, pictures: Sequence[tuple[bytes, list[str]]], settings:
 
 
 def anonymous(session: int) -> float:
-    """MB that the processes of a session hold of their own."""
-    held = 0
+    """Return the anonymous memory of the processes of a session in MB."""
+    kilobytes = 0
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
             if int((status.parent / "stat").read_text().rpartition(")")[2].split()[3]) == session:
-                held += int(fields.get("RssAnon", "0").split()[0])
+                kilobytes += int(fields.get("RssAnon", "0").split()[0])
         except (FileNotFoundError, ProcessLookupError):  # a process that has ended
             continue
-    return held / 1024
+    return kilobytes / 1024
 
 
 def run(stage: str, folder: Path) -> tuple[float, float]:
-    """Runs a stage as DVC does; returns the seconds until its outputs were on the disk, and the most MB it held."""
+    """Run a stage as DVC does. Return the seconds until its outputs are on the disk, and its peak memory in MB."""
     os.sync()
-    start, most = time.perf_counter(), 0.0
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); import runpy; "
-               f"runpy.run_module('stages.{stage}', run_name='__main__')"]  # fmt: skip
-    with (folder / f"{stage}.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    start, most, log = time.perf_counter(), 0.0, folder / f"{stage}.log"
+    command, env = [sys.executable, "-m", f"stages.{stage}"], {**os.environ, "PYTHONPATH": str(ROOT)}
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=folder, env=env, stdout=output, stderr=output, start_new_session=True)
         while process.poll() is None:
             most = max(most, anonymous(process.pid))
             time.sleep(0.2)
     if process.returncode:
-        sys.exit(f"{stage}: {(folder / f'{stage}.log').read_text()[-2000:]}")
+        sys.exit(f"{stage}: {log.read_text()[-2000:]}")
     os.sync()
     return time.perf_counter() - start, most
 
 
 def main(sizes: list[int]) -> None:
-    print("| stage | " + " | ".join(f"{images:,} images: s, ms an image, MB" for images in sizes) + " |")
+    print("| stage | " + " | ".join(f"{count:,} images: s, ms per image, MB" for count in sizes) + " |")
     print("|---" * (len(sizes) + 1) + "|")
     rows: dict[str, list[str]] = {stage: [] for stage in STAGES}
     drawn = drawings()
-    for images in sizes:
+    for count in sizes:
         with tempfile.TemporaryDirectory() as name:
-            prepare(Path(name), [drawn[number % DRAWN] for number in range(images)], SETTINGS)
+            prepare(Path(name), [drawn[number % DRAWN] for number in range(count)], SETTINGS)
             for stage, cells in rows.items():
                 seconds, megabytes = run(stage, Path(name))
-                cells.append(f"{seconds:.1f}, {1000 * seconds / images:.2f}, {megabytes:.0f}")
-                print(f"{images} images, {stage}: {cells[-1]}", file=sys.stderr, flush=True)
+                cells.append(f"{seconds:.1f}, {1000 * seconds / count:.2f}, {megabytes:.0f}")
+                print(f"{count} images, {stage}: {cells[-1]}", file=sys.stderr, flush=True)
     for stage, cells in rows.items():
         print(f"| {stage} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
-    main([int(images) for images in sys.argv[1:]] or list(SIZES))
+    main([int(count) for count in sys.argv[1:]] or list(SIZES))

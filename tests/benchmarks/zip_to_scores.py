@@ -1,12 +1,13 @@
-"""From a zip of COCO's size to scores, stage by stage, beside the least that some could take on this machine.
+"""The time of each stage from a zip of COCO's size to scores, with lower bounds for some stages on this machine.
 
-`make zip-to-scores` runs it, on a GPU where there is one: ResNet-50 at random weights, pooled features, an LSTM of 512
-units for 10 epochs, in bfloat16 (on a CPU in float32); then one epoch of self-critical training. The number of images
-may be given. The pictures are those of full_size.py; the captions are random words, as many and as long as COCO's, of
-as large a vocabulary, for a softmax over the few words of `scenes` would cost next to nothing.
+`make zip-to-scores` runs it, on a GPU if there is one: ResNet-50 with random weights, pooled features, an LSTM of 512
+units, 10 epochs in bfloat16 (on a CPU in float32), then one epoch of self-critical training. The images are those of
+full_size.py, as many as the argument says. The captions are random words, with the number, length and vocabulary size
+of COCO's captions, because the few words of `scenes` would make the softmax too cheap.
 """
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -26,11 +27,11 @@ from tests.benchmarks.timing import peak_rate
 from tests.stages.tiny import STAGES, write_params
 
 IMAGES, EACH = 123_287, 5
-VOCABULARY, WORDS = 9_484, 10.5  # of a caption, in the mean
+VOCABULARY, WORDS = 9_484, 10.5  # mean words of a caption
 EPOCHS, SIZE, BEAM, SAMPLES = 10, 512, 5, 5
-SCST = "finetune, with an epoch of SCST"
+SCST = "finetune, one epoch of SCST"
 ON_GPU = device().type == "cuda"
-PRECISION = "bfloat16" if ON_GPU else "float32"  # few processors have it
+PRECISION = "bfloat16" if ON_GPU else "float32"  # few CPUs compute in bfloat16
 SETTINGS = {
     "backbone.name": "resnet50", "features.kind": "pooled", "features.precision": PRECISION,
     "features.batch_size": 128,
@@ -42,7 +43,7 @@ SCST_SETTINGS = {"finetune.epochs": 1, "finetune.samples": SAMPLES, "finetune.ba
 
 
 def sentences(number: int) -> Iterator[str]:
-    """Captions of random words, the k-th of which is as frequent as 1 / k."""
+    """Draw captions of random words; the frequency of the k-th word is proportional to 1 / k."""
     rng = np.random.default_rng(1)
     lengths = rng.normal(WORDS, 2.4, number).round().clip(6, 20).astype(int)
     share = np.cumsum(1 / np.arange(1, VOCABULARY + 1))
@@ -52,55 +53,52 @@ def sentences(number: int) -> Iterator[str]:
 
 
 def spelt(number: int) -> str:
-    """A word of three syllables, for the tokenizer would take longer over words with digits than over most."""
+    """Return a word of three syllables, because the tokenizer is slower on words with digits."""
     syllables = [number // 85**place % 85 for place in range(3)]
     return "".join("bcdfghjklmnprstvz"[syllable // 5] + "aeiou"[syllable % 5] for syllable in syllables)
 
 
-def floors(folder: Path, pictures: list[tuple[bytes, list[str]]]) -> dict[str, str]:
-    """The least that some stages could take, and why."""
-    images, train = len(pictures), len(pictures) * (1 - 2 * HELD_OUT)
-    # Captions are written in float32 whatever the precision of training, those of self-critical training too.
-    rate, writing = (peak_rate(device=device(), dtype=getattr(torch, kind)) for kind in (PRECISION, "float32"))
+def lower_bounds(folder: Path, jpegs: list[bytes], images: int) -> dict[str, str]:
+    """Return the least number of seconds that some stages need, with the reason."""
+    train = images * (1 - 2 * HELD_OUT)
+    # Captions are decoded in float32 whatever the precision of training.
+    rate, decoding_rate = (peak_rate(device=device(), dtype=getattr(torch, kind)) for kind in (PRECISION, "float32"))
     backbone = random_init("resnet50")
     size = backbone.preprocess.size
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         backbone.network(torch.zeros(1, 3, size, size))
     start = time.perf_counter()
-    some = pictures[:DRAWN]
-    for jpeg, _ in some:
+    for jpeg in jpegs:
         backbone.preprocess.pixels(decode(jpeg, backbone.preprocess.min_decode_size))
-    decoding = (time.perf_counter() - start) / len(some) * images / worker_count()
+    reading = (time.perf_counter() - start) / len(jpegs) * images / worker_count()
     start = time.perf_counter()
     with (folder / "images.zip").open("rb") as source, (folder / "copy").open("wb") as copy:
-        while part := source.read(1 << 24):
-            copy.write(part)
+        shutil.copyfileobj(source, copy, 1 << 24)
         copy.flush()
         os.fsync(copy.fileno())
     copying = time.perf_counter() - start
     (folder / "copy").unlink()
-    word = 2 * (2 * SIZE * 4 * SIZE + SIZE * VOCABULARY)  # operations
+    word = 2 * (2 * SIZE * 4 * SIZE + SIZE * VOCABULARY)  # operations per word
     epoch = train * EACH * (WORDS + 1) * 3 * word / rate
-    drawn = train * SAMPLES * (WORDS + 1) * 4 * word / writing  # once to draw it, three times to learn from it
-    rates = f"{rate / 1e12:.2f} TFLOP/s in {PRECISION}, {writing / 1e12:.2f} in float32"
+    drawn = train * SAMPLES * (WORDS + 1) * 4 * word / decoding_rate  # one to sample, three to train
+    rates = f"{rate / 1e12:.2f} TFLOP/s in {PRECISION}, {decoding_rate / 1e12:.2f} in float32"
     print(f"{device()}: {rates}; {worker_count()} cores", file=sys.stderr)
     return {
         "download": f"{copying:.1f} to copy the zip",
-        "features": f"{decoding:.1f} to decode, {counter.get_total_flops() * images / rate:.1f} of products",
-        "train": f"{EPOCHS * epoch:.1f} of products",
-        "generate": f"{2 * images * HELD_OUT * BEAM * (WORDS + 1) * word / writing:.1f} of products",
-        SCST: f"{drawn:.1f} of products",
+        "features": f"{reading:.1f} to decode, {counter.get_total_flops() * images / rate:.1f} for matrix products",
+        "train": f"{EPOCHS * epoch:.1f} for matrix products",
+        "generate": f"{2 * images * HELD_OUT * BEAM * (WORDS + 1) * word / decoding_rate:.1f} for matrix products",
+        SCST: f"{drawn:.1f} for matrix products",
     }
 
 
 def main(images: int) -> None:
-    jpegs = [jpeg for jpeg, _ in drawings().values()]
-    captions = sentences(EACH * images)
-    pictures = [(jpegs[number % DRAWN], [next(captions) for _ in range(EACH)]) for number in range(images)]
+    jpegs, captions = [jpeg for jpeg, _ in drawings()], sentences(EACH * images)
+    content = [(jpegs[number % DRAWN], [next(captions) for _ in range(EACH)]) for number in range(images)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        prepare(folder, pictures, SETTINGS)
-        least = floors(folder, pictures)
+        prepare(folder, content, SETTINGS)
+        least = lower_bounds(folder, jpegs, images)
         held_out = round(images * HELD_OUT)
         work = {
             "download": (images, "images"), "captions": (EACH * images, "captions"), "features": (images, "images"),
@@ -108,15 +106,15 @@ def main(images: int) -> None:
             "evaluate": (2 * held_out, "captions"), "report": (held_out, "images"),
             SCST: (SAMPLES * (images - 2 * held_out), "captions"),
         }  # fmt: skip
-        print("| stage | s | a second | at least, s | MB |\n|---|---|---|---|---|")
+        print("| stage | s | per second | lower bound, s | MB |\n|---|---|---|---|---|")
 
         def timed(name: str, stage: str) -> float:
             seconds, megabytes = run(stage, folder)
             count, unit = work.get(name, (0, ""))
             speed = f"{count / seconds:,.0f} {unit}" if count else ""
             print(f"| {name} | {seconds:.1f} | {speed} | {least.get(name, '')} | {megabytes:.0f} |", flush=True)
-            told = [line for line in (folder / f"{stage}.log").read_text().splitlines() if line.startswith("epoch")]
-            print(*told[-2:], sep="\n", end="\n" * bool(told), file=sys.stderr, flush=True)
+            epochs = [line for line in (folder / f"{stage}.log").read_text().splitlines() if line.startswith("epoch")]
+            print(*epochs[-2:], sep="\n", end="\n" * bool(epochs), file=sys.stderr, flush=True)
             return seconds
 
         print(f"| all | {sum(timed(stage, stage) for stage in STAGES):.1f} | | | |")

@@ -1,4 +1,4 @@
-"""Images of malformed bytes are decoded, or rejected with a reason."""
+"""Malformed images are decoded, or rejected with a one-line reason."""
 
 import warnings
 
@@ -33,11 +33,10 @@ IMAGES = [
 ]
 
 
-@fuzz(
-    "images",
-    content=st.one_of(corrupted(*IMAGES), st.binary()),
-    min_decode_size=st.sampled_from([None, 8, CROP.min_decode_size]),
-)
+SIZES = st.sampled_from([None, 8, CROP.min_decode_size])
+
+
+@fuzz(content=st.one_of(corrupted(*IMAGES), st.binary()), min_decode_size=SIZES)
 def test_images(content, min_decode_size):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PIL warns about malformed data that it can read

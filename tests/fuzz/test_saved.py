@@ -1,4 +1,4 @@
-"""What the stages leave for one another, damaged: it is read, or the file is named."""
+"""Damaged models and feature shards are read, or rejected with a one-line error that names the file."""
 
 import json
 from pathlib import Path
@@ -25,31 +25,28 @@ def model(tmp_path_factory):
 
 
 def check(model: Path, name: str, content: bytes) -> None:
-    """A model with other bytes in one of its files captions a picture, or is named with a file of its own."""
-    whole = (model / name).read_bytes()
+    """Check that a model with other bytes in one of its files captions an image, or is named in the error."""
+    complete, image = (model / name).read_bytes(), Image.new("RGB", (8, 8))
     try:
         (model / name).write_bytes(content)
         captioner = parse_or_reject(lambda: Captioner.load(model), model)
         if captioner:
-            parse_or_reject(
-                lambda: captioner.caption([Image.new("RGB", (8, 8))], beam_size=1, max_length=2), "another CNN"
-            )
+            parse_or_reject(lambda: captioner.caption([image], beam_size=1, max_length=2), "another CNN")
     finally:
-        (model / name).write_bytes(whole)
+        (model / name).write_bytes(complete)
 
 
-@fuzz("models, as JSON", name=st.sampled_from(CONFIGS), data=st.data())
+@fuzz(name=st.sampled_from(CONFIGS), data=st.data())
 def test_a_models_settings(model, name, data):
-    content = data.draw(mutated(json.loads((model / name).read_text())))
-    check(model, name, json.dumps(content).encode())
+    check(model, name, json.dumps(data.draw(mutated(json.loads((model / name).read_text())))).encode())
 
 
-@fuzz("models, as bytes", name=st.sampled_from(CONFIGS + WEIGHTS), data=st.data())
+@fuzz(name=st.sampled_from(CONFIGS + WEIGHTS), data=st.data())
 def test_a_models_bytes(model, name, data):
     check(model, name, data.draw(corrupted((model / name).read_bytes())))
 
 
-@fuzz("feature shards", data=st.data(), rows=st.lists(st.integers(0, 8), min_size=1, max_size=3))
+@fuzz(data=st.data(), rows=st.lists(st.integers(0, 8), min_size=1, max_size=3))
 def test_shards(tmp_path_factory, data, rows):
     folder = tmp_path_factory.getbasetemp()
     path = shard_path(folder, 0)

@@ -1,7 +1,7 @@
 """Real processes for tests/lib/test_distributed.py: `python -m tests.lib.ranks FOLDER`.
 
 Torch is imported once. Then one, two and three processes are forked, which communicate by gloo, or on a GPU by NCCL.
-Each writes its results to FOLDER/results-WORLD-RANK.json and .safetensors.
+Each writes its results to FOLDER/WORLD-RANK.json and .safetensors.
 """
 
 import json
@@ -9,13 +9,15 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -27,19 +29,7 @@ from lib.optim.checkpoint import load_checkpoint
 from lib.optim.optimiser import Optimiser
 from lib.runtime import distributed
 from lib.runtime.device import device
-from lib.runtime.distributed import (
-    all_gather,
-    all_reduce_gradients,
-    all_reduce_sum,
-    barrier,
-    broadcast_bytes,
-    broadcast_module,
-    is_main_process,
-    process_group,
-    rank,
-    shard,
-    world_size,
-)
+from lib.runtime.distributed import all_gather, all_reduce_sum, is_main_process, rank, shard, world_size
 from lib.search.beam import beam_search
 from lib.search.constraints import DecodingConstraints
 from lib.training import data as training_data, loop
@@ -52,7 +42,8 @@ from tests.lib.small_training import CROSS_ENTROPY, MAX_LENGTH, SELF_CRITICAL, V
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 WORLDS = (1, 2, 3)
 SHORT_TIMEOUT = 4  # seconds
-BATCHES = [np.arange(11), np.arange(11, 13), np.array([20])]  # none divides evenly
+# None divides evenly, and there are batches with fewer captions than processes.
+_BATCHES = [np.arange(11), np.arange(11, 13), np.array([20])]
 
 Results = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and what JSON can hold
 
@@ -61,20 +52,15 @@ def messages() -> Results:
     """Call each function of lib.runtime.distributed."""
     own, module = torch.tensor([0.1, 0.2, 0.7]) * (rank() + 1), nn.Linear(3, 2).to(device())
     nn.init.constant_(module.weight, rank() + 1)
-    broadcast_module(module)
+    distributed.broadcast_module(module)
     values = {
         "shards": [list(shard(range(items))) for items in (0, 1, 2, 7, 12)],
         "gathered": [all_gather(shard(torch.arange(items))).tolist() for items in (0, 1, 2, 7)],
-        "bytes": broadcast_bytes(f"{rank()}".encode()).decode(),
-        "no bytes": broadcast_bytes(b"" if is_main_process() else b"something").decode(),
+        "bytes": distributed.broadcast_bytes(f"{rank()}".encode()).decode(),
+        "no bytes": distributed.broadcast_bytes(b"" if is_main_process() else b"something").decode(),
     }
-    total = all_reduce_sum(own.to(device())).clone()
-    return {
-        "total": total,
-        "own": own,
-        "weight": module.weight.detach(),
-        "cpu total": all_reduce_sum(own).clone(),
-    }, values
+    totals = {"total": all_reduce_sum(own.to(device())).clone(), "cpu total": all_reduce_sum(own).clone()}
+    return {"own": own, "weight": module.weight.detach(), **totals}, values
 
 
 def gradients() -> Results:
@@ -86,17 +72,16 @@ def gradients() -> Results:
         for attention in ("none", "additive")
     }
     for baseline in ("greedy", "mean"):
-        config = replace(SELF_CRITICAL, baseline=baseline)
-        model = decoder().to(device()).double()
+        model, config = decoder().to(device()).double(), replace(SELF_CRITICAL, baseline=baseline)
         objectives[baseline] = SelfCritical(model, VOCABULARY, double, double, config, MAX_LENGTH)
     tensors, values = {}, {}
     for name, objective in objectives.items():
         model, metrics = objective.decoder, []
-        for number, batch in enumerate(BATCHES):
+        for number, batch in enumerate(_BATCHES):
             model.zero_grad()
             loss, metric, weight = objective.loss((batch, 5) if isinstance(objective, SelfCritical) else batch)
             loss.backward()
-            all_reduce_gradients(list(model.parameters()))
+            distributed.all_reduce_gradients(list(model.parameters()))
             tensors[f"{name} {number}"] = torch.cat([p.grad.flatten() for p in model.parameters()])
             metrics.append([all_reduce_sum(metric).item(), weight])
         values[name] = metrics
@@ -129,33 +114,26 @@ def train(dropout: float = 0.0, checkpoint: Path | None = None) -> tuple[dict[st
     return model.state_dict(), curve
 
 
-class Interrupted(Exception):
-    pass
-
-
 class Interrupting(Optimiser):
-    """Raises in the middle of the second epoch."""
+    """Raises InterruptedError in the middle of the second epoch."""
 
     def step(self, loss: Tensor) -> None:
         if self.steps_done == 10:
-            raise Interrupted
+            raise InterruptedError
         super().step(loss)
 
 
 def interrupt(folder: Path) -> Results:
     """Leave checkpoints of interrupted training with and without dropout."""
     loop.Optimiser = Interrupting  # type: ignore[misc]
-    interrupted = 0
     for dropout in (0.0, 0.3):
-        try:
+        with pytest.raises(InterruptedError):
             train(dropout, folder / f"after-{world_size()}-{dropout}")
-        except Interrupted:
-            interrupted += 1
-    return {}, {"interrupted": interrupted}
+    return {}, {}
 
 
 def resume(folder: Path, dropout: float, world: int) -> dict[str, Tensor]:
-    """Resume from a checkpoint of `world` processes. Only the main process has the file, as on several machines."""
+    """Resume from a checkpoint of `world` processes, which only the main process has."""
     checkpoint = folder / f"from-{world}-with-{world_size()}-{dropout}-{rank()}"
     if is_main_process():
         shutil.copyfile(folder / f"after-{world}-{dropout}", checkpoint)
@@ -185,43 +163,39 @@ def as_a_machine(number: int) -> dict[str, str]:
     return {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "NCCL_HOSTID": str(number), "NCCL_SOCKET_IFNAME": "lo"}
 
 
-def process(number: int, name: str, parts: list[Callable[[], Results]], folder: Path) -> None:
-    """Run the parts as one process, and write their results."""
+def process(number: int, path: Path, parts: Sequence[Callable[[], Results]]) -> None:
+    """Run the parts in one process, and write their results to `path`-`number`."""
     os.environ |= {"RANK": str(number), **as_a_machine(number)}
     torch.set_num_threads(1)
-    tensors: dict[str, Tensor] = {}
-    values: dict[str, Any] = {}
-    with process_group():
-        for part in parts:
-            more_tensors, more_values = part()
-            tensors, values = {**tensors, **more_tensors}, {**values, **more_values}
-    save_file(tensors, folder / f"{name}-{number}.safetensors")
-    (folder / f"{name}-{number}.json").write_text(json.dumps(values))
+    with distributed.process_group():
+        results = [part() for part in parts]
+    tensors, values = (dict(ChainMap(*parts)) for parts in zip(*results, strict=True))
+    save_file(tensors, f"{path}-{number}.safetensors")
+    Path(f"{path}-{number}.json").write_text(json.dumps(values))
 
 
 def late() -> Results:
     """Let the main process arrive at a barrier later than a message may take."""
     if is_main_process():
         time.sleep(2 * SHORT_TIMEOUT)
-    barrier()
+    distributed.barrier()
     return {}, {"arrived": all_reduce_sum(torch.ones(1)).item()}
 
 
 def main(folder: Path) -> None:
-    before: list[Callable[[], Results]] = [lambda: interrupt(folder)]
-    parts = [messages, gradients, captions, lambda: trainings(folder)]
-    for name, work in (("before", before), ("results", parts)):
-        for world in WORLDS:
-            start(world, f"{name}-{world}", work, folder)
+    for world in WORLDS:
+        start(world, folder / f"before-{world}", lambda: interrupt(folder))
+    for world in WORLDS:
+        start(world, folder / f"{world}", messages, gradients, captions, lambda: trainings(folder))
     distributed._TIMEOUT = timedelta(seconds=SHORT_TIMEOUT)
     os.environ["CAPTION_DEVICE"] = "cpu"  # on a GPU the first message may take that long
-    start(2, "late", [late], folder)
+    start(2, folder / "late", late)
 
 
-def start(world: int, name: str, parts: list[Callable[[], Results]], folder: Path) -> None:
-    """Fork `world` processes, and wait until they end."""
+def start(world: int, path: Path, *parts: Callable[[], Results]) -> None:
+    """Fork `world` processes that run the parts and write their results; wait until they end."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(world)}
-    start_processes(process, (name, parts, folder), world, start_method="fork")
+    start_processes(process, (path, parts), world, start_method="fork")
 
 
 if __name__ == "__main__":

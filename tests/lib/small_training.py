@@ -1,4 +1,4 @@
-"""Trainings of a second or so: their data, decoder and configs, and one that a test kills."""
+"""Training that takes about a second: data, decoder and configs, and a run that a test kills."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ SELF_CRITICAL = SelfCriticalConfig(**COMMON, monitor="val_cider_d", samples=3, b
 
 
 def data(images: int = 23) -> Split:
-    """Captions of one to seven words, one to three per image."""
+    """Return captions of one to seven words, one to three per image."""
     captions = [
         [[WORDS[(i + j + k) % 20] for k in range(1 + (i + 2 * j) % 7)] for j in range(1 + i % 3)] for i in range(images)
     ]
