@@ -241,8 +241,9 @@ def test_a_node_that_does_not_see_the_storage_is_an_error(project, serial, on_he
     [
         ("auto", None, r", but Ray is not installed.*\[ray\]"),
         (f"127.0.0.1:{free_port()}", SimpleNamespace(), ": no Ray cluster answers"),
-        ("ray://head:10001", SimpleNamespace(), ": .*HOST:PORT"),  # the address of Ray's client
+        ("ray://head:10001", SimpleNamespace(), ": .*HOST:PORT"),
     ],
+    ids=["Ray is not installed", "nobody listens", "Ray's client"],
 )
 def test_an_unusable_address_is_an_error(project, tmp_path, monkeypatch, address, ray, message):
     monkeypatch.setenv("RAY_ADDRESS", address)
