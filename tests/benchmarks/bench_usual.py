@@ -1,7 +1,7 @@
-"""Beside the usual way of tutorials, on the same pictures and captions. `make bench` prints it; no time decides a test.
+"""Speed against usual tutorial code, on the same images and captions. `make bench` prints it; no time decides a test.
 
-The usual way opens a file for each caption and runs the CNN in the training loop, packs captions of unlike lengths for
-nn.LSTM, and writes captions by beam search of one picture at a time. (For pycocoevalcap see bench_scoring.py.)
+The usual code reads an image file per caption and runs the CNN in the training loop, packs captions of different
+lengths for nn.LSTM, and runs beam search on one image at a time. (bench_scoring.py compares with pycocoevalcap.)
 """
 
 import time
@@ -40,15 +40,15 @@ from tests.benchmarks.bench_training import BATCH, SIZE, VOCABULARY
 from tests.benchmarks.timing import paired
 from tests.lib.models import caption_batch
 
-CNN, PICTURES, PIXELS = "resnet50", 200, 480  # 480 pixels a side, as COCO's photographs have about
-EPOCHS = 10  # over which the features are made once
-USUAL_CAPTIONS = 128  # enough to know how long one takes the usual way
+CNN, NUM_IMAGES, PIXELS = "resnet50", 200, 480  # side in pixels, about that of COCO's photographs
+EPOCHS = 10  # per extraction of features
+USUAL_CAPTIONS = 128  # to time the usual code
 
 
 class PackedLSTM(nn.LSTM):
-    """nn.LSTM over captions packed by their lengths, in place of a decoder's cell."""
+    """An nn.LSTM over packed captions, as a decoder's cell."""
 
-    lengths: Tensor  # (N,), to be set before each batch
+    lengths: Tensor  # (N,), set before each batch
 
     def forward(self, x, state):
         h, last = super().forward(pack_padded_sequence(x, self.lengths, batch_first=True, enforce_sorted=False), state)
@@ -56,24 +56,25 @@ class PackedLSTM(nn.LSTM):
 
 
 class CaptionedFiles(Dataset):
-    """A picture, read from a file of its own and preprocessed as torchvision does, for each caption."""
+    """For each caption, its image: read from a file and preprocessed by torchvision."""
 
     def __init__(self, files: list[Path], captions: list[list[int]], backbone: Backbone):
-        how = backbone.preprocess
+        preprocess = backbone.preprocess
         self.files, self.captions = files, captions
-        steps = [transforms.Resize(how.resize), transforms.CenterCrop(how.size)]
-        self.pixels = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(how.mean, how.std)])
+        steps = [transforms.Resize(preprocess.resize), transforms.CenterCrop(preprocess.size)]
+        steps += [transforms.ToTensor(), transforms.Normalize(preprocess.mean, preprocess.std)]
+        self.pixels = transforms.Compose(steps)
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitem__(self, number: int) -> tuple[Tensor, list[int]]:
-        with Image.open(self.files[number]) as picture:
-            return self.pixels(picture.convert("RGB")), self.captions[number]
+        with Image.open(self.files[number]) as image:
+            return self.pixels(image.convert("RGB")), self.captions[number]
 
 
 def collate(items: list[tuple[Tensor, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels (N, 3, size, size), captions (N, T) and their lengths (N,)."""
+    """Return pixels (N, 3, size, size), captions (N, T) and their lengths (N,)."""
     pixels, captions = zip(*items, strict=True)
     padded = pad_sequence([torch.tensor(caption) for caption in captions], True, PAD)
     return torch.stack(pixels), padded, torch.tensor([len(caption) for caption in captions])
@@ -81,28 +82,28 @@ def collate(items: list[tuple[Tensor, list[int]]]) -> tuple[Tensor, Tensor, Tens
 
 @dataclass
 class Data:
-    """Pictures of `scenes`, as files and as features, and their captions."""
+    """Images of `scenes`, as files and as features, and their captions."""
 
-    files: list[Path]  # of each caption's picture
+    files: list[Path]  # image of each caption
     split: Split
     backbone: Backbone
-    extraction: float  # seconds that it took
+    extraction: float  # seconds
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("usual")
     raw, workers = folder / "raw", worker_count()
-    counts = {"train": PICTURES, "val": 1, "test": 1}
+    counts = {"train": NUM_IMAGES, "val": 1, "test": 1}
     write_scenes(raw, counts, seed=1, size=PIXELS, mix=dict.fromkeys(KINDS, 1.0), workers=workers)
     with zipfile.ZipFile(raw / IMAGES) as archive:
         archive.extractall(folder)
     scenes = load_scenes(raw)
     images = scenes.images[scenes.images["split"] == "train"]
-    written = scenes.captions.groupby("image_id")["caption"]
-    references = {image_id: [tokenize(one) for one in written.get_group(image_id)] for image_id in images["image_id"]}
-    words = sorted({word for each in references.values() for caption in each for word in caption})
-    # The words of `scenes` are few: the others are never written, but cost what a photograph's would.
+    captions_of = scenes.captions.groupby("image_id")["caption"]
+    references = {image: [tokenize(text) for text in captions_of.get_group(image)] for image in images["image_id"]}
+    words = sorted({word for captions in references.values() for caption in captions for word in caption})
+    # `scenes` has few words. Unused words make the vocabulary as large as that of photographs.
     vocabulary = Vocabulary([*words, *(f"w{i}" for i in range(VOCABULARY - 4 - len(words)))])
 
     torch.manual_seed(0)
@@ -112,15 +113,15 @@ def data(tmp_path_factory):
         monkeypatch.setenv("CAPTION_DEVICE", "cpu")
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
         start = time.perf_counter()
-        made = extract(images, ExtractionConfig(raw, backbone, "pooled", "float32", 32), folder / "scratch", workers)
-        took = time.perf_counter() - start
+        result = extract(images, ExtractionConfig(raw, backbone, "pooled", "float32", 32), folder / "scratch", workers)
+        extraction = time.perf_counter() - start
     captions = caption_set(references.values(), vocabulary, LONGEST)
     files = [folder / member for member in images["member"].iloc[captions.image_index.tolist()]]
-    return Data(files, Split(Features(made.folder, made.index)[:], references, captions), backbone, took)
+    return Data(files, Split(Features(result.folder, result.index)[:], references, captions), backbone, extraction)
 
 
 def decoder_of(split: Split, packed: bool = False) -> Decoder:
-    """An untrained decoder, always of the same weights; its cell is ours, or nn.LSTM over packed captions."""
+    """Return an untrained decoder with fixed weights; its cell is ours, or nn.LSTM over packed captions."""
     torch.manual_seed(0)
     decoder = Decoder(DecoderConfig(*split.features.shape[1:], VOCABULARY, "lstm", "scratch", "none", SIZE, SIZE, 0.0))
     decoder.fit_standardisation([split.features])
@@ -130,8 +131,8 @@ def decoder_of(split: Split, packed: bool = False) -> Decoder:
     return decoder.train()
 
 
-def teach(decoder: Decoder, split: Split, epochs: int) -> float:
-    """Trains as the train stage does; returns the seconds of an epoch."""
+def train(decoder: Decoder, split: Split, epochs: int) -> float:
+    """Train as the train stage does; return the seconds per epoch."""
     rng = np.random.default_rng(0)
     optimiser = Optimiser(decoder.parameters(), 0.001, epochs * len(split.captions.batches(BATCH)), 0.01)
     start = time.perf_counter()
@@ -141,8 +142,8 @@ def teach(decoder: Decoder, split: Split, epochs: int) -> float:
     return (time.perf_counter() - start) / epochs
 
 
-def teach_as_usual(decoder: Decoder, data: Data, size: int) -> float:
-    """Trains with batches of `size` captions that are read, and whose CNN is run, as they come: captions a second."""
+def train_as_usual(decoder: Decoder, data: Data, size: int) -> float:
+    """Train on batches of `size` captions with the CNN in the loop; return captions per second."""
     captions = data.split.captions
     ids = [row[:length].tolist() for row, length in zip(captions.token_ids, captions.lengths, strict=True)]
     files = CaptionedFiles(data.files, ids, data.backbone)
@@ -151,31 +152,31 @@ def teach_as_usual(decoder: Decoder, data: Data, size: int) -> float:
     optimiser = Optimiser(decoder.parameters(), 0.001, 1 + steps, 0.01)
     start = time.perf_counter()
     for step, (pixels, batch, lengths) in enumerate(islice(loader, 1 + steps)):
-        if step == 1:  # the first has waited for the loader's processes to begin
+        if step == 1:  # the first step waits for the loader's processes to start
             start = time.perf_counter()
         with torch.inference_mode():
             features = data.backbone.network(pixels.to(memory_format=torch.channels_last))[:, None]
         decoder.cell.lengths = lengths - 1
-        people = caption_batch(torch.arange(len(batch)), batch)
-        optimiser.step(nn.functional.cross_entropy(decoder(features.clone(), people), people.words))
+        references = caption_batch(torch.arange(len(batch)), batch)
+        optimiser.step(nn.functional.cross_entropy(decoder(features.clone(), references), references.words))
     return steps * size / (time.perf_counter() - start)
 
 
 @pytest.mark.parametrize("size", [1, 32])
-def test_captions_a_second_against_files_and_the_cnn_in_the_loop(data, size, capsys):
-    usual = teach_as_usual(decoder_of(data.split, packed=True), data, size)
-    epoch, captions = teach(decoder_of(data.split), data.split, EPOCHS), len(data.split.captions)
-    alone, whole = captions / epoch, EPOCHS * captions / (data.extraction + EPOCHS * epoch)
+def test_captions_per_second_against_the_cnn_in_the_training_loop(data, size, capsys):
+    usual = train_as_usual(decoder_of(data.split, packed=True), data, size)
+    epoch, captions = train(decoder_of(data.split), data.split, EPOCHS), len(data.split.captions)
+    training, total = captions / epoch, EPOCHS * captions / (data.extraction + EPOCHS * epoch)
     with capsys.disabled():
         print(
-            f"\ntraining on {CNN}'s features, captions a second: {alone:.0f}, {alone / usual:.0f} times those of a "
-            f"file a caption and the CNN in the loop, {size} at a time ({usual:.1f}); {EPOCHS} epochs, and making the "
-            f"features first: {whole:.0f}, {whole / usual:.1f} times",
+            f"\ntraining on features of {CNN}: {training:.0f} captions per second, {training / usual:.0f} times those "
+            f"of a file per caption and the CNN in the loop with batch size {size} ({usual:.1f}); {EPOCHS} epochs with "
+            f"extraction: {total:.0f}, {total / usual:.1f} times",
             end="",
         )
 
 
-def test_a_training_step_against_packed_sequences(data, capsys):
+def test_training_step_against_packed_sequences(data, capsys):
     captions = data.split.captions
     batch = captions.batches(BATCH, np.random.default_rng(0))[0]
     ours, theirs = decoder_of(data.split), decoder_of(data.split, packed=True)
@@ -183,25 +184,25 @@ def test_a_training_step_against_packed_sequences(data, capsys):
     losses = [
         batch_loss(decoder, data.split, batch, bucket_by_length=decoder is ours)[0].item() for decoder in (ours, theirs)
     ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # they learn the same
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # the same objective
 
     def step(decoder: Decoder) -> Callable[[], None]:
         optimiser = Optimiser(decoder.parameters(), 0.001, 100, 0.01)
         return lambda: optimiser.step(batch_loss(decoder, data.split, batch, bucket_by_length=decoder is ours)[0])
 
-    ratio, took = paired(step(ours), step(theirs))
+    ratio, median = paired(step(ours), step(theirs))
     lengths = captions.lengths[batch] - 1
     with capsys.disabled():
         print(
             f"\na training step, {len(batch)} captions of {lengths.min()} to {lengths.max()} words: "
-            f"{1e3 * took:.0f} ms, {ratio:.2f} times that of nn.LSTM over packed sequences",
+            f"{1e3 * median:.0f} ms, {ratio:.2f} times that of nn.LSTM over packed sequences",
             end="",
         )
 
 
-def test_beam_search_against_one_picture_at_a_time(data, capsys):
+def test_beam_search_against_one_image_at_a_time(data, capsys):
     model, features = decoder_of(data.split), data.split.features
-    teach(model, data.split, EPOCHS)  # so that captions end, and one by itself stops when it has
+    train(model, data.split, EPOCHS)  # so that captions end
     model.eval()
 
     def search(part: Tensor) -> list[int]:
@@ -212,10 +213,10 @@ def test_beam_search_against_one_picture_at_a_time(data, capsys):
 
     lengths = search(features[:1]) + search(features)  # warms up
     ours = seconds(search, features)
-    theirs = seconds(lambda part: [search(one) for one in part.split(1)], features)
+    theirs = seconds(lambda part: [search(image) for image in part.split(1)], features)
     with capsys.disabled():
         print(
             f"\nbeam search, {BEAM} beams, captions of {np.mean(lengths):.0f} words: "
-            f"{1e3 * ours / len(features):.1f} ms a picture, {ours / theirs:.2f} times that of one picture at a time",
+            f"{1e3 * ours / len(features):.1f} ms per image, {ours / theirs:.2f} times that of one image at a time",
             end="",
         )

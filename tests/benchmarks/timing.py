@@ -1,4 +1,4 @@
-"""How the benchmarks measure."""
+"""Paired timing for the benchmarks."""
 
 import statistics
 import time
@@ -14,7 +14,7 @@ PAIRS = 20
 
 
 def paired(ours: Callable[[], object], baseline: Callable[[], object], pairs: int = PAIRS) -> tuple[float, float]:
-    """The median of time(ours) / time(baseline), run in turn, and the median of time(ours), in seconds."""
+    """Run both in turn; return the median of time(ours) / time(baseline), and that of time(ours) in seconds."""
 
     def seconds(work: Callable[[], object]) -> float:
         start = time.perf_counter()
@@ -29,15 +29,15 @@ def paired(ours: Callable[[], object], baseline: Callable[[], object], pairs: in
 
 
 def peak_rate(**kind: Any) -> float:
-    """Operations a second of a product that is large enough for the device."""
+    """Return the operations per second of a matrix product that is large enough for the device."""
     side = 8192 if torch.device(kind.get("device", "cpu")).type == "cuda" else 2048
-    product = fastest_product(side, side, side, **kind)
-    _, seconds = paired(product, product)
+    work = fastest_product(side, side, side, **kind)
+    _, seconds = paired(work, work)
     return 2 * side**3 / seconds
 
 
 def fastest_product(m: int, k: int, n: int, **kind: Any) -> Callable[[], Tensor]:
-    """Multiplies (m, k) with (k, n), of a device and dtype, by whichever routine takes the least time for it here."""
+    """Return a function that multiplies (m, k) with (k, n), by the fastest routine here. `kind`: device and dtype."""
     x, w, b = torch.randn(m, k, **kind), torch.randn(n, k, **kind), torch.zeros(n, **kind)
     routines = lambda: product(x, w, b), lambda: x @ w.T
     return routines[paired(*routines)[0] > 1]
