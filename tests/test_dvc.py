@@ -37,12 +37,6 @@ def test_an_edit_of_code_reruns_the_stages_that_list_its_room(clone, edited, rer
     assert outputs(clone) == before
 
 
-def test_plots_are_drawn(clone):
-    command(clone, "dvc", "plots", "show")
-    page = (clone / "dvc_plots/index.html").read_text()
-    assert [name for name in ("train_loss", "val_bleu_4", "curves.png", "gallery.png") if name not in page] == []
-
-
 def test_one_command_runs_a_named_data_set_and_the_disk_holds_it_once(clone, tmp_path):
     made = miniature.write_coco(tmp_path / "made", 2014)
     checksums = miniature.write_checksums(made, tmp_path / "checksums.txt")

@@ -27,31 +27,20 @@ RECIPES = ROOT / "docs/recipes"
 EPOCHS = 150  # long enough to be preempted before the end
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
+@pytest.fixture(scope="module")
+def undisturbed(clone, tmp_path_factory):
+    """The outputs of an uninterrupted run. In `clone`, train is the next stage to run."""
+    write_params(clone, **{"train.epochs": EPOCHS, "model.dropout": 0.3})
+    folder = shutil.copytree(clone, tmp_path_factory.mktemp("undisturbed") / "copy", symlinks=True)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the bytes depend on it, and a job may get any number of cores
-        yield
-
-
-@pytest.fixture(scope="module")
-def project(clone):
-    """A project where training is the next stage to run."""
-    write_params(clone, **{"train.epochs": EPOCHS, "model.dropout": 0.3})
-    return clone
+        command(folder, "dvc", "repro")
+        yield outputs(folder)
 
 
 @pytest.fixture
-def copy(project, tmp_path):
-    return shutil.copytree(project, tmp_path / "copy", symlinks=True)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(project, tmp_path_factory):
-    """The outputs of an uninterrupted run."""
-    folder = shutil.copytree(project, tmp_path_factory.mktemp("undisturbed") / "copy", symlinks=True)
-    command(folder, "dvc", "repro")
-    return outputs(folder)
+def copy(clone, undisturbed, tmp_path):
+    return shutil.copytree(clone, tmp_path / "copy", symlinks=True)
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,6 @@ def test_check_lock_needs_no_data(clone, tmp_path, local_remote):
         ("dvc.lock", ("md5: ", "md5: 0"), "download"),
         ("dvc.yaml", ("stages.train\n", "stages.train x\n"), "train"),
         ("stages/download.py", ("import", "\nimport"), "download"),
-        ("stages/report.py", ("import", "\nimport"), "report"),
         ("lib/gradients/gradient_flow.py", ("import", "\nimport"), "gradients"),
         ("metrics/scores.json", ("{", "{ "), "evaluate"),
     ]:
