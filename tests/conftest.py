@@ -1,4 +1,4 @@
-"""The pipeline, run once on a tiny data set for all tests that look at it through DVC."""
+"""Run the pipeline once on a tiny data set, for all tests that use DVC."""
 
 import os
 import signal
@@ -11,15 +11,14 @@ from tests.commands import command, commit
 from tests.stages.imports import ROOT
 from tests.stages.tiny import write_params
 
-# Where the user's own runs work, and with whom.
+# Settings of the user's own runs.
 for name in ("CAPTION_SCRATCH", "CAPTION_PROCESSES", "RAY_ADDRESS"):
     os.environ.pop(name, None)
 
-# A test's time is the machine's business: hypothesis would fail one that takes longer than it thinks fit.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
-# A shell starts what it runs in the background with Ctrl-C ignored, and so would every process that a test starts.
+# A shell starts background processes with SIGINT ignored, and the processes that tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -30,7 +29,7 @@ def _finished(tmp_path_factory):
     subprocess.run(["git", "clone", "-q", ROOT, folder], check=True)
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(listing, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0"):
-        if name and (ROOT / name).is_file():
+        if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes((ROOT / name).read_bytes())
         elif name:
@@ -44,7 +43,7 @@ def _finished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clone(_finished, tmp_path_factory):
-    """A copy of the finished project, hard links and all, for the tests of one module to change."""
+    """A copy of the finished project with its hard links, for the tests of one module to change."""
     folder = tmp_path_factory.mktemp("clone")
     command(folder, "cp", "-a", str(_finished), ".")
     return folder / "project"

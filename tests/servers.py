@@ -73,37 +73,30 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._log()
         page = self.server.pages.get(self.path)
-        if page is None or not page.head or page.redirect:
-            return self._empty(404 if page is None else 302 if page.redirect else 405, page)
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(page.content)))
-        self.end_headers()
-        return None
+        if page is None or page.redirect or not page.head:
+            self._reply(404 if page is None else 302 if page.redirect else 405, page)
+        else:
+            self._reply(200, length=len(page.content))
 
     def do_GET(self) -> None:
         request = self._log()
         page = self.server.pages.get(self.path)
         if page is None:
-            return self._empty(404)
+            return self._reply(404)
         page.before()
         if page.raw is not None:
             self.close_connection = True
             self.wfile.write(page.raw)
             return None
-        if page.statuses:
-            return self._empty(page.statuses.pop(0), page)
-        if page.redirect:
-            return self._empty(302, page)
+        if page.statuses or page.redirect:
+            return self._reply(page.statuses.pop(0) if page.statuses else 302, page)
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", request.range or "") if page.ranges else None
-        start = int(match[1]) + page.misplace if match else 0
-        end = min(int(match[2]) + 1, len(page.content)) if match and match[2] else len(page.content)
-        if match and start >= len(page.content):
-            return self._empty(416, page)
-        self.send_response(206 if match else 200)
-        if match:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(page.content)}")
-        self.send_header("Content-Length", str(end - start + page.length))
-        self.end_headers()
+        size, start = len(page.content), int(match[1]) + page.misplace if match else 0
+        end = min(int(match[2]) + 1, size) if match and match[2] else size
+        if match and start >= size:
+            return self._reply(416, **{"Content-Range": f"bytes */{size}"})
+        ranged = {"Content-Range": f"bytes {start}-{end - 1}/{size}"} if match else {}
+        self._reply(206 if match else 200, length=end - start + page.length, **ranged)
         return self._body(page, page.content[start:end], request)
 
     def _body(self, page: Page, body: bytes, request: Request) -> None:
@@ -123,15 +116,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append(Request(self.command, self.path, self.headers["Range"]))
         return self.server.requests[-1]
 
-    def _empty(self, status: int, page: Page | None = None) -> None:
+    def _reply(self, status: int, page: Page | None = None, length: int = 0, **headers: str) -> None:
+        """Send a status and headers; with a `page` also its own headers and, for a redirect, its location."""
+        if page:
+            headers |= page.headers | ({"Location": page.redirect} if status == 302 else {})
         self.send_response(status)
-        for name, value in (page.headers if page else {}).items():
+        for name, value in {**headers, "Content-Length": str(length)}.items():
             self.send_header(name, value)
-        if status == 302 and page:
-            self.send_header("Location", page.redirect)
-        if status == 416 and page:
-            self.send_header("Content-Range", f"bytes */{len(page.content)}")
-        self.send_header("Content-Length", "0")
         self.end_headers()
 
     def log_message(self, *arguments) -> None:

@@ -1,4 +1,4 @@
-"""What another project gets that installs this one."""
+"""The wheel, which another project installs."""
 
 import shutil
 import zipfile
@@ -9,8 +9,8 @@ from tests.commands import command
 from tests.stages.imports import ROOT
 
 
-@pytest.mark.skipif(not shutil.which("uv"), reason="needs uv, which make setup brings")
-def test_the_wheel_has_the_librarys_types_and_the_pages_parts(tmp_path):
+@pytest.mark.skipif(not shutil.which("uv"), reason="needs uv, which make setup installs")
+def test_the_wheel_has_the_type_marker_and_the_files_of_the_pages(tmp_path):
     command(ROOT, "uv", "build", "--offline", "--quiet", "--wheel", "--out-dir", str(tmp_path))
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:

@@ -1,4 +1,4 @@
-"""The recipes of docs/recipes, run: a pipeline that is preempted goes on when its scheduler starts it again."""
+"""The recipes of docs/recipes: a preempted pipeline resumes when its scheduler starts it again."""
 
 import re
 import shutil
@@ -23,36 +23,24 @@ from tests.waiting import until
 pytestmark = pytest.mark.slow
 
 LONG = 1800.0  # seconds: enough for a pipeline on a busy machine
-
 RECIPES = ROOT / "docs/recipes"
-EPOCHS = 150  # long enough to be preempted in the midst
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # whatever cores a job gets: the bytes depend on it
-        yield
+EPOCHS = 150  # long enough to be preempted before the end
 
 
 @pytest.fixture(scope="module")
-def project(clone):
-    """A project in which the training is the next to run."""
+def undisturbed(clone, tmp_path_factory):
+    """The outputs of an uninterrupted run. In `clone`, train is the next stage to run."""
     write_params(clone, **{"train.epochs": EPOCHS, "model.dropout": 0.3})
-    return clone
+    folder = shutil.copytree(clone, tmp_path_factory.mktemp("undisturbed") / "copy", symlinks=True)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the bytes depend on it, and a job may get any number of cores
+        command(folder, "dvc", "repro")
+        yield outputs(folder)
 
 
 @pytest.fixture
-def copy(project, tmp_path):
-    return shutil.copytree(project, tmp_path / "copy", symlinks=True)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(project, tmp_path_factory):
-    """What comes out when nothing happens."""
-    folder = shutil.copytree(project, tmp_path_factory.mktemp("undisturbed") / "copy", symlinks=True)
-    command(folder, "dvc", "repro")
-    return outputs(folder)
+def copy(clone, undisturbed, tmp_path):
+    return shutil.copytree(clone, tmp_path / "copy", symlinks=True)
 
 
 @pytest.fixture(scope="module")
@@ -62,22 +50,22 @@ def _slurm(tmp_path_factory):
         yield
 
 
-def assert_went_on(said: str) -> None:
-    """If what two runs said, one after the other, tells that the second went on where the first one stood."""
-    assert said.count("Running stage 'train'") == 2, said
-    training = said.partition("Running stage 'finetune'")[0]
+def assert_resumed(output: str) -> None:
+    """Check the output of two runs, one after the other: the second one resumed."""
+    assert output.count("Running stage 'train'") == 2, output
+    training = output.partition("Running stage 'finetune'")[0]
     epochs = [int(number) for number in re.findall(r"^epoch (\d+):", training, re.MULTILINE)]
     assert sorted({*epochs}) == list(range(1, EPOCHS + 1))
-    assert len(epochs) <= EPOCHS + 1  # the last that was told of may not have been saved yet
+    assert len(epochs) <= EPOCHS + 1  # an epoch is printed before it is saved
 
 
 def submit(folder: Path, log: Path, *words: str | Path) -> str:
-    """Hands in a job; returns its number."""
+    """Submit a job; return its number."""
     return command(folder, "sbatch", "--parsable", f"--output={log}", *map(str, words)).strip()
 
 
 def job(folder: Path, number: str) -> dict[str, str]:
-    """What Slurm knows of a job."""
+    """Return what Slurm reports about a job."""
     return dict(re.findall(r"(\w+)=(\S+)", command(folder, "scontrol", "show", "job", number)))
 
 
@@ -90,19 +78,19 @@ def test_slurm_starts_a_preempted_job_again(copy, undisturbed, tmp_path):
     until(lambda: log.exists() and "epoch 3:" in log.read_text(), seconds=LONG)
     assert job(copy, following)["Reason"] == "Dependency"
 
-    # As a GraceTime begins: what srun had started would end, and the job with it, for good.
+    # As at the start of a GraceTime: it would end what srun had started, and the job with it.
     command(copy, "scancel", "--signal=TERM", number)
     begun = time.monotonic()
     submit(tmp_path, tmp_path / "log-of-urgent", "--partition=urgent", f"--wrap=touch {urgent}; sleep 3")
     until(urgent.exists, seconds=LONG)
-    assert time.monotonic() - begun < KILL_WAIT  # all heard SIGTERM
+    assert time.monotonic() - begun < KILL_WAIT  # SIGTERM reached all processes
     until(lambda: processes(copy) == [], seconds=3)
     assert 3 <= log.read_text().count("\nepoch ") < EPOCHS
 
     until(lambda: job(copy, following)["JobState"] == "COMPLETED", seconds=LONG)
     done = job(copy, number)
     assert (done["JobState"], done["Restarts"], done["ExitCode"]) == ("COMPLETED", "1", "0:0"), log.read_text()
-    assert_went_on(log.read_text())
+    assert_resumed(log.read_text())
     assert "Data and pipelines are up to date." in log_of_next.read_text()
     assert outputs(copy) == undisturbed
     assert unfinished(copy) == []
@@ -114,33 +102,33 @@ def test_kubernetes_signals_the_first_process_and_starts_another_pod(copy, undis
     (container,), (volume,) = pod["containers"], pod["volumes"]
     assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": container["workingDir"]}]
     if not shutil.which(container["command"][0]):
-        pytest.skip(f"there is no {container['command'][0]}")
-    # A process namespace of its own, as a container has: who is first there gets no signal that it does not ask for.
+        pytest.skip(f"needs {container['command'][0]}")
+    # In a process namespace, as in a container, the first process gets only the signals that it handles.
     isolated = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     if attempt(tmp_path, *isolated, "true").returncode != 0:
-        pytest.skip("only who may unshare can make a process namespace")
+        pytest.skip("needs the right to make a process namespace")
     log = tmp_path / "log"
 
     @contextmanager
     def running() -> Iterator[subprocess.Popen[bytes]]:
         words = [*isolated, *container["command"], *container["args"]]
-        with log.open("a") as said:
-            started = subprocess.Popen(words, cwd=copy, env=environment(), stdout=said, stderr=said)
+        with log.open("a") as file:
+            process = subprocess.Popen(words, cwd=copy, env=environment(), stdout=file, stderr=file)
         try:
-            yield started
+            yield process
         finally:
-            started.kill()  # and with it all that is in there
-            started.wait()
+            process.kill()  # ends the namespace too
+            process.wait()
 
     with running() as process:
         until(lambda: "epoch 3:" in log.read_text(), seconds=LONG)
         (first,) = psutil.Process(process.pid).children()
         first.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 128 + signal.SIGTERM  # and not after the 30 seconds until SIGKILL
+        assert process.wait(20) == 128 + signal.SIGTERM  # before SIGKILL, which comes after 30 seconds
     until(lambda: processes(copy) == [], seconds=LONG)
     assert 3 <= log.read_text().count("\nepoch ") < EPOCHS
     with running() as process:
         assert process.wait() == 0, log.read_text()
-    assert_went_on(log.read_text())
+    assert_resumed(log.read_text())
     assert outputs(copy) == undisturbed
     assert unfinished(copy) == []

@@ -1,4 +1,4 @@
-"""Waiting for what another thread or process is about to do."""
+"""Wait for another thread or process."""
 
 import subprocess
 import time
@@ -9,14 +9,11 @@ Found = TypeVar("Found")
 
 
 def until(done: Callable[[], Found], *processes: subprocess.Popen, seconds: float = 20.0) -> Found:
-    """Waits until `done()` is true, and returns what it gave.
-
-    Fails after so many seconds, or when one of the `processes` has ended before.
-    """
+    """Return the first true value of `done()`. Fail after `seconds`, or if one of the `processes` ends before."""
     end, pause = time.monotonic() + seconds, 0.005
     while not (found := done()):
         assert time.monotonic() < end, "it never happened"
         assert all(process.poll() is None for process in processes), "it ended before"
         time.sleep(pause)
-        pause = min(1.1 * pause, 0.1)  # what takes long may cost something to ask for
+        pause = min(1.1 * pause, 0.1)  # because `done` may be slow
     return found

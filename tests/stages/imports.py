@@ -1,4 +1,4 @@
-"""Which files of the project a module imports, followed through the project; found by reading, not by running."""
+"""Find the files of the project that a module imports, directly or not, without running them."""
 
 import ast
 from pathlib import Path
@@ -8,17 +8,15 @@ PACKAGES = ("lib", "stages")
 
 
 def imported_files(module: str) -> set[str]:
-    """The files, relative to the project, that hold code which importing `module` runs, its own included."""
+    """Return the files, relative to the project, whose code runs if `module` is imported; its own too."""
     found: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
         for path in _files(name):
             relative = path.relative_to(ROOT).as_posix()
-            if relative in found:
-                continue
             tree = ast.parse(path.read_text("utf-8"))
-            if path.name == "__init__.py" and not _does_anything(tree):
+            if relative in found or (path.name == "__init__.py" and not _does_anything(tree)):
                 continue
             # A module's templates have its name: page.py has page.html, page.css and page.js.
             found |= {file.relative_to(ROOT).as_posix() for file in path.parent.glob(f"{path.stem}.*")}
@@ -27,12 +25,12 @@ def imported_files(module: str) -> set[str]:
 
 
 def imports_of(path: Path) -> list[str]:
-    """The modules of the project that a file imports, and the names that it imports from them."""
+    """Return the modules of the project that a file imports, and the names that it imports from them."""
     return _imports(ast.parse(path.read_text("utf-8")))
 
 
 def _files(module: str) -> list[Path]:
-    """The module's own file, and the __init__.py of every package that it lies in."""
+    """Return the file of the module, and the __init__.py of each package that contains it."""
     parts = module.split(".")
     inits = [ROOT.joinpath(*parts[:i], "__init__.py") for i in range(1, len(parts) + 1)]
     own = ROOT.joinpath(*parts).with_suffix(".py")
@@ -40,7 +38,7 @@ def _files(module: str) -> list[Path]:
 
 
 def _does_anything(package: ast.Module) -> bool:
-    """If a package is more than a docstring, or names that its `__getattr__` imports when they are asked for."""
+    """Return whether a package is more than a docstring or a lazy `__getattr__`."""
     lazy = any(getattr(node, "name", None) == "__getattr__" for node in package.body)
     return len(package.body) > 1 and not lazy
 

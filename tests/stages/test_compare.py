@@ -1,4 +1,4 @@
-"""What `make compare` refuses. tests/test_dvc.py runs a comparison."""
+"""What `make compare` rejects. tests/test_dvc.py runs a comparison."""
 
 import json
 
@@ -19,16 +19,14 @@ def test_an_unknown_comparison_is_rejected(monkeypatch):
 
 @pytest.fixture
 def run_compare(tmp_path, monkeypatch):
-    """Run compare on two experiments that have already run: the params and the md5 of the code of the second."""
+    """Compare two finished experiments, with this model.hidden and md5 of lib/cells in the second one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["compare", "cell"])
     monkeypatch.setattr(compare, "_run_experiment", lambda name, settings: None)
 
     def run_compare(hidden: int, code: str) -> None:
-        params = {
-            "compare-cell-rnn": PARAMS,
-            "compare-cell-lstm": {**PARAMS, "model": {"cell": "lstm", "hidden": hidden}},
-        }
+        lstm = {**PARAMS, "model": {"cell": "lstm", "hidden": hidden}}
+        params = {"compare-cell-rnn": PARAMS, "compare-cell-lstm": lstm}
 
         def read(path: str, rev: str) -> str:
             md5 = "0" if rev == "compare-cell-rnn" else code
@@ -46,7 +44,7 @@ def run_compare(tmp_path, monkeypatch):
     return run_compare
 
 
-def test_two_runs_that_differ_in_the_cell_alone_are_compared(run_compare, tmp_path):
+def test_two_runs_that_differ_only_in_the_cell_are_compared(run_compare, tmp_path):
     run_compare(hidden=8, code="0")
     written = json.loads((tmp_path / "metrics/compare/cell/scores.json").read_text())
     assert written["summary"] == "On scenes, 1 epochs each: model.cell=rnn against model.cell=lstm; all else equal."

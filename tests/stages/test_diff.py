@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from lib.core.tables import write_table
 from lib.scoring import score
 from lib.text.tokenizer import tokenize
 from stages.tools import significance
+from tests.commands import command, commit
 
+FILES = ["metrics/captions.json", "metrics/per_image.parquet", "data/captions/captions.parquet"]
 REFERENCES = {i: [f"a {colour} dog on the grass", "a dog"] for i, colour in enumerate(["red", "blue", "big"] * 10)}
 POOR = dict.fromkeys(REFERENCES, "a cat on a mat")
 GOOD = {i: references[0] for i, references in REFERENCES.items()}
@@ -30,30 +31,18 @@ def write(folder: Path, captions: dict[int, str], references: dict[int, list[str
     write_table(pd.DataFrame(each), folder / "metrics/per_image.parquet")
 
 
-def command(folder: Path, *words: str) -> None:
-    subprocess.run([sys.executable, "-m", *words] if words[0] == "dvc" else words, cwd=folder, check=True)
-
-
-def add(folder: Path) -> None:
-    names = ("metrics/captions.json", "metrics/per_image.parquet", "data/captions/captions.parquet")
-    command(folder, "dvc", "add", "-q", *names)
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     """Poor captions in the tag `poor` and in the workspace, good ones in the experiment `good`."""
     folder = tmp_path_factory.mktemp("project")
     command(folder, "git", "init", "-q")
-    command(folder, "git", "config", "user.email", "t@example.org")
-    command(folder, "git", "config", "user.name", "t")
     command(folder, "dvc", "init", "-q")
     write(folder, POOR)
-    add(folder)
-    command(folder, "git", "add", "-A")
-    command(folder, "git", "commit", "-qm", "poor")
+    command(folder, "dvc", "add", *FILES)
+    commit(folder, "poor")
     command(folder, "git", "tag", "poor")
     write(folder, GOOD)
-    add(folder)
+    command(folder, "dvc", "add", *FILES)
     command(folder, "dvc", "exp", "save", "-q", "--name", "good")
     write(folder, POOR)
     return folder
@@ -98,8 +87,7 @@ def test_a_folder_is_a_run_and_the_order_of_its_captions_does_not_matter(diff, t
 
 
 @pytest.mark.parametrize(
-    ("captions", "references"),
-    [(dict.fromkeys(range(20), "a dog"), REFERENCES), (GOOD, {**REFERENCES, 3: ["a cat"]})],
+    ("captions", "references"), [(dict.fromkeys(range(20), "a dog"), REFERENCES), (GOOD, {**REFERENCES, 3: ["a cat"]})]
 )
 def test_runs_on_other_images_or_references_are_not_compared(diff, tmp_path, captions, references):
     write(tmp_path, captions, references)
@@ -121,9 +109,7 @@ def test_an_unknown_run_is_named(diff, tmp_path):
         diff("poor", str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "name", ["metrics/captions.json", "metrics/per_image.parquet", "data/captions/captions.parquet"]
-)
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b'[{"image_id": 1}]', b"[1]"])
 def test_a_damaged_file_of_a_run_is_named(diff, tmp_path, name, damage):
     write(tmp_path, GOOD)

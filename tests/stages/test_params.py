@@ -1,36 +1,18 @@
 """params.yaml: every mistake is a one-line error that names the key, its value and what is allowed."""
 
+from pathlib import Path
+
 import pytest
-import yaml
 
 from lib.core.errors import UserError
 from stages.params import PARAMS_FILE, DatasetParams, TrainParams, read_params
 from tests.stages.imports import ROOT
+from tests.stages.tiny import write_params
 
 SHIPPED = ROOT / PARAMS_FILE
 
 
-@pytest.fixture
-def changed(tmp_path):
-    """Write params.yaml with another value of one key (or without it, if the value is ...)."""
-
-    def change(key: str, value):
-        content = yaml.safe_load(SHIPPED.read_text())
-        *path, last = key.split(".")
-        section = content
-        for part in path:
-            section = section.setdefault(part, {})
-        section[last] = value
-        if value is ...:
-            del section[last]
-        file = tmp_path / "params.yaml"
-        file.write_text(yaml.safe_dump(content))
-        return file
-
-    return change
-
-
-def error(path) -> str:
+def error(path: Path) -> str:
     with pytest.raises(UserError) as caught:
         read_params(DatasetParams, path)
     assert len(str(caught.value).splitlines()) == 1
@@ -49,10 +31,8 @@ def test_every_param_has_a_comment():
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("train.epochs", "many", "train.epochs: got 'many'"),
         ("train.epochs", 0, "train.epochs: got 0, should be greater than or equal to 1"),
         ("train.epochs", True, "train.epochs: got True"),
-        ("train.epochs", 2.5, "train.epochs: got 2.5"),
         ("train.epochs", "3", "train.epochs: got '3'"),
         ("train.epochs", ..., "train.epochs: missing"),
         ("train.epoch", 3, "train.epoch: unknown key"),
@@ -69,7 +49,6 @@ def test_every_param_has_a_comment():
         ("backbone.mean", [0.5], "backbone.mean: got [0.5]"),
         ("backbone.std", [1.0, 0.0, 1.0], "backbone.std.1: got 0.0"),
         ("finetune.samples", 1, "finetune: got"),
-        ("generate.method", "greedy", "generate.method: got 'greedy'"),
         ("generate.min_length", 21, "min_length must not be above max_length"),
         ("generate.length_penalty", 300, "generate.length_penalty: got 300"),
         ("generate.sample.temperature", 0.0, "generate.sample.temperature: got 0.0"),
@@ -80,44 +59,33 @@ def test_every_param_has_a_comment():
         ("train.seed", 2**63, "train.seed: got 9223372036854775808"),
     ],
 )
-def test_every_stage_reports_a_mistake_in_any_section(changed, key, value, expected):
-    assert expected in error(changed(key, value))
+def test_every_stage_reports_a_mistake_in_any_section(tmp_path, key, value, expected):
+    write_params(tmp_path, **{key: value})
+    assert expected in error(tmp_path / PARAMS_FILE)
 
 
-def test_params_of_an_earlier_version_are_rejected_with_the_new_names(changed, tmp_path):
-    content = yaml.safe_load(SHIPPED.read_text())
-    train, finetune = content["train"], content.pop("finetune")
-    renamed = {"warmup_fraction": "warm_up", "max_grad_norm": "clip", "ema_decay": "averaging", "monitor": "best_by"}
-    for new, old in renamed.items():
-        train[old], finetune[old] = train.pop(new), finetune.pop(new)
-    train["bucketing"], train["scst"] = train.pop("bucket_by_length"), finetune
-    content["features"]["components"] = content["features"].pop("pca_components")
-    content["generate"]["no_repeat"] = content["generate"].pop("no_repeat_ngram_size")
-    (tmp_path / "old.yaml").write_text(yaml.safe_dump(content))
-    text = error(tmp_path / "old.yaml")
-    for new, old in renamed.items():
-        assert f"train.{old} to train.{new}" in text
-        assert f"train.scst.{old} to finetune.{new}" in text
-    assert "train.scst to finetune" in text
-    assert "train.bucketing to train.bucket_by_length" in text
-    assert "features.components to features.pca_components" in text
-    assert "generate.no_repeat to generate.no_repeat_ngram_size" in text
+def test_params_of_an_earlier_version_are_rejected_with_the_new_names(tmp_path):
+    both = {"warm_up": "warmup_fraction", "clip": "max_grad_norm", "averaging": "ema_decay", "best_by": "monitor"}
+    names = {f"train.{old}": f"train.{new}" for old, new in both.items()}
+    names |= {f"train.scst.{old}": f"finetune.{new}" for old, new in both.items()}
+    names |= {"train.bucketing": "train.bucket_by_length", "features.components": "features.pca_components"}
+    names |= {"generate.no_repeat": "generate.no_repeat_ngram_size"}
+    write_params(tmp_path, **dict.fromkeys(names, 1), finetune=...)
+    text = error(tmp_path / PARAMS_FILE)
+    names["train.scst"] = "finetune"
+    assert [f"{old} to {new}" for old, new in names.items() if f"{old} to {new}" not in text] == []
     assert "missing" not in text
-    assert "train.clip to train.max_grad_norm" in error(changed("train.clip", 5.0))
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        b"a: [", b"a: 2024-99-99", b"a: !!timestamp x", b"train:\n\tepochs: 3", b"[" * 5000, b"a: caf\xe9",
-        b"- 1", b"", b"backbone: 1", None,
-    ],
-)  # fmt: skip
+    "text", [b"a: [", b"a: 2024-99-99", b"a: !!timestamp x", b"[" * 5000, b"a: caf\xe9", b"- 1", b"", None]
+)
 def test_a_malformed_or_missing_file_is_named(tmp_path, text):
     if text is not None:
         (tmp_path / "p.yaml").write_bytes(text)
     assert str(tmp_path / "p.yaml") in error(tmp_path / "p.yaml")
 
 
-def test_an_integer_is_accepted_as_a_float(changed):
-    assert read_params(TrainParams, changed("train.learning_rate", 1)).learning_rate == 1.0
+def test_an_integer_is_accepted_as_a_float(tmp_path):
+    write_params(tmp_path, **{"train.learning_rate": 1})
+    assert read_params(TrainParams, tmp_path / PARAMS_FILE).learning_rate == 1.0

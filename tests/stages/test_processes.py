@@ -1,4 +1,4 @@
-"""Stages on several processes, as a user starts them: CAPTION_PROCESSES, or torchrun."""
+"""Stages in several processes, as a user starts them: with CAPTION_PROCESSES or torchrun."""
 
 import os
 import random
@@ -40,8 +40,6 @@ def start(
 
 def rest(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Wait until the process and its children are gone; return the rest of their output and errors."""
-    assert process.stdout
-    assert process.stderr
     output, errors = process.stdout.read(), process.stderr.read()
     process.wait()
     return output, errors
@@ -56,7 +54,6 @@ def stage(folder: Path, name: str, processes: int | str, device: str = "cpu") ->
 
 def await_epoch(process: subprocess.Popen[str], epoch: int) -> int:
     """Wait for the end of an epoch; return the first epoch that was printed."""
-    assert process.stdout
     first = None
     for line in process.stdout:
         number = int(line.removeprefix("epoch ").split(":")[0])
@@ -80,20 +77,18 @@ def project(tmp_path_factory):
 
 @pytest.fixture
 def copy(project, tmp_path):
-    shutil.copytree(project, tmp_path / "copy")
-    return tmp_path / "copy"
+    return shutil.copytree(project, tmp_path / "copy")
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(project, tmp_path_factory):
     """The outputs of train in two processes."""
-    folder = tmp_path_factory.mktemp("uninterrupted") / "copy"
-    shutil.copytree(project, folder)
+    folder = shutil.copytree(project, tmp_path_factory.mktemp("uninterrupted") / "copy")
     assert stage(folder, "train", 2)[0] == 0
     return files(folder)
 
 
-def test_a_malformed_number_of_processes_is_an_error(tmp_path):
+def test_an_error_is_one_line_and_a_non_zero_exit(tmp_path):
     code, _, errors = stage(tmp_path, "train", "two")
     assert (code, errors.count("\n")) == (1, 1)
     assert errors.startswith("error: CAPTION_PROCESSES=two:")
@@ -135,8 +130,7 @@ def start_machines(folder: Path, stage: str, device: str) -> list[subprocess.Pop
 def test_a_kill_on_one_of_two_machines_does_not_change_the_result(copy, tmp_path, device):
     results = []
     for victim in (None, 0, 1):
-        folder = tmp_path / f"victim-{victim}"
-        shutil.copytree(copy, folder)
+        folder = shutil.copytree(copy, tmp_path / f"victim-{victim}")
         machines = start_machines(folder, "train", device)
         if victim is not None:
             until(lambda at=folder: list(at.glob(".scratch/train/*/checkpoint.pt")), *machines, seconds=300)
@@ -181,30 +175,15 @@ def test_a_signal_ends_all_processes(copy, sent, code):
 
 
 @pytest.mark.slow
-def test_an_error_is_printed_once(copy):
-    write_params(copy, **{**CHANGES, "train.epochs": "many"})
-    code, output, errors = stage(copy, "train", 3)
+@pytest.mark.parametrize("start", ["params.yaml: train.seed: got 'many'", "CAPTION_DEVICE=gpu:", ".scratch"])
+def test_an_error_is_printed_once(copy, start):
+    write_params(copy, **CHANGES, **({"train.seed": "many"} if start.startswith("params") else {}))
+    if start == ".scratch":  # an error of the main process alone
+        shutil.rmtree(copy / ".scratch")
+        (copy / ".scratch").write_text("a file in the place of the folder")
+    code, output, errors = stage(copy, "train", 3, device="gpu" if "DEVICE" in start else "cpu")
     assert (code, output, errors.count("\n")) == (1, "", 1)
-    assert errors.startswith("error: ")
-    assert "train.epochs" in errors
-
-
-@pytest.mark.slow
-def test_a_device_error_is_printed_once(copy):
-    code, output, errors = stage(copy, "train", 3, device="gpu")
-    assert (code, output, errors.count("\n")) == (1, "", 1)
-    assert errors.startswith("error: CAPTION_DEVICE=gpu:")
-
-
-@pytest.mark.slow
-def test_an_error_of_the_main_process_alone_is_printed_once(copy):
-    (copy / ".scratch").mkdir(exist_ok=True)
-    shutil.rmtree(copy / ".scratch")
-    (copy / ".scratch").write_text("a file where the folder should be")
-    code, _, errors = stage(copy, "train", 2)
-    assert code == 1
-    assert errors.startswith("error: .scratch")
-    assert errors.count("\n") == 1
+    assert errors.startswith(f"error: {start}")
 
 
 @pytest.mark.slow

@@ -1,9 +1,8 @@
-"""`make provenance`: the params are in the model, and when and where it was trained in a note beside it."""
+"""`make provenance`: the model holds its params; a note beside it says when and where it was trained."""
 
 import json
 import os
-import subprocess
-import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from lib.model.saved import provenance_path, weights_path, write_card
 from stages.common import provenance as note
 from stages.common.paths import MODEL, PROVENANCE
 from stages.tools import provenance
+from tests.commands import command, commit
 from tests.stages.imports import ROOT
 
 CONFIG = DecoderConfig(16, 64, 104, "lstm", "scratch", "additive", 8, 12, 0.0)
@@ -51,13 +51,13 @@ def test_the_card_says_what_the_model_is_and_how_it_was_trained(tmp_path):
     assert json.loads(provenance_path(tmp_path).read_text())["params"]["finetune"]["epochs"] == 3
 
 
-def test_params_inputs_and_the_note_are_shown(show):
+def test_params_inputs_and_the_note_are_shown(show, monkeypatch):
+    monkeypatch.setattr(note, "_PACKAGES", ("torch", "no-such-package"))
     with pytest.raises(UserError, match=r"^data/model has no provenance\.json"):
         show()
     write_model(MODEL)
-    subprocess.run(["git", "init", "-q"], check=True)
-    author = ["-c", "user.name=a", "-c", "user.email=a"]
-    subprocess.run(["git", *author, "commit", "-q", "--allow-empty", "-m", "a"], check=True)
+    command(Path(), "git", "init", "-q")
+    commit(Path(), "a")
     note.note_run(MODEL)
     deps = [{"path": "lib/model", "md5": "1"}, {"path": "data/features", "md5": "2.dir"}]
     Path("dvc.lock").write_text(yaml.safe_dump({"stages": {"finetune": {"deps": deps}, "report": {}}}))
@@ -65,7 +65,7 @@ def test_params_inputs_and_the_note_are_shown(show):
     assert shown["params"]["model"] == PARAMS["model"]
     assert shown["inputs"] == {"data/features": "2.dir"}
     assert shown["made"]["commit"]
-    assert shown["made"]["packages"].keys() >= {"torch", "dvc"}
+    assert shown["made"]["packages"] == {"torch": version("torch"), "no-such-package": None}
     write_model(Path("copied"))
     assert show("copied")["made"] == shown["made"]
 
@@ -77,9 +77,9 @@ def test_the_lock_file_is_utf_8_in_any_locale(show):
     stages = {"finetune": {"deps": [{"path": "data/x", "md5": "1"}]}, "download": {"deps": [{"path": "fotografías"}]}}
     Path("dvc.lock").write_text(yaml.safe_dump({"stages": stages}, allow_unicode=True), "utf-8")
     locale = {"PYTHONPATH": str(ROOT), "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    command = [sys.executable, "-m", "stages.tools.provenance"]
-    done = subprocess.run(command, env={**os.environ, **locale}, capture_output=True, text=True, check=False)
-    assert yaml.safe_load(done.stdout)["inputs"] == {"data/x": "1"}, done.stderr
+    variables = [f"{name}={value}" for name, value in locale.items()]
+    shown = yaml.safe_load(command(Path(), "env", *variables, "python", "-m", "stages.tools.provenance"))
+    assert shown["inputs"] == {"data/x": "1"}
 
 
 @pytest.mark.parametrize("path", [provenance_path(MODEL), PROVENANCE])
@@ -99,12 +99,3 @@ def test_the_note_counts_only_for_the_model_that_it_was_written_for(show):
     shown = show()
     assert isinstance(shown["made"], str)
     assert "inputs" not in shown
-
-
-def test_a_missing_package_has_no_version(show, monkeypatch):
-    write_model(MODEL)
-    monkeypatch.setattr(note, "_PACKAGES", ("torch", "no-such-package"))
-    note.note_run(MODEL)
-    packages = show()["made"]["packages"]
-    assert packages["torch"]
-    assert packages["no-such-package"] is None

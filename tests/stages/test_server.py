@@ -1,4 +1,4 @@
-"""The submission for COCO's evaluation server captions all images of two zips."""
+"""`make server` captions all images of two zips for COCO's evaluation server."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from lib.core.errors import UserError
 from lib.core.zips import write_stored_zip
 from stages.tools import coco_submission
 from tests.lib.tiny import write_model
-from tests.miniature import pictures
+from tests.miniature import pictures, write_checksums
 from tests.servers import serving
 from tests.stages.tiny import write_params
 
@@ -28,7 +28,6 @@ class Reverse:
 
 @pytest.fixture(autouse=True)
 def _project(tmp_path, monkeypatch):
-    """A project with a trained model and no ensemble."""
     monkeypatch.chdir(tmp_path)
     write_model(tmp_path / "data/model")
     (tmp_path / "data/ensemble").mkdir()
@@ -41,15 +40,12 @@ def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, caps
         write_model(tmp_path / "other", scale=4).rename(tmp_path / "data/ensemble/other")
     jpegs = {image_id: jpeg for image_id, (jpeg, _) in pictures().items()}
     jpegs[7] = b"broken"
-    checksums = []
     with serving() as files:
         for part in PARTS:
             members = [(f"{part}/COCO_{part}_{image_id:012d}.jpg", jpeg) for image_id, jpeg in jpegs.items()]
             write_stored_zip(tmp_path / f"{part}.zip", [(f"{part}/", b""), *members])
-            content = (tmp_path / f"{part}.zip").read_bytes()
-            files.serve(f"/{part}.zip", content)
-            checksums.append(f"{hashlib.md5(content).hexdigest()}  {part}.zip\n")
-        (tmp_path / "checksums").write_text("".join(checksums))
+            files.serve(f"/{part}.zip", (tmp_path / f"{part}.zip").read_bytes())
+        write_checksums([tmp_path / f"{part}.zip" for part in PARTS], tmp_path / "checksums")
         write_params(tmp_path, **{"dataset.mirror": files.url, "dataset.checksums": "checksums"})
         coco_submission.main()
     assert capsys.readouterr().out.count("val2014.zip: image 7: not an image") == 1

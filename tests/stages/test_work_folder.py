@@ -1,4 +1,4 @@
-"""The work folder of train and finetune: its name depends on all the data that training reads."""
+"""The name of the work folder of train and finetune depends on all the data that training reads."""
 
 import pytest
 

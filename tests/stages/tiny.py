@@ -1,4 +1,4 @@
-"""The pipeline on tiny data sets: every stage in process, what DVC would run, without DVC."""
+"""Run the stages on tiny data sets in this process, without DVC."""
 
 import importlib
 from pathlib import Path
@@ -9,10 +9,7 @@ import yaml
 from lib.gradients import gradient_flow
 from tests.stages.imports import ROOT
 
-STAGES = [
-    "download", "captions", "backbone", "features", "train",
-    "finetune", "generate", "evaluate", "gradients", "report",
-]  # fmt: skip
+STAGES = list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
 TINY = {
     "dataset.scenes.train": 24, "dataset.scenes.val": 6, "dataset.scenes.test": 6, "dataset.scenes.size": 48,
     "vocabulary.min_count": 1, "backbone.fit.epochs": 1, "backbone.fit.batch_size": 8,
@@ -21,18 +18,21 @@ TINY = {
 
 
 def write_params(folder: Path, **changes) -> None:
+    """Write params.yaml with tiny values and `changes`; a change to `...` removes the key."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     for key, value in {**TINY, **changes}.items():
         section = content
         *path, last = key.split(".")
         for part in path:
-            section = section[part]
+            section = section.setdefault(part, {})
         section[last] = value
+        if value is ...:
+            del section[last]
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
 
 
 def run(folder: Path, monkeypatch, stages=STAGES, **changes) -> Path:
-    """Runs stages in `folder` with the tiny params and `changes` to them."""
+    """Run stages in `folder` with the tiny params and `changes` to them."""
     (folder / "data/ensemble").mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(gradient_flow, "_UPDATES", 1)
@@ -46,6 +46,6 @@ def run(folder: Path, monkeypatch, stages=STAGES, **changes) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """The files of a folder, without the scratch folder."""
+    """Return the files of a folder, without the scratch folder."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".scratch" not in path.parts]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
