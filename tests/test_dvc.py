@@ -31,9 +31,7 @@ def test_an_edit_of_code_reruns_the_stages_that_list_its_room(clone, edited, rer
     code.write_text(f"{text}# edited\n")
     assert stages_run(command(clone, "dvc", "repro")) == rerun
     code.write_text(text)
-    output = command(clone, "dvc", "repro")
-    assert stages_run(output) == []
-    assert "up to date" in output
+    assert stages_run(command(clone, "dvc", "repro")) == []
     assert outputs(clone) == before
 
 
