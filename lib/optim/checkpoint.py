@@ -15,8 +15,10 @@ from lib.runtime.distributed import broadcast_bytes, is_main_process, print_once
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a nested dict of tensors and plain values atomically. Only the main process writes."""
     if is_main_process():
+        content = io.BytesIO()
+        torch.save(state, content)  # not to the file: on a full disk torch raises no OSError
         with atomic_write(path) as unfinished:
-            torch.save(state, unfinished)
+            unfinished.write_bytes(content.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
