@@ -114,10 +114,11 @@ class Backbone:
     def load(cls, folder: Path) -> "Backbone":
         """Read a saved backbone. Raises UserError if a file is missing, damaged, or of another version."""
         name, preprocess = read_backbone_config(folder)
-        try:
-            network = without_classifier(build(name, preprocess.size))
-        except UserError as error:
-            raise UserError(f"{folder / CONFIG_FILE}: {error}") from error
+        with readable_errors(folder / CONFIG_FILE):
+            try:
+                network = without_classifier(build(name, preprocess.size))
+            except UserError as error:
+                raise ValueError(str(error)) from error
         with readable_errors(folder / WEIGHTS_FILE):
             _load_state_dict(network, load_file(folder / WEIGHTS_FILE))
         return cls(name, for_inference(network), preprocess)
