@@ -1,1 +1,1 @@
-"""The decoder that turns an image's features into words, and the ways of decoding with it."""
+"""The decoder, which predicts the words of a caption from an image's features, and the decoding methods."""

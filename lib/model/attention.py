@@ -45,7 +45,7 @@ class AdditiveAttention(nn.Module):
         """h (N, T, H), keys and values (I, P, H), image_index (N,) -> contexts (N, T, H), weights (N, T, P)."""
         queries = 2 * self.query(h)
         w = 2 * self.score.weight[0].to(queries.dtype)
-        size = max(1, _CHUNK.get(h.device.type, _GPU_CHUNK) // (keys.shape[1] * queries[0].numel()))  # captions
+        size = max(1, _CHUNK.get(h.device.type, _GPU_CHUNK) // (keys.shape[1] * queries.shape[1:].numel()))  # captions
         chunks = zip((2 * keys).index_select(0, image_index).split(size), queries.split(size), strict=True)
         score = _scores
         if torch.is_grad_enabled():

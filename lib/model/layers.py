@@ -10,15 +10,15 @@ from torch.nn.functional import pad
 from lib.cells.products import on_amd, product, weight_gradient
 
 # oneDNN compiles and keeps code for each number of rows. Batches differ in their number of words, so large inputs are
-# padded to a multiple of 32 rows. Without padding, 160 steps on scenes took 325 MB, not 97 MB, and 1.02 times as long.
+# padded to a multiple of 32 rows. Without padding, 160 steps on scenes took 325 MB, not 97 MB.
 _MULTIPLE, _UNPADDED = 32, 256  # rows
 
 
 class Linear(nn.Linear):
     """A `torch.nn.Linear` with the products of `lib.cells.products`.
 
-    With torch.nn.Linear, a training step takes 1.26 times as long (pooled features, hidden 512), 1.17 times (attention
-    to 49 regions, hidden 512) or 1.04 times (scenes: 16 regions, hidden 128).
+    With torch.nn.Linear, a training step takes 1.23 times as long (pooled features, hidden 512), 1.18 times (attention
+    to 49 regions, hidden 512) or 1.00 times (scenes: 16 regions, hidden 128).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class _Linear(torch.autograd.Function):
 class Dropout(nn.Dropout):
     """A `torch.nn.Dropout` that on a CPU draws 8 random bits per element, and so rounds p to a multiple of 1/256.
 
-    With torch.nn.Dropout, a training step takes 1.10 times as long (pooled features, hidden 512).
+    With torch.nn.Dropout, a training step takes 1.05 to 1.10 times as long (pooled features, hidden 512).
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def test_dropout_returns_its_input_in_evaluation_and_with_p_0():
 
 @settings(max_examples=25)
 @given(
-    images=st.integers(1, 4), captions=st.integers(1, 6), steps=st.integers(1, 4), num_regions=st.integers(1, 6),
+    images=st.integers(1, 4), captions=st.integers(0, 6), steps=st.integers(1, 4), num_regions=st.integers(1, 6),
     chunk=st.sampled_from([1, 40, 10_000]), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_attention_equals_the_formula_of_the_paper(images, captions, steps, num_regions, chunk, seed):
