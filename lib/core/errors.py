@@ -17,18 +17,29 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def readable_errors(path: Path) -> Iterator[None]:
-    """Turn any error from reading `path` (missing, damaged, another version) into a UserError that names it."""
+    """Turn any error from reading `path` (missing, no permission, damaged, another version) into a UserError."""
     fix = "create it again or use another file"
     try:
         yield
     except UserError:
         raise
-    except FileNotFoundError as error:
-        raise UserError(f"{path.parent} has no {path.name}: is it the right folder, and is it complete?") from error
     except OSError as error:
+        if isinstance(error, PermissionError) or _is_denied(path):
+            raise UserError(f"cannot read {path}: permission denied; change its mode or owner") from error
+        if isinstance(error, FileNotFoundError):
+            raise UserError(f"{path.parent} has no {path.name}: is it the right folder, and is it complete?") from error
         raise UserError(f"cannot read {path}: {error.strerror or one_line(error)}; {fix}") from error
     except Exception as error:  # malformed bytes raise many kinds of error, and torch's has a line for every tensor
         raise UserError(f"{path} is damaged or of another version: {one_line(error)[:300]}; {fix}") from error
+
+
+def _is_denied(path: Path) -> bool:
+    """Return whether this user may not open the file. safetensors reports it as missing."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return False
 
 
 @contextmanager
