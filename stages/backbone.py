@@ -3,6 +3,7 @@
 import os
 from dataclasses import asdict
 
+from lib.core.errors import short_line
 from lib.core.files import stat_signature
 from lib.core.tables import read_images, read_tokens
 from lib.core.workdir import prune
@@ -48,7 +49,7 @@ def main() -> None:
                 tune_backbone(backbone, pixels, captions, tune, folder / "tune.pt")
         prune(folder)
     backbone.save(BACKBONE)
-    print(f"{params.name}, weights: {params.weights}")
+    print(short_line(f"{params.name}, weights: {params.weights}"))
 
 
 if __name__ == "__main__":

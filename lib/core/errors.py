@@ -6,8 +6,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+_MAX_LENGTH = 480  # characters of a message; a command adds "error: "
+
+
 class UserError(Exception):
     """An error that the user can fix: one line with what is wrong, the value, the parameter or file, and the fix."""
+
+    def __str__(self) -> str:
+        return short_line(super().__str__())
+
+
+def short_line(text: str) -> str:
+    """Return a text as one printable line. Cut the middle of a long one: the start and the end say what to change."""
+    line = "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
+    if len(line) <= _MAX_LENGTH:
+        return line
+    half = _MAX_LENGTH // 2 - 3
+    return f"{line[:half]} ... {line[-half:]}"
 
 
 def one_line(error: BaseException) -> str:
