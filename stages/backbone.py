@@ -1,10 +1,9 @@
 """backbone: get the CNN, with library weights (verified), from a local file, or trained here."""
 
-import os
 from dataclasses import asdict
 
 from lib.core.errors import short_line
-from lib.core.files import stat_signature
+from lib.core.files import expand_home, stat_signature
 from lib.core.tables import read_images, read_tokens
 from lib.core.workdir import prune
 from lib.core.workers import worker_count
@@ -24,7 +23,7 @@ def main() -> None:
     params = read_params(BackboneParams)
     make_deterministic(params.fit.seed)
     fit = params.weights == "fit"
-    backbone = random_init(params.name) if fit else pretrained(params.name, os.path.expanduser(params.weights))
+    backbone = random_init(params.name) if fit else pretrained(params.name, expand_home(params.weights))
     backbone.preprocess = override(backbone.preprocess, size=params.size, mean=params.mean, std=params.std)
     # Fail before any image is read if the network does not take these sizes.
     tune_sizes = [params.tune.size] if params.tune.epochs and params.tune.size else []

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
 _MAX_LENGTH = 480  # characters of a message; a command adds "error: "
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lib.core.files import expand_home
+
 RAW, CAPTIONS, BACKBONE, FEATURES = (Path("data") / name for name in ("raw", "captions", "backbone", "features"))
 DECODER, MODEL, METRICS = Path("data/decoder"), Path("data/model"), Path("metrics")
 
@@ -16,8 +18,8 @@ SKIPPED = FEATURES / "skipped.parquet"  # the images that could not be read: ima
 
 
 def user_path(text: str) -> Path:
-    """Return a path that the user wrote; `~` is the home folder, because in params.yaml no shell replaces it."""
-    return Path(os.path.expanduser(text))
+    """Return a path that the user wrote, without `~`."""
+    return Path(expand_home(text))
 
 
 # Interrupted work. DVC removes a stage's outputs before it runs the stage, but leaves this folder alone.

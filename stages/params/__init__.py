@@ -56,7 +56,7 @@ AnySection = TypeVar("AnySection", bound=Section)
 def read_params(section: type[AnySection], path: Path = PARAMS_FILE) -> AnySection:
     """Return the section of params.yaml that the class `section` describes.
 
-    Raises UserError if anything in the file is wrong. The message names the first keys, their values and what is allowed.
+    Raises UserError if anything in the file is wrong. The message names the first keys, their values and the fix.
     """
     content = _load(path)
     if renamed := [f"{old} to {new}" for old, new in _RENAMED.items() if _has(content, old)]:
