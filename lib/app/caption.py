@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.core.errors import UserError, exit_on_error
+from lib.core.errors import UserError, exit_on_error, readable_errors
 from lib.core.files import expand_home
 from lib.core.zips import IMAGE_SUFFIXES
 
@@ -64,8 +64,10 @@ def load_captioner(folders: Sequence[Path] | None) -> "Captioner":
     """Load the model of a folder, or an ensemble. Raises UserError if a folder is missing."""
     folders = folders or [MODEL]
     for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no model in this folder; run `make repro`, or name another folder with --model")
+        with readable_errors(folder):
+            if not folder.is_dir():
+                fix = "run `make repro`, or name another folder with --model"
+                raise UserError(f"{folder}: no model in this folder; {fix}")
     from lib.app.captioner import Captioner
 
     return Captioner.load(*folders)

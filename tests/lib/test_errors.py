@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
+from lib.app.caption import load_captioner
 from lib.core.errors import UserError, readable_errors
 from lib.features.pca import PCA, pca_path
 from lib.model.saved import load_decoder, save_decoder, weights_path
@@ -74,6 +75,8 @@ def closed(folder):
 def test_a_folder_that_this_user_may_not_enter_is_named(closed, other_user):
     with pytest.raises(UserError, match=r"closed/file: permission denied"), readable_errors(closed / "file"):
         (closed / "file").read_bytes()
+    with pytest.raises(UserError, match=r"closed/model: permission denied"):
+        load_captioner([closed / "model"])
 
 
 def test_files_are_readable_by_the_umask(tmp_path):
