@@ -109,8 +109,8 @@ def explain_ties(curve: Sequence[EpochMetrics], monitor: str, num_images: int) -
     if len(equal) == 1:
         return None
     deciding = next((name for name in _TIE_BREAKERS if len({row[name] for row in equal if name in row}) > 1), None)
-    reason = f"by {deciding}, {best[deciding]:.3f}" if deciding else "the first"
-    cause = ", because CIDEr-D of a single image is 0" if monitor == "val_cider_d" and num_images == 1 else ""
+    reason = f"which has the best {deciding}, {best[deciding]:.3f}" if deciding else "the first of them"
+    cause = " (CIDEr-D of a single image is always 0)" if monitor == "val_cider_d" and num_images == 1 else ""
     ties = f"{len(equal)} epochs have {best[monitor]:.3f}{cause}"
     return f"monitor={monitor}: {ties}; kept epoch {best['epoch']}, {reason}"
 
