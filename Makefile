@@ -20,6 +20,7 @@ READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: setup repro test test-all bench coco2014 coco2017 flickr8k local compare caption demo diff verify provenance server
+.PHONY: scm needs-git
 
 setup: $(READY)
 
@@ -31,7 +32,16 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --quiet --no-deps --editable .
 	@touch $(READY)
 
-repro: $(READY)
+# DVC must know if this is a Git repository. A downloaded zip is not one.
+scm: $(READY)
+	@if [ ! -e .git ]; then dvc config --local core.no_scm true; \
+	elif grep -qs no_scm .dvc/config.local; then dvc config --local --unset core.no_scm; fi
+
+needs-git:
+	@[ -e .git ] || { echo "error: make $(MAKECMDGOALS) runs a DVC experiment, which needs a Git repository:" \
+	"run git init && git add -A && git commit -m start" >&2; exit 1; }
+
+repro: scm
 	dvc repro
 
 # One process per core, each with one thread, because threads would compete for the cores. A file's tests share a process.
@@ -53,7 +63,7 @@ PHOTOGRAPHS := -S backbone.name=resnet50 -S backbone.weights=DEFAULT -S features
 	-S train.label_smoothing=0.1 -S train.monitor=val_cider_d \
 	-S generate.beam_size=5 -S generate.length_penalty=1.2 -S generate.no_repeat_ngram_size=3
 
-coco2014 coco2017: $(READY)
+coco2014 coco2017: needs-git scm
 	dvc exp run -S dataset.name=$@ $(PHOTOGRAPHS) $(SET)
 
 # With thousands of images, not a hundred thousand: first tune the CNN on the words of the captions, and rerank captions
@@ -61,14 +71,17 @@ coco2014 coco2017: $(READY)
 FEW := -S backbone.tune.epochs=8 -S backbone.tune.size=192 -S generate.beam_size=20 -S generate.length_penalty=1.0 \
 	-S generate.consensus.neighbours=20 -S generate.consensus.weight=3.0
 
-flickr8k local: $(READY)
+# No shell replaces the ~ of SET="-S dataset.local.images=~/photos".
+override SET := $(subst =~/,=$(HOME)/,$(SET))
+
+flickr8k local: needs-git scm
 	dvc exp run -S dataset.name=$@ $(PHOTOGRAPHS) $(FEW) $(SET)
 
 # WHAT is cell, implementation or features. In SET, single quotes let make expand $(PHOTOGRAPHS):
 #     make compare WHAT=features SET='-S dataset.name=flickr8k $(PHOTOGRAPHS)'
 WHAT := cell
 
-compare: $(READY)
+compare: needs-git scm
 	python -m stages.tools.compare '$(WHAT)' $(SET)
 
 # make exports IMAGE and MODEL to the shell, so that paths may hold blanks and quotes.

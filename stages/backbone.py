@@ -2,7 +2,8 @@
 
 from dataclasses import asdict
 
-from lib.core.files import stat_signature
+from lib.core.errors import short_line
+from lib.core.files import expand_home, stat_signature
 from lib.core.tables import read_images, read_tokens
 from lib.core.workdir import prune
 from lib.core.workers import worker_count
@@ -22,7 +23,7 @@ def main() -> None:
     params = read_params(BackboneParams)
     make_deterministic(params.fit.seed)
     fit = params.weights == "fit"
-    backbone = random_init(params.name) if fit else pretrained(params.name, params.weights)
+    backbone = random_init(params.name) if fit else pretrained(params.name, expand_home(params.weights))
     backbone.preprocess = override(backbone.preprocess, size=params.size, mean=params.mean, std=params.std)
     # Fail before any image is read if the network does not take these sizes.
     tune_sizes = [params.tune.size] if params.tune.epochs and params.tune.size else []
@@ -47,7 +48,7 @@ def main() -> None:
                 tune_backbone(backbone, pixels, captions, tune, folder / "tune.pt")
         prune(folder)
     backbone.save(BACKBONE)
-    print(f"{params.name}, weights: {params.weights}")
+    print(short_line(f"{params.name}, weights: {params.weights}"))
 
 
 if __name__ == "__main__":

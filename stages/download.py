@@ -1,13 +1,11 @@
 """download: fetch and verify a data set by name, draw `scenes`, or import local files, into data/raw/."""
 
-from pathlib import Path
-
 from lib.core.workers import worker_count
 from lib.datasets.local import import_local
 from lib.datasets.remote import fetch_dataset, remote_files
 from lib.scenes.dataset import write_scenes
 from stages.common.entrypoint import run
-from stages.common.paths import DOWNLOADS, RAW, dvc_cache
+from stages.common.paths import DOWNLOADS, RAW, dvc_cache, user_path
 from stages.params import DatasetParams, read_params
 
 
@@ -19,9 +17,9 @@ def main() -> None:
         mix = scenes.mix.model_dump()
         write_scenes(RAW, counts, seed=scenes.seed, size=scenes.size, mix=mix, workers=worker_count())
     elif params.name == "local":
-        import_local(Path(params.local.images), Path(params.local.annotations), RAW)
+        import_local(user_path(params.local.images), user_path(params.local.annotations), RAW)
     else:
-        files = remote_files(params.name, params.mirror, Path(params.checksums) if params.checksums else None)
+        files = remote_files(params.name, params.mirror, user_path(params.checksums) if params.checksums else None)
         fetch_dataset(params.name, files, RAW, limit=params.limit, store=DOWNLOADS, cache=dvc_cache())
 
 

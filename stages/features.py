@@ -1,6 +1,6 @@
 """features: run the CNN over every image, straight from the zip, and write the table of the images that exist."""
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, short_line
 from lib.core.files import link_into
 from lib.core.tables import SPLITS, read_table, write_table
 from lib.core.workdir import prune
@@ -24,7 +24,7 @@ def main() -> None:
     result = extract(annotated, config, SCRATCH / "features", worker_count(), stage_code("features"))
     skipped = result.skipped
     for image_id, reason in skipped.head(_MAX_PRINTED).itertuples(index=False):
-        print(f"skipped image {image_id}: {reason}")
+        print(short_line(f"skipped image {image_id}: {reason}"))
     if len(skipped) / len(annotated) > params.max_skipped:
         raise UserError(
             f"features.max_skipped={params.max_skipped}: {len(skipped)} of {len(annotated)} images cannot be read; the "

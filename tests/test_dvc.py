@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests import miniature
-from tests.commands import attempt, command, outputs, stages_run
+from tests.commands import attempt, command, commit, outputs, stages_run
 from tests.servers import serving
 from tests.stages.tiny import STAGES, write_params
 
@@ -128,3 +128,22 @@ def test_a_fresh_clone_can_start_with_a_comparison(clone, tmp_path):
     assert list(scores) == ["pooled", "grid"]
     assert command(fresh, "git", "status", "--porcelain").split("\n")[0] in ("", "?? metrics/compare/features/")
     assert not (fresh / "data/model").exists()
+
+
+def test_a_folder_without_git_runs_the_pipeline_and_says_what_needs_git(clone, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(clone, project, ignore=shutil.ignore_patterns(".git"))
+    (project / "lib/report/plots.py").open("a").write("# edited\n")
+    assert stages_run(command(project, *MAKE, "repro")) == ["report"]
+    assert "are up to date" in command(project, *MAKE, "repro")
+    done = attempt(project, "make", "local")  # before the set-up, which takes a minute
+    assert done.returncode != 0
+    assert "error: make local" in done.stderr
+    assert "git init" in done.stderr
+    assert done.stdout == ""
+
+    command(project, "git", "init", "-q")
+    commit(project, "start")
+    command(project, *MAKE, "scm")
+    command(project, "dvc", "exp", "run", "--name", "words", "-S", "vocabulary.min_count=2", "captions")
+    assert "words" in command(project, "dvc", "exp", "list")

@@ -4,8 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from tests.commands import command, commit, outputs, stages_run
 
@@ -110,3 +112,25 @@ def test_a_grid_runs_from_a_queue_and_any_two_runs_can_be_compared(clone):
         page = (clone / "dvc_plots/index.html").read_text()
         expected = [*(f'"{name}"' for name in revisions), "train_loss", "val_bleu_4", "curves.png", "gallery.png"]
         assert [text for text in expected if text not in page] == []
+
+
+def test_an_experiment_of_one_stage_in_a_fresh_clone_is_kept(clone, tmp_path):
+    command(tmp_path, "git", "clone", "-q", str(clone), "fresh")
+    command(tmp_path / "fresh", "dvc", "exp", "run", "--name", "words", "-S", "vocabulary.min_count=2", "captions")
+    assert "words" in command(tmp_path / "fresh", "dvc", "exp", "list")
+
+
+def test_quotes_inside_set_param_keep_a_path_with_any_character(clone, tmp_path):
+    folder = tmp_path / "my photos (1), [2] {3} é & it's = #1"
+    folder.mkdir()
+    names = [f"{number}.png" for number in range(30)]
+    for number, name in enumerate(names):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / name)
+    images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+    annotations = [{"id": number, "image_id": number, "caption": "a red dog"} for number in range(30)]
+    (folder / "a, b (1).json").write_text(json.dumps({"images": images, "annotations": annotations}))
+    options = ["dataset.name=local", f'dataset.local.images="{folder}"']
+    options += [f'dataset.local.annotations="{folder / "a, b (1).json"}"']
+    command(clone, "dvc", "exp", "run", *(word for option in options for word in ("-S", option)), "captions")
+    assert yaml.safe_load((clone / "params.yaml").read_text())["dataset"]["local"]["images"] == str(folder)
+    assert len(pd.read_parquet(clone / "data/captions/images.parquet")) == 30

@@ -23,7 +23,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "tests").mkdir()
     for name in ("Makefile", "tests/developer.mk"):
         shutil.copy(ROOT / name, tmp_path / name)
-    for name in ("caption", "python"):
+    for name in ("caption", "dvc", "python"):
         (programs / name).write_text(f"#!{sys.executable}\nimport sys\nprint(*sys.argv[1:], sep='\\n')\n")
         (programs / name).chmod(0o755)
     for name in ("pyproject.toml", "requirements.lock", ".venv/.ready"):
@@ -35,6 +35,14 @@ def project(tmp_path, monkeypatch):
 def test_a_path_reaches_the_command_unchanged(project, path):
     assert command(project, "make", "-s", "caption", f"IMAGE={path}", "SET=--top 2") == f"{path}\n--top\n2\n"
     assert command(project, "make", "provenance", f"MODEL={path}") == f"-m\nstages.tools.provenance\n{path}\n"
+
+
+def test_set_keeps_quotes_and_expands_the_home_folder(project, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    (project / ".git").mkdir()
+    given = "-S dataset.checksums=~/md5.txt -S \"dataset.local.images='/my photos (1), [2]'\""
+    expected = ["-S", "dataset.checksums=/home/me/md5.txt", "-S", "dataset.local.images='/my photos (1), [2]'"]
+    assert command(project, "make", "-s", "local", f"SET={given}").splitlines()[-4:] == expected
 
 
 def test_caption_needs_an_image_and_provenance_needs_no_model(project):

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.core.errors import UserError, exit_on_error
+from lib.core.errors import UserError, exit_on_error, readable_errors
+from lib.core.files import expand_home
 from lib.core.zips import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help needs none
@@ -31,7 +32,7 @@ def main() -> int:
     add_model_option(parser)
     add("--top", type=int, default=1, metavar="N", help="captions to print per image")
     add("--json", action="store_true", help="print a JSON array, with scores")
-    add("--attention", type=Path, metavar="OUT", help="draw the attention weights of each word to this PNG or PDF")
+    add("--attention", type=_user_path, metavar="OUT", help="draw the attention weights of each word to a PNG or PDF")
     add("--beam", dest="beam_size", type=int, default=5, metavar="N", help="captions kept at each step (default: 5)")
     add("--max-length", type=int, default=20, metavar="WORDS", help="longest caption (default: 20)")
     add("--min-length", type=int, default=0, metavar="WORDS", help="shortest caption (default: 0)")
@@ -52,15 +53,21 @@ def main() -> int:
 def add_model_option(parser: argparse.ArgumentParser) -> None:
     """Add `--model DIR`, which may be repeated. `load_captioner` takes its value."""
     message = f"a model of the finetune stage (default: {MODEL}); repeat it to decode with an ensemble"
-    parser.add_argument("--model", type=Path, action="append", metavar="DIR", help=message)
+    parser.add_argument("--model", type=_user_path, action="append", metavar="DIR", help=message)
+
+
+def _user_path(text: str) -> Path:
+    return Path(expand_home(text))
 
 
 def load_captioner(folders: Sequence[Path] | None) -> "Captioner":
     """Load the model of a folder, or an ensemble. Raises UserError if a folder is missing."""
     folders = folders or [MODEL]
     for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder}: no model in this folder; run `make repro`, or name another folder with --model")
+        with readable_errors(folder):
+            if not folder.is_dir():
+                fix = "run `make repro`, or name another folder with --model"
+                raise UserError(f"{folder}: no model in this folder; {fix}")
     from lib.app.captioner import Captioner
 
     return Captioner.load(*folders)
@@ -98,7 +105,7 @@ def draw_attention(file: str, preprocess: "Preprocess", candidate: "Candidate", 
 
 def _run(arguments: argparse.Namespace) -> int:
     """Caption and print all images. Return 1 if one cannot be read, else 0."""
-    files = [file for path in arguments.images for file in _image_files(path)]
+    files = [file for path in arguments.images for file in _image_files(expand_home(path))]
     out = arguments.attention
     if out and len(files) > 1:
         raise UserError(f"--attention {out}: draws one image, but {len(files)} were given")

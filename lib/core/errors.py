@@ -5,9 +5,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_MAX_LENGTH = 480  # characters of a message; a command adds "error: "
+
 
 class UserError(Exception):
     """An error that the user can fix: one line with what is wrong, the value, the parameter or file, and the fix."""
+
+    def __str__(self) -> str:
+        return short_line(super().__str__())
+
+
+def short_line(text: str) -> str:
+    """Return a text as one printable line. Cut the middle of a long one: the start and the end say what to change."""
+    line = "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
+    if len(line) <= _MAX_LENGTH:
+        return line
+    half = _MAX_LENGTH // 2 - 3
+    return f"{line[:half]} ... {line[-half:]}"
 
 
 def one_line(error: BaseException) -> str:
@@ -17,18 +31,29 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def readable_errors(path: Path) -> Iterator[None]:
-    """Turn any error from reading `path` (missing, damaged, another version) into a UserError that names it."""
+    """Turn any error from reading `path` (missing, no permission, damaged, another version) into a UserError."""
     fix = "create it again or use another file"
     try:
         yield
     except UserError:
         raise
-    except FileNotFoundError as error:
-        raise UserError(f"{path.parent} has no {path.name}: is it the right folder, and is it complete?") from error
     except OSError as error:
+        if isinstance(error, PermissionError) or _is_denied(path):
+            raise UserError(f"cannot read {path}: permission denied; change its mode or owner") from error
+        if isinstance(error, FileNotFoundError):
+            raise UserError(f"{path.parent} has no {path.name}: is it the right folder, and is it complete?") from error
         raise UserError(f"cannot read {path}: {error.strerror or one_line(error)}; {fix}") from error
     except Exception as error:  # malformed bytes raise many kinds of error, and torch's has a line for every tensor
         raise UserError(f"{path} is damaged or of another version: {one_line(error)[:300]}; {fix}") from error
+
+
+def _is_denied(path: Path) -> bool:
+    """Return whether this user may not open the file. safetensors reports it as missing."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return False
 
 
 @contextmanager

@@ -7,6 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def expand_home(path: str) -> str:
+    """Replace a `~` at the start by the home folder: no shell does it in params.yaml or in --model=~/models/a."""
+    return os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser fails if there is no such user, and drops ./
+
+
 def stat_signature(path: Path) -> list[object]:
     """Return name, size and modification time: they stand for the content of a file that is too large to hash."""
     status = path.stat()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lib.core.errors import UserError
@@ -50,7 +50,8 @@ class PCA:
         return cls(mean.float(), (directions * largest.sign()).float().contiguous())
 
     def save(self, folder: Path) -> None:
-        save_file({"mean": self.mean, "directions": self.directions}, pca_path(folder))
+        # save_file would make a file that only its owner can read.
+        pca_path(folder).write_bytes(save({"mean": self.mean, "directions": self.directions}))
 
     @classmethod
     def load(cls, folder: Path) -> "PCA":

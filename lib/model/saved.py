@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lib.core.errors import UserError, readable_errors
@@ -45,7 +45,8 @@ def save_captioner(folder: Path, backbone: Path, features: Path, decoder: Decode
 def save_decoder(folder: Path, decoder: Decoder, vocabulary: Vocabulary) -> None:
     """Write the part of a model folder that `load_decoder` reads: no CNN."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous().cpu() for name, tensor in decoder.state_dict().items()}, folder / _WEIGHTS)
+    weights = {name: tensor.contiguous().cpu() for name, tensor in decoder.state_dict().items()}
+    (folder / _WEIGHTS).write_bytes(save(weights))  # save_file would make a file that only its owner can read
     (folder / _CONFIG).write_text(json.dumps({"format": _FORMAT, **asdict(decoder.config)}, indent=2) + "\n")
     vocabulary.save(folder / _VOCABULARY)
 

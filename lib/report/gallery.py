@@ -25,7 +25,7 @@ RANKED_BY = ["cider_d", "bleu_4", "bleu_3", "bleu_2", "bleu_1", "rouge_l"]
 SIDE = 224  # pixels of a cell: a multiple of JPEG's 16-pixel blocks, so that colours do not leak into the next cell
 PER_ROW = 8  # cells; a sprite has at most as many rows
 MARGIN = 2  # pixels around a thumbnail in its cell
-_SPRITE = "sprite-{:03d}.jpg"
+_SPRITE = "sprites/{:03d}.jpg"
 _MAX_SIDE = SIDE - 2 * MARGIN  # pixels of a thumbnail
 _DIGITS = np.frombuffer(b"0123456789abcdefghijklmnopqrstuvwxyz", "S1")
 _LABELS = {
@@ -63,7 +63,7 @@ def write_gallery(
         for row, size, image_scores in zip(per_image.itertuples(), sizes, scores, strict=True):
             words = row.caption.split()
             image = {
-                "id": row.image_id,
+                "id": str(row.image_id),  # as text, because JavaScript rounds integers above 2^53
                 "words": words,
                 "references": list(references[row.image_id]),
                 "scores": image_scores,
@@ -87,11 +87,14 @@ def encode_attention(weights: np.ndarray) -> list[str]:
 
 
 def write_sprites(rows: Sequence[ImageRow], archives: Archives, folder: Path, workers: int) -> list[tuple[int, int]]:
-    """Pack the images, row by row, into sprites of PER_ROW x PER_ROW cells. Return the sizes of the thumbnails.
+    """Pack the images, row by row, into sprites of PER_ROW x PER_ROW cells, in the folder `folder`/sprites.
+
+    Return the sizes of the thumbnails.
 
     `workers` threads make the thumbnails; the bytes do not depend on their number. One sprite at a time is in memory.
     """
     sizes: list[tuple[int, int]] = []
+    (folder / _SPRITE).parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(workers) as pool:
         for first in tqdm(range(0, len(rows), PER_ROW**2), "packing thumbnails", unit="sprite", disable=None):
             thumbnails = list(pool.map(partial(thumbnail, archives), rows[first : first + PER_ROW**2]))

@@ -22,6 +22,7 @@ from lib.text.vocabulary import Vocabulary
 from lib.training.data import Split, greedy_scores
 
 _CHECKPOINT_SECONDS = 120.0
+_TIE_BREAKERS = ("val_loss", "val_cider_d", "val_bleu_4", "val_rouge_l", "val_bleu_1")  # if `monitor` ties
 _NOT_PRINTED = ("epoch", "val_bleu_1", "val_bleu_2", "val_bleu_3", "val_rouge_l")
 
 EpochMetrics = dict[str, float]  # one row of the learning curves: the metrics of an epoch by name
@@ -88,8 +89,31 @@ def weighted_mean(values: Tensor, weights: Sequence[int]) -> float:
 
 
 def best_epoch(curve: Sequence[EpochMetrics], monitor: str) -> EpochMetrics:
-    """Return the first epoch with the lowest loss or the highest score."""
-    return min(curve, key=lambda row: row[monitor] if monitor == "val_loss" else -row[monitor])
+    """Return the epoch with the lowest loss or the highest score: of equal ones that with the lowest loss, then scores.
+
+    Scores tie in a small val split, and CIDEr-D is 0 by definition if it has one image. Of equal epochs, the first.
+    """
+
+    def key(row: EpochMetrics) -> list[float]:
+        return [row[name] if name == "val_loss" else -row[name] for name in (monitor, *_TIE_BREAKERS) if name in row]
+
+    return min(curve, key=key)
+
+
+def explain_ties(curve: Sequence[EpochMetrics], monitor: str, num_images: int) -> str | None:
+    """Return a line that says why the best epoch was kept, or None if no other epoch has its value of `monitor`.
+
+    `num_images` is the size of the val split.
+    """
+    best = best_epoch(curve, monitor)
+    equal = [row for row in curve if row[monitor] == best[monitor]]
+    if len(equal) == 1:
+        return None
+    deciding = next((name for name in _TIE_BREAKERS if len({row[name] for row in equal if name in row}) > 1), None)
+    reason = f"which has the best {deciding}, {best[deciding]:.3f}" if deciding else "the first of them"
+    cause = " (CIDEr-D of a single image is always 0)" if monitor == "val_cider_d" and num_images == 1 else ""
+    ties = f"{len(equal)} epochs have {best[monitor]:.3f}{cause}"
+    return f"monitor={monitor}: {ties}; kept epoch {best['epoch']}, {reason}"
 
 
 def train_decoder(objective: Objective, checkpoint_path: Path | None = None) -> list[EpochMetrics]:
@@ -125,6 +149,8 @@ def train_decoder(objective: Objective, checkpoint_path: Path | None = None) -> 
         run.end_epoch({"epoch": run.epoch, objective.metric: weighted_mean(run.metrics, run.weights)})
     if run.epoch <= config.epochs:
         print_once(f"stopped early: no better epoch in the last {config.patience}")
+    if line := explain_ties(run.curve, config.monitor, len(objective.val.references)):
+        print_once(line)
     decoder.load_state_dict(run.best)
     decoder.eval()
     return run.curve

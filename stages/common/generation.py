@@ -10,7 +10,7 @@ from lib.model.saved import check_features
 from lib.runtime.distributed import print_once
 from lib.search.consensus import Consensus
 from lib.text.vocabulary import Vocabulary
-from stages.common.paths import CAPTION_TABLE, FEATURES, IMAGES, MODEL
+from stages.common.paths import CAPTION_TABLE, FEATURES, IMAGES, MODEL, user_path
 from stages.params import GenerateParams
 
 _IMAGES_PER_NEIGHBOUR = 50  # with more neighbours, most images of a small train split would share theirs
@@ -18,7 +18,7 @@ _IMAGES_PER_NEIGHBOUR = 50  # with more neighbours, most images of a small train
 
 def model_folders(params: GenerateParams) -> list[Path]:
     """Return the folders of the models that decode together, the trained one first."""
-    return [MODEL, *sorted(path for path in Path(params.ensemble).iterdir() if path.is_dir())]
+    return [MODEL, *sorted(path for path in user_path(params.ensemble).iterdir() if path.is_dir())]
 
 
 def train_consensus(params: GenerateParams, config: DecoderConfig, vocabulary: Vocabulary) -> Consensus | None:

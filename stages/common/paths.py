@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lib.core.files import expand_home
+
 RAW, CAPTIONS, BACKBONE, FEATURES = (Path("data") / name for name in ("raw", "captions", "backbone", "features"))
 DECODER, MODEL, METRICS = Path("data/decoder"), Path("data/model"), Path("metrics")
 
@@ -14,8 +16,14 @@ VOCABULARY = CAPTIONS / "vocabulary.json"
 IMAGES = FEATURES / "images.parquet"  # the images that exist: image_id, archive, member, split, shard, row
 SKIPPED = FEATURES / "skipped.parquet"  # the images that could not be read: image_id, reason
 
+
+def user_path(text: str) -> Path:
+    """Return a path that the user wrote, without `~`."""
+    return Path(expand_home(text))
+
+
 # Interrupted work. DVC removes a stage's outputs before it runs the stage, but leaves this folder alone.
-SCRATCH = Path(os.environ.get("CAPTION_SCRATCH") or ".scratch")
+SCRATCH = user_path(os.environ.get("CAPTION_SCRATCH") or ".scratch")
 DOWNLOADS = SCRATCH / "downloads"
 PROVENANCE = SCRATCH / "provenance.json"  # when and where the model was trained; no stage reads it
 

@@ -20,11 +20,13 @@ _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "dvc")
 
 def note_run(model: Path) -> None:
     """Write the note for the model in the folder `model`, but outside it: the same params give the same model bytes."""
-    git = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    command = ["git", "describe", "--always", "--dirty"]
+    # A downloaded zip has no .git, and may be unpacked inside another repository.
+    done = subprocess.run(command, capture_output=True, text=True, check=False) if Path(".git").exists() else None
     kind, versions = device(), {package.name.lower(): package.version for package in distributions()}
     note = {
         "model": fingerprint(weights_path(model)),  # because DVC may later put another model in the same folder
-        "commit": git.stdout.strip() or None,
+        "commit": (done and done.stdout.strip()) or None,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
         "packages": {name: versions.get(name) for name in _PACKAGES},  # a stage also runs without dvc

@@ -4,6 +4,7 @@ Every stage checks the whole file, so a mistake in `generate` is found before th
 """
 
 import reprlib
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -28,6 +29,7 @@ __all__ = ["BackboneParams", "DatasetParams", "FeaturesParams", "FinetuneParams"
 __all__ += ["TrainParams", "VocabularyParams", "read_params"]
 
 PARAMS_FILE = Path("params.yaml")
+_MAX_LISTED = 300  # characters of the keys that a message lists
 
 
 SECTIONS = {name: cast(type[Section], field.annotation) for name, field in Params.model_fields.items()}
@@ -54,15 +56,15 @@ AnySection = TypeVar("AnySection", bound=Section)
 def read_params(section: type[AnySection], path: Path = PARAMS_FILE) -> AnySection:
     """Return the section of params.yaml that the class `section` describes.
 
-    Raises UserError if anything in the file is wrong. The message names each key, its value and what is allowed.
+    Raises UserError if anything in the file is wrong. The message names the first keys, their values and the fix.
     """
     content = _load(path)
     if renamed := [f"{old} to {new}" for old, new in _RENAMED.items() if _has(content, old)]:
-        raise UserError(f"{path} is of an earlier version; rename {', '.join(renamed)}")
+        raise UserError(f"{path} is of an earlier version; rename {_first(renamed, ', ')}")
     try:
         params = Params.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path}: {'; '.join(map(_describe, error.errors()))}") from None
+        raise UserError(f"{path}: {_first(list(map(_describe, error.errors())), '; ')}") from None
     return next(value for _, value in params if isinstance(value, section))
 
 
@@ -74,6 +76,13 @@ def _load(path: Path) -> dict[str, Any]:
     except Exception as error:  # malformed text raises many kinds of error besides YAMLError
         raise UserError(f"{path} is not YAML in UTF-8: {one_line(error)}") from error
     return content if isinstance(content, dict) else {}
+
+
+def _first(texts: list[str], separator: str) -> str:
+    """Return the first texts, at least one, and the number of the others."""
+    count = max(1, sum(length <= _MAX_LISTED for length in accumulate(map(len, texts))))
+    more = [f"and {len(texts) - count} more"] if len(texts) > count else []
+    return separator.join([*texts[:count], *more])
 
 
 def _has(content: Any, key: str) -> bool:

@@ -20,7 +20,7 @@ from lib.fetch.http import fetch
 from lib.vision.images import Archives, decoded_pixels
 from stages.common.entrypoint import run
 from stages.common.generation import model_folders, train_consensus
-from stages.common.paths import DOWNLOADS, dvc_cache
+from stages.common.paths import DOWNLOADS, dvc_cache, user_path
 from stages.params import DatasetParams, GenerateParams, read_params
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     captioner = Captioner.load(*model_folders(params))
     search = params.model_dump(exclude={"method", "sample", "ensemble"})
     search["consensus"] = train_consensus(params, captioner.decoder.config, captioner.vocabulary)
-    files = remote_files("server", dataset.mirror, Path(dataset.checksums) if dataset.checksums else None)
+    files = remote_files("server", dataset.mirror, user_path(dataset.checksums) if dataset.checksums else None)
     reuse_dvc_cache(files, DOWNLOADS, dvc_cache())
     members = []
     for file, path in zip(files, fetch(files, DOWNLOADS), strict=True):

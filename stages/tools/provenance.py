@@ -11,11 +11,11 @@ from lib.core.errors import readable_errors
 from lib.core.workdir import fingerprint
 from lib.model.saved import provenance_path, weights_path
 from stages.common.entrypoint import run
-from stages.common.paths import MODEL, PROVENANCE
+from stages.common.paths import MODEL, PROVENANCE, user_path
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else MODEL
+    folder = user_path(sys.argv[1]) if len(sys.argv) > 1 else MODEL
     provenance, note = _read(provenance_path(folder)), _read(PROVENANCE) if PROVENANCE.exists() else {}
     weights, lock = weights_path(folder), Path("dvc.lock")
     if weights.exists() and note.pop("model", None) == fingerprint(weights):

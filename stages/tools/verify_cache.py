@@ -15,7 +15,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from tqdm import tqdm
 
-from lib.core.errors import UserError
+from lib.core.errors import UserError, short_line
 from stages.common.entrypoint import run
 from stages.common.paths import METRICS, SCRATCH
 
@@ -58,7 +58,7 @@ def main() -> None:
             if out.use_cache:
                 check(cache / file_md5[:2] / file_md5[2:], file_md5)
     for path, fault in sorted(faults.items()):
-        print(f"{path}: {fault}")
+        print(short_line(f"{path}: {fault}"))
     if not faults:
         print(f"{len(digests)} files, all as DVC recorded them")
     elif sys.argv[1:] == ["mend"]:

@@ -57,6 +57,14 @@ def test_a_folder_stands_for_its_images_sorted_by_name(run, photos):
     assert [line.split(": ")[0] for line in out.splitlines()] == [str(photos / "a.jpg"), str(photos / "b.PNG")]
 
 
+def test_the_home_folder_is_expanded(run, model, photos, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos))
+    expected = run(photos / "a.jpg")
+    assert run("~/a.jpg") == expected
+    monkeypatch.setenv("HOME", str(model.parent))
+    assert run(photos / "a.jpg", f"--model=~/{model.name}", "--model", model)[0] == 0
+
+
 def test_each_image_gets_a_line_in_order_and_unreadable_images_are_reported(run, photos, tmp_path):
     good, other, bad = photos / "a.jpg", photos / "b.PNG", tmp_path / "bad.png"
     bad.write_bytes(b"not a picture")

@@ -219,6 +219,15 @@ def test_malformed_captions_are_shown_as_text(opened, tmp_path, regions):
     assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+def test_ids_are_shown_exactly(opened, tmp_path):
+    ids = ["9007199254740993", "photo <b>1</b>.jpg", "00042", "1e3"]
+    for name, values in {"text": ids, "number": [2**53 + 1, 2**63 - 1, -(2**63), 7]}.items():
+        pictures = [Image.new("RGB", (40, 40))] * len(values)
+        (tmp_path / name).mkdir()
+        folder, _ = report_of(tmp_path / name, pictures, ["a"] * len(values), [["a"]] * len(values), ids=values)
+        assert opened(folder).locator(".cards .id").all_inner_texts() == [f"#{value}" for value in values]
+
+
 def test_a_report_of_one_image_works(opened, tmp_path):
     page = opened(report_of(tmp_path, [Image.new("RGB", (40, 40))], ["a"], [["a"]])[0])
     assert page.locator("output").inner_text() == "1 of 1 images"

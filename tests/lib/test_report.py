@@ -106,7 +106,7 @@ def pack(folder, pictures, workers=2):
     folder.mkdir()
     rows = [(i, "a.zip", name) for i, name in enumerate(write_zip(folder / "a.zip", pictures))]
     sizes = write_sprites(rows, Archives(folder), folder, workers)
-    return sorted(folder.glob("*.jpg")), sizes
+    return sorted(folder.glob("sprites/*.jpg")), sizes
 
 
 def test_each_thumbnail_is_in_its_cell_and_keeps_its_shape(tmp_path):
@@ -128,7 +128,7 @@ def test_sprites_do_not_depend_on_the_number_of_workers(tmp_path):
     rng = np.random.default_rng(1)
     pictures = [Image.fromarray(rng.integers(0, 255, (20, 30, 3), np.uint8)) for _ in range(PER_ROW**2 + 9)]
     one, other = (pack(tmp_path / f"{workers}", pictures, workers)[0] for workers in (1, 5))
-    assert [path.name for path in one] == [path.name for path in other] == ["sprite-000.jpg", "sprite-001.jpg"]
+    assert [path.name for path in one] == [path.name for path in other] == ["000.jpg", "001.jpg"]
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
     assert [Image.open(path).height for path in one] == [PER_ROW * SIDE, 2 * SIDE]
     assert pack(tmp_path / "empty", []) == ([], [])
@@ -167,7 +167,7 @@ def test_without_several_regions_there_are_no_heat_maps(tmp_path, attention):
 def test_scores_and_truth_belong_to_the_image(tmp_path):
     pictures = gallery_of(tmp_path, ["a", "b"], np.empty((2, 0)), true=[True, False])
     assert [picture["true"] for picture in pictures] == [True, False]
-    assert [picture["id"] for picture in pictures] == [FIRST_ID, FIRST_ID + 1]
+    assert [picture["id"] for picture in pictures] == [str(FIRST_ID), str(FIRST_ID + 1)]
     for picture, (_, row) in zip(pictures, per_image(["a", "b"]).iterrows(), strict=True):
         assert picture["scores"] == pytest.approx([row[name] for name in RANKED_BY], abs=5e-4)
         assert picture["references"] == [f"reference of {picture['id']}"]
@@ -225,9 +225,10 @@ def test_the_page_shows_scores_with_intervals_and_loads_nothing_from_the_network
 def test_the_report_is_reproducible(report, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     again, _ = report_of(tmp_path / "elsewhere", *REPORT, workers=1)
-    assert sorted(path.name for path in again.iterdir()) == ["gallery.js", "index.html", "sprite-000.jpg"]
-    for path in again.iterdir():
-        assert path.read_bytes() == (report / path.name).read_bytes(), path.name
+    names = sorted(path.relative_to(again).as_posix() for path in again.rglob("*") if path.is_file())
+    assert names == ["gallery.js", "index.html", "sprites/000.jpg"]
+    for name in names:
+        assert (again / name).read_bytes() == (report / name).read_bytes(), name
 
 
 def test_titles_are_escaped(tmp_path):

@@ -16,7 +16,7 @@ from lib.text.vocabulary import PAD, Vocabulary
 from lib.training.batches import caption_set
 from lib.training.cross_entropy import CrossEntropy, CrossEntropyConfig, batch_loss, mean_loss
 from lib.training.data import Split
-from lib.training.loop import EpochMetrics, best_epoch, train_decoder
+from lib.training.loop import EpochMetrics, best_epoch, explain_ties, train_decoder
 
 CAPTIONS = [[["a", "red", "dog"], ["a", "dog"]], [["a", "cat"], ["the", "cat", "sleeps"]], [["birds"]]]
 VOCABULARY = Vocabulary.count([tokens for image in CAPTIONS for tokens in image], 1)
@@ -160,6 +160,42 @@ def test_gradients_are_clipped(max_grad_norm):
 @pytest.mark.parametrize(("monitor", "values"), [("val_loss", [2.0, 1.0, 1.0]), ("val_bleu_4", [0.1, 0.3, 0.3])])
 def test_the_best_epoch_is_the_first_of_equals(monitor, values):
     assert best_epoch([{"epoch": i, monitor: value} for i, value in enumerate(values)], monitor)["epoch"] == 1
+
+
+TIED: dict[str, list[float]] = {"val_cider_d": [0, 0, 0, 0], "val_bleu_4": [0, 0.2, 0, 0.2]}
+
+
+@pytest.mark.parametrize(
+    ("metrics", "best", "reason"),
+    [
+        (TIED | {"val_loss": [3, 2, 1, 2]}, 3, "val_loss"),
+        (TIED, 2, "val_bleu_4"),
+        (TIED | {"val_bleu_4": [0, 0, 0, 0]}, 1, "first"),
+        ({"val_cider_d": [0, 0.1, 0.2, 0.2], "val_loss": [1, 1, 3, 2]}, 4, "val_loss"),
+    ],
+)
+def test_tied_epochs_are_decided_by_loss_and_then_by_scores_and_a_line_says_so(metrics, best, reason):
+    curve = [{"epoch": i + 1} | {name: values[i] for name, values in metrics.items()} for i in range(4)]
+    assert best_epoch(curve, "val_cider_d")["epoch"] == best
+    line = explain_ties(curve, "val_cider_d", 1)
+    assert [text for text in ("monitor=val_cider_d", f"epoch {best}", reason, "single image") if text not in line] == []
+
+
+def test_without_a_tie_there_is_no_line():
+    assert explain_ties([{"epoch": 1, "val_loss": 1.0}, {"epoch": 2, "val_loss": 2.0}], "val_loss", 9) is None
+
+
+def test_one_val_image_keeps_the_epoch_with_the_lowest_loss(capsys):
+    captions = caption_set(CAPTIONS[:1], VOCABULARY, 20)
+    val = Split(split().features[:1], {0: CAPTIONS[0]}, captions)
+    model = decoder()
+    curve = train_decoder(CrossEntropy(model, VOCABULARY, split(), val, config(30), 20))
+    assert {row["val_cider_d"] for row in curve} == {0.0}
+    best = min(curve, key=lambda row: row["val_loss"])
+    assert best_epoch(curve, "val_cider_d") == best
+    assert best["epoch"] > 1
+    assert mean_loss(model, val, 2) == pytest.approx(best["val_loss"], rel=1e-5)
+    assert capsys.readouterr().out.count("monitor=val_cider_d") == 1
 
 
 def test_the_learning_rate_warms_up_and_decays_to_zero():

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 from lib.core.errors import UserError
 from lib.datasets.annotations import hashed_split
 from lib.scoring import METRICS
+from lib.vision.backbones import build
 from tests.pictures import saved
 from tests.stages.tiny import STAGES, run
 
@@ -118,6 +120,15 @@ def test_a_split_without_words_is_rejected_before_training(tmp_path, monkeypatch
     params = local(tmp_path, content, ["a.png"])
     with pytest.raises(UserError, match=rf"annotations\.json: the {split} split"):
         run(tmp_path / "empty", monkeypatch, STAGES[:2], **params)
+
+
+def test_the_home_folder_in_a_path_is_expanded(tmp_path, monkeypatch):
+    params = local(tmp_path, karpathy(), [name for _, name, _ in rows()])
+    save_file(build("small_net").state_dict(), tmp_path / "cnn.safetensors")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    params |= {"dataset.local.images": "~/images.zip", "dataset.local.annotations": "~/captions.json"}
+    run(tmp_path / "home", monkeypatch, STAGES[:3], **params, **{"backbone.weights": "~/cnn.safetensors"})
+    assert Path("data/backbone/weights.safetensors").exists()
 
 
 def test_a_split_without_readable_images_is_rejected(tmp_path, monkeypatch):
