@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lib.scoring.bleu import BleuReferences, Tokens, bleu
+from lib.scoring.bleu import bleu, bleu_statistics
 from lib.scoring.cider import CiderD
+from lib.scoring.ngrams import Matches, Tokens
 from lib.scoring.rouge import rouge_l
 
 METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
@@ -50,15 +51,21 @@ class Scorer:
         if missing := [image for image, captions in references.items() if not captions]:
             raise ValueError(f"{len(missing)} images have no reference caption, such as {missing[0]}")
         self._references = list(references.values())
-        self._bleu = [BleuReferences(captions) for captions in self._references]
         self._cider = CiderD(self._references)
 
     def measure(self, hypotheses: Sequence[Tokens]) -> np.ndarray:
         """Return the rows of `measure` of one hypothesis per image, in the order of the references."""
-        statistics = [image.statistics(tokens) for image, tokens in zip(self._bleu, hypotheses, strict=True)]
         rouge = [rouge_l(image, tokens) for image, tokens in zip(self._references, hypotheses, strict=True)]
-        cider = self._cider.scores(range(len(hypotheses)), hypotheses)
-        return np.column_stack([np.array(statistics, float), rouge, cider])
+        matches = self._match(hypotheses)
+        statistics = bleu_statistics(matches, self._cider.ngrams.counts)
+        return np.column_stack([statistics, rouge, self._cider.cider_d(matches)])
+
+    def cider_r(self, hypotheses: Sequence[Tokens]) -> np.ndarray:
+        """Return CIDEr-R of one hypothesis per image, (I,), 0 to 10."""
+        return self._cider.cider_r(self._match(hypotheses))
+
+    def _match(self, hypotheses: Sequence[Tokens]) -> Matches:
+        return self._cider.ngrams.match(np.arange(len(hypotheses)), hypotheses)
 
 
 def combine(sums: np.ndarray, images: int) -> np.ndarray:

@@ -8,7 +8,6 @@ from hypothesis import example, given, settings, strategies as st
 from nltk.translate.bleu_score import modified_precision
 
 from lib.scoring import METRICS, corpus_scores, image_scores, measure, score
-from lib.scoring.bleu import BleuReferences
 from lib.scoring.cider import CiderD
 from lib.scoring.rouge import rouge_l
 from lib.text.tokenizer import tokenize
@@ -62,7 +61,7 @@ def test_random_captions_score_as_in_coco_caption(data):
 
 @given(st.lists(reference, min_size=1, max_size=5), st.lists(words, min_size=4, max_size=9))
 def test_bleu_counts_equal_nltks(references, hypothesis):
-    counted = BleuReferences(references).statistics(hypothesis)
+    counted = measure({1: references}, {1: hypothesis})[0]
     for n in range(1, 5):
         # Only for captions of at least n words: NLTK counts one n-gram in a shorter one, coco-caption none.
         expected = modified_precision(references, hypothesis, n)
