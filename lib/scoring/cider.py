@@ -75,7 +75,7 @@ class CiderD:
         count = matches.hypotheses.counts[matches.hypothesis_entry]
         products = np.minimum(count, reference_count) * reference_count * self._idf[ngram] ** 2
         products = sum_by_order(products, matches.pair, orders_of(counts.codes)[ngram], size)
-        norms = _norms(matches.hypotheses, self._idf[matches.index])
+        norms = _norms(matches.hypotheses, self._idf[matches.reference_ngrams])
         scale = norms[matches.hypothesis] * self._norms[matches.reference]
         cosines = np.divide(products, scale, out=np.zeros_like(scale), where=scale > 0)
         sums = np.bincount(matches.comparison, cosines.mean(axis=1) * weights)

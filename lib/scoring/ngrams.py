@@ -39,7 +39,7 @@ class Matches(NamedTuple):
     """H hypotheses, the P pairs (hypothesis, reference) to compare, and the S n-grams that the two of a pair share."""
 
     hypotheses: NgramCounts
-    index: np.ndarray  # (G,) the place of each n-gram of the hypotheses in the references' codes; -1 if not there
+    reference_ngrams: np.ndarray  # (G,) the index in the references' codes of each n-gram; -1 if not there
     comparison: np.ndarray  # (P,) sorted: all references of one image form one comparison with one hypothesis
     hypothesis: np.ndarray  # (P,)
     reference: np.ndarray  # (P,)
