@@ -5,6 +5,7 @@ Results are a COCO results JSON, [{"image_id": 1, "caption": "a dog"}, ...]; JSO
 """
 
 import csv
+import io
 import json
 import re
 import reprlib
@@ -149,7 +150,7 @@ def _records(path: Path) -> Iterator[Any]:
     except json.JSONDecodeError:
         if text.startswith("["):
             raise
-        yield from map(json.loads, filter(str.strip, text.splitlines()))
+        yield from map(json.loads, filter(str.strip, text.split("\n")))
         return
     if isinstance(content, list):
         yield from content
@@ -167,7 +168,7 @@ def _records(path: Path) -> Iterator[Any]:
 def _csv_rows(text: str, path: Path) -> Iterator[Mapping[str, str]]:
     """Yield the rows of a CSV or TSV. The delimiter is the one that the header has most of."""
     delimiter = max(",\t;|", key=text.partition("\n")[0].count)
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
     for row in reader:
         if None in row:
             fix = "Put captions that hold it in double quotes"
@@ -187,7 +188,7 @@ def _result(row: Any, position: int, path: Path) -> Result:
         text = text[0]["caption"] if isinstance(text[0], Mapping) and "caption" in text[0] else text[0]
     if isinstance(key, float) and key.is_integer():  # as pandas writes ids beside a missing one
         key = int(key)
-    if not isinstance(text, str) or not isinstance(key, int | float | str) or key in ("", True, False):
+    if not isinstance(text, str) or not isinstance(key, int | float | str) or key == "" or isinstance(key, bool):
         values = f"{image}={reprlib.repr(key)}, {caption}={reprlib.repr(text)}"
         raise UserError(f"{path}: row {position}: {values}. Expected an id or file name, and one caption as text")
     return Result(str(key), _normalise(image) in _NAMES, text)

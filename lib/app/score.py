@@ -5,7 +5,6 @@ From Python, `score_files("results.json", "references.json")` returns the corpus
 
 import argparse
 import csv
-import gc
 import io
 import json
 import os
@@ -56,7 +55,6 @@ def main() -> int:
     arguments = parser.parse_args()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the characters of a file name
         sys.stdout.reconfigure(errors="backslashreplace")
-    gc.disable()  # a fifth of the time: there are 100,000s of short lists, and no cycles
     try:
         _run(arguments)
     except BrokenPipeError:  # `head` has closed the pipe; without this line Python fails again when it flushes stdout
