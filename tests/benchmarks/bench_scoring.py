@@ -65,7 +65,8 @@ def test_score_from_start_to_end(captions, show, tmp_path):
         lambda: seconds(*command), lambda: coco_caption_scores(references, hypotheses), pairs=START_PAIRS
     )
     show(
-        f"{len(references)} images, score from start to end: {ours:.2f} s, {ratio:.2f} times coco-caption's scores alone"
+        f"{len(references)} images, `score` from start to end: {ours:.2f} s, "
+        f"{ratio:.2f} times coco-caption's scores without its tokenizer"
     )
 
 
