@@ -10,7 +10,7 @@ from lib.evaluation.diversity import caption_statistics
 from lib.evaluation.intervals import intervals, mean_interval, pairs_interval
 from lib.scenes.dataset import read_truth
 from lib.scenes.truth import parse_caption, shuffled_truth, truth_matrix
-from lib.scoring import corpus_scores, image_scores, measure, score
+from lib.scoring import corpus_scores, explain_low_cider_d, image_scores, measure, score
 from lib.text.tokenizer import tokenize_results
 from stages.common.entrypoint import run
 from stages.common.metrics_io import read_json
@@ -35,6 +35,8 @@ def main() -> None:
             scores["truth_shuffled"], bounds["truth_shuffled"] = shuffled_truth(holds), pairs_interval(holds)
     write_table(per_image, METRICS / "per_image.parquet")
     _write("scores.json", scores)
+    if explanation := explain_low_cider_d(references, hypotheses, scores):
+        print(f"note: {explanation}")
     _write("intervals.json", bounds)
 
     seen = {tuple(tokens) for captions in _references("train").values() for tokens in captions}

@@ -1,21 +1,38 @@
 """BLEU, ROUGE-L and CIDEr-D with coco-caption's names and units, without Java.
 
+    from lib.scoring import score_captions
+
+    score_captions({1: ["A dog runs.", "A brown dog."]}, {1: "a dog"})   # {"bleu_1": ..., ..., "cider_d": ...}
+
 Every score is a function of sums over images. So each image is measured once, as a row of numbers. The rows give the
 scores of all images, of each image, and of any sample of them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from lib.scoring.bleu import BleuReferences, Tokens, bleu
+from lib.scoring.bleu import bleu, bleu_statistics
 from lib.scoring.cider import CiderD
+from lib.scoring.ngrams import Matches, Tokens
 from lib.scoring.rouge import rouge_l
+from lib.text.tokenizer import tokenize
 
 METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
 
 
-def score(references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int, Tokens]) -> dict[str, float]:
+def score_captions(
+    references: Mapping[Any, Sequence[str]],
+    captions: Mapping[Any, str],
+    tokenize: Callable[[str], Tokens] = tokenize,
+) -> dict[str, float]:
+    """Return the corpus scores of captions as text, as `score` does of tokens. Each image has one caption."""
+    tokens = {image: [tokenize(text) for text in texts] for image, texts in references.items()}
+    return score(tokens, {image: tokenize(text) for image, text in captions.items()})
+
+
+def score(references: Mapping[Any, Sequence[Tokens]], hypotheses: Mapping[Any, Tokens]) -> dict[str, float]:
     """Return the corpus scores: BLEU and ROUGE-L from 0 to 1, CIDEr-D from 0 to 10.
 
     Both arguments are keyed by image id, with tokens as in `lib.text.tokenizer`. Raises ValueError if the ids differ,
@@ -34,33 +51,63 @@ def image_scores(measures: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(METRICS, combine(measures, 1).T, strict=True))
 
 
-def measure(references: Mapping[int, Sequence[Tokens]], hypotheses: Mapping[int, Tokens]) -> np.ndarray:
+def measure(references: Mapping[Any, Sequence[Tokens]], hypotheses: Mapping[Any, Tokens]) -> np.ndarray:
     """Return a row per image, in the order of `hypotheses`: BLEU's ten statistics, ROUGE-L and CIDEr-D, (I, 12)."""
     if not hypotheses:
         raise ValueError("there are no captions to score")
-    if differing := sorted(references.keys() ^ hypotheses.keys()):
-        raise ValueError(f"{len(differing)} images have references or a caption, not both, such as {differing[0]}")
+    if differing := references.keys() ^ hypotheses.keys():
+        example = min(differing, key=str)
+        raise ValueError(f"{len(differing)} images have references or a caption, not both, such as {example}")
     return Scorer({image: references[image] for image in hypotheses}).measure(list(hypotheses.values()))
 
 
 class Scorer:
     """Scores hypotheses against fixed references, whose n-grams it counts once."""
 
-    def __init__(self, references: Mapping[int, Sequence[Tokens]]) -> None:
+    def __init__(self, references: Mapping[Any, Sequence[Tokens]]) -> None:
         if missing := [image for image, captions in references.items() if not captions]:
             raise ValueError(f"{len(missing)} images have no reference caption, such as {missing[0]}")
         self._references = list(references.values())
-        self._bleu = [BleuReferences(captions) for captions in self._references]
         self._cider = CiderD(self._references)
 
     def measure(self, hypotheses: Sequence[Tokens]) -> np.ndarray:
         """Return the rows of `measure` of one hypothesis per image, in the order of the references."""
-        statistics = [image.statistics(tokens) for image, tokens in zip(self._bleu, hypotheses, strict=True)]
         rouge = [rouge_l(image, tokens) for image, tokens in zip(self._references, hypotheses, strict=True)]
-        cider = self._cider.scores(range(len(hypotheses)), hypotheses)
-        return np.column_stack([np.array(statistics, float), rouge, cider])
+        matches = self._match(hypotheses)
+        statistics = bleu_statistics(matches, self._cider.ngrams.counts)
+        return np.column_stack([statistics, rouge, self._cider.cider_d(matches)])
+
+    def cider_r(self, hypotheses: Sequence[Tokens]) -> np.ndarray:
+        """Return CIDEr-R of one hypothesis per image, (I,), 0 to 10."""
+        return self._cider.cider_r(self._match(hypotheses))
+
+    def _match(self, hypotheses: Sequence[Tokens]) -> Matches:
+        return self._cider.ngrams.match(np.arange(len(hypotheses)), hypotheses)
 
 
 def combine(sums: np.ndarray, images: int) -> np.ndarray:
     """Return the scores in the order of METRICS, (..., 6), from measures summed over `images` images, (..., 12)."""
     return np.concatenate([bleu(sums[..., :10]), sums[..., 10:] / images], axis=-1)
+
+
+def explain_low_cider_d(
+    references: Mapping[Any, Sequence[Tokens]], hypotheses: Mapping[Any, Tokens], scores: Mapping[str, float]
+) -> str | None:
+    """Return one line that says why CIDEr-D is about 0 beside a higher BLEU-1, if the reason is the idf of its words.
+
+    The idf of a word is 0 if it occurs in the references of every image: of one image, or of similar ones.
+    """
+    if scores["cider_d"] >= 0.1 * scores["bleu_1"]:
+        return None
+    words = {image: {word for tokens in captions for word in tokens} for image, captions in references.items()}
+    everywhere = set.intersection(*words.values())
+    matching = [word for image, tokens in hypotheses.items() for word in tokens if word in words[image]]
+    share = sum(word in everywhere for word in matching) / max(1, len(matching))
+    if share < 0.5:
+        return None
+    images = f"all {len(references)} images" if len(references) > 1 else "the only image"
+    return (
+        f"CIDEr-D is {scores['cider_d']:.3f} beside a BLEU-1 of {scores['bleu_1']:.3f}, because {share:.0%} of the "
+        f"words that match occur in the references of {images}, so their weight (idf) is 0. "
+        "It needs many images with different references"
+    )

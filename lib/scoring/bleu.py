@@ -4,38 +4,28 @@ Matches and lengths are summed over the corpus before the division. The mean of 
 so is NLTK's corpus_bleu if there are captions of fewer than four tokens.
 """
 
-from collections import Counter
-from collections.abc import Hashable, Sequence
-from itertools import chain
-
 import numpy as np
 
-ORDERS = (1, 2, 3, 4)
-
-Tokens = Sequence[Hashable]
+from lib.scoring.ngrams import ORDERS, Matches, NgramCounts
 
 _TINY, _SMALL = 1e-15, 1e-9  # coco-caption's; they avoid a division by zero
 
 
-class BleuReferences:
-    """The n-gram counts of an image's references, for any number of hypotheses."""
+def bleu_statistics(matches: Matches, references: NgramCounts) -> np.ndarray:
+    """Return what each hypothesis adds to the corpus, (H, 10), if it is compared with one image.
 
-    def __init__(self, references: Sequence[Tokens]) -> None:
-        self._lengths = [len(reference) for reference in references]
-        self._max_counts: Counter[tuple[Hashable, ...]] = Counter()  # the largest count in any one reference
-        for reference in references:
-            self._max_counts |= _ngrams(reference)
-
-    def statistics(self, hypothesis: Tokens) -> list[int]:
-        """Return what a hypothesis adds to the corpus, ten numbers: matches by order (4), n-grams by order (4), its
-        length, and the closest reference length (the shorter one of a tie)."""
-        matches = dict.fromkeys(ORDERS, 0)
-        for ngram, count in _ngrams(hypothesis).items():
-            matches[len(ngram)] += min(count, self._max_counts[ngram])
-        length = len(hypothesis)
-        ngrams = [max(0, length - n + 1) for n in ORDERS]
-        closest = min(self._lengths, key=lambda reference: (abs(reference - length), reference))
-        return [*matches.values(), *ngrams, length, closest]
+    The columns are the matches by order (4), the n-grams by order (4), the length, and the closest reference length
+    (the shorter one of a tie). An n-gram matches as often as it occurs in the reference that has most of it.
+    """
+    counts, lengths = matches.hypotheses, matches.hypotheses.lengths
+    largest = np.zeros_like(counts.counts)
+    np.maximum.at(largest, matches.hypothesis_entry, references.counts[matches.reference_entry])
+    ngrams = np.maximum(0, lengths[:, None] + 1 - np.array(ORDERS))
+    reference_lengths = references.lengths[matches.reference]
+    difference = np.abs(reference_lengths - lengths[matches.hypothesis])
+    order = np.lexsort((reference_lengths, difference, matches.hypothesis))
+    closest = reference_lengths[order[np.searchsorted(matches.hypothesis, np.arange(len(lengths)))]]
+    return np.column_stack([counts.sum_by_order(np.minimum(counts.counts, largest)), ngrams, lengths, closest])
 
 
 def bleu(statistics: np.ndarray) -> np.ndarray:
@@ -46,8 +36,3 @@ def bleu(statistics: np.ndarray) -> np.ndarray:
     ratio = (length + _TINY) / (reference_length + _SMALL)
     brevity = np.where(ratio < 1, np.exp(1 - 1 / np.minimum(ratio, 1)), 1.0)
     return np.cumprod(precision, axis=-1) ** (1 / np.array(ORDERS)) * brevity
-
-
-def _ngrams(tokens: Tokens) -> Counter[tuple[Hashable, ...]]:
-    """Count the n-grams of one to four tokens."""
-    return Counter(chain.from_iterable(zip(*(tokens[i:] for i in range(n)), strict=False) for n in ORDERS))

@@ -5,7 +5,7 @@ The best precision and the best recall may be of different references. Their F m
 
 from collections.abc import Hashable, Sequence
 
-from lib.scoring.bleu import Tokens
+from lib.scoring.ngrams import Tokens
 
 _BETA = 1.2
 

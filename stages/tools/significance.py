@@ -15,8 +15,9 @@ from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 
 from lib.core.errors import UserError, readable_errors
-from lib.evaluation.intervals import difference_intervals, mean_interval
-from lib.scoring import corpus_scores, measure
+from lib.evaluation.intervals import mean_interval
+from lib.evaluation.significance import Difference, difference_table, differences
+from lib.scoring import measure
 from lib.text.tokenizer import tokenize, tokenize_results
 from stages.common.entrypoint import run
 from stages.common.paths import CAPTION_TABLE, METRICS
@@ -32,19 +33,13 @@ def main() -> None:
         raise UserError(f"{a} and {b} have different test images or reference captions: use runs on the same data set")
     measures_a = measure(references, captions_a)
     measures_b = measure(references, {image_id: captions_b[image_id] for image_id in captions_a})
-    scores_a, scores_b = corpus_scores(measures_a), corpus_scores(measures_b)
-    intervals = difference_intervals(measures_b, measures_a)
+    rows = differences(measures_a, measures_b)
     if true_a is not None and true_b is not None:
-        scores_a["truth"], scores_b["truth"] = true_a.mean(), true_b.mean()
-        intervals["truth"] = mean_interval((true_b.astype(float) - true_a.astype(float)).to_numpy())
-    rows = []
-    for metric, (low, high) in intervals.items():
-        score_a, score_b = scores_a[metric], scores_b[metric]
-        real = "yes" if low > 0 or high < 0 else "may be chance"
-        difference = [f"{score_b - score_a:+.4f}", f"{low:+.4f} to {high:+.4f}", real]
-        rows.append([f"{score_a:.4f}", f"{score_b:.4f}", *difference])
-    table = pd.DataFrame(rows, list(intervals), [a, b, "difference", "95% interval", "real"])
-    print(f"{table.to_string()}\n\n{len(captions_a)} images; a difference is real if its interval excludes 0")
+        interval = mean_interval((true_b.astype(float) - true_a.astype(float)).to_numpy())
+        rows["truth"] = Difference(true_a.mean(), true_b.mean(), interval)
+    print(
+        f"{difference_table(a, b, rows)}\n\n{len(captions_a)} images; a difference is real if its interval excludes 0"
+    )
 
 
 def _load(name: str) -> tuple[dict[int, list[list[str]]], dict[int, list[str]], pd.Series | None]:

@@ -10,6 +10,7 @@ from lib.evaluation.intervals import intervals
 from lib.scoring import corpus_scores, image_scores, measure
 from lib.scoring.cider import CiderD
 from lib.text.tokenizer import tokenize
+from tests.benchmarks.bench_start import PAIRS as START_PAIRS, seconds
 from tests.benchmarks.timing import paired
 from tests.lib.test_scoring import coco_caption_scores
 from tests.realdata import REALDATA, needs_realdata
@@ -50,6 +51,22 @@ def test_scores_against_coco_caption(captions, show):
     show(
         f"{len(references)} images, {len(captions)} captions: tokens {tokenized:.2f} s, scores {ours:.2f} s, "
         f"{ratio:.2f} times coco-caption's; intervals {bounded:.2f} s"
+    )
+
+
+def test_score_from_start_to_end(captions, show, tmp_path):
+    """The command `score` on the last caption of each image, against the others; coco-caption without its tokenizer."""
+    references = tokens_of(captions)
+    hypotheses = {image_id: own[-1] for image_id, own in references.items()}
+    results = [{"image_id": image_id, "caption": " ".join(tokens)} for image_id, tokens in hypotheses.items()]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    command = ("-m", "lib.app.score", tmp_path / "results.json", REALDATA / "coco/captions_val2017.json")
+    ratio, ours = paired(
+        lambda: seconds(*command), lambda: coco_caption_scores(references, hypotheses), pairs=START_PAIRS
+    )
+    show(
+        f"{len(references)} images, `score` from start to end: {ours:.2f} s, "
+        f"{ratio:.2f} times coco-caption's scores without its tokenizer"
     )
 
 

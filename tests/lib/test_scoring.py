@@ -1,15 +1,25 @@
 """Scores equal those of coco-caption's own code (pycocoevalcap); and cases that it leaves open."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
 from nltk.translate.bleu_score import modified_precision
 
-from lib.scoring import METRICS, corpus_scores, image_scores, measure, score
-from lib.scoring.bleu import BleuReferences
+from lib.scoring import (
+    METRICS,
+    Scorer,
+    corpus_scores,
+    explain_low_cider_d,
+    image_scores,
+    measure,
+    score,
+    score_captions,
+)
 from lib.scoring.cider import CiderD
+from lib.scoring.ngrams import ORDERS
 from lib.scoring.rouge import rouge_l
 from lib.text.tokenizer import tokenize
 from tests.realdata import REALDATA, needs_realdata
@@ -62,7 +72,7 @@ def test_random_captions_score_as_in_coco_caption(data):
 
 @given(st.lists(reference, min_size=1, max_size=5), st.lists(words, min_size=4, max_size=9))
 def test_bleu_counts_equal_nltks(references, hypothesis):
-    counted = BleuReferences(references).statistics(hypothesis)
+    counted = measure({1: references}, {1: hypothesis})[0]
     for n in range(1, 5):
         # Only for captions of at least n words: NLTK counts one n-gram in a shorter one, coco-caption none.
         expected = modified_precision(references, hypothesis, n)
@@ -139,6 +149,68 @@ def test_cider_d_of_token_ids_equals_that_of_words(data):
     by_words = CiderD([references for references, _ in data]).scores(images, hypotheses)
     by_ids = CiderD([[to_ids(tokens) for tokens in references] for references, _ in data])
     np.testing.assert_allclose(by_ids.scores(images, [*map(to_ids, hypotheses)]), by_words, rtol=1e-12)
+
+
+def cider_r(references, hypotheses):
+    """Return CIDEr-R of each image, term by term from the formulas of the paper's section 4 and its code."""
+    documents = [
+        Counter(ngram for own in references for ngram in {g for tokens in own for g in grams(tokens, n)})
+        for n in ORDERS
+    ]
+
+    def vector(tokens, n):
+        idf = {g: np.log(len(references)) - np.log(max(1, documents[n - 1][g])) for g in grams(tokens, n)}
+        return {g: count * idf[g] for g, count in Counter(grams(tokens, n)).items()}
+
+    def similarity(hypothesis, reference):
+        total = 0.0
+        for n in ORDERS:
+            a, b = vector(hypothesis, n), vector(reference, n)
+            norm = np.sqrt(sum(x * x for x in a.values()) * sum(x * x for x in b.values()))
+            total += sum(min(a[g], b.get(g, 0)) * b.get(g, 0) for g in a) / norm / 4 if norm else 0
+        counts, others = Counter(hypothesis), Counter(reference)
+        repeats = [1 / (1 + abs((others[word] or 1) - count)) for word, count in counts.items()]
+        ratio = (len(hypothesis) - len(reference)) / (len(reference) - 1)
+        return total * np.prod(repeats) ** (0.8 / len(repeats)) * np.exp(-(ratio**2)) ** 0.2
+
+    pairs = zip(references, hypotheses, strict=True)
+    return [10 * np.mean([similarity(hypothesis, reference) for reference in own]) for own, hypothesis in pairs]
+
+
+def grams(tokens, n):
+    return list(zip(*(tokens[i:] for i in range(n)), strict=False))
+
+
+long_caption = st.lists(st.sampled_from("abcde"), min_size=2, max_size=9)
+
+
+@given(st.lists(st.tuples(st.lists(long_caption, min_size=1, max_size=3), long_caption), min_size=1, max_size=4))
+def test_cider_r_is_the_papers_formula(data):
+    references, hypotheses = map(list, zip(*data, strict=True))
+    found = Scorer(dict(enumerate(references))).cider_r(hypotheses)
+    np.testing.assert_allclose(found, cider_r(references, hypotheses), rtol=1e-9, atol=1e-9)
+
+
+def test_a_cider_d_of_0_is_explained_only_if_idf_is_the_reason():
+    def explain(references: dict[int, list[str]], captions: dict[int, str]) -> str | None:
+        tokens = {i: [text.split() for text in texts] for i, texts in references.items()}
+        hypotheses = {i: text.split() for i, text in captions.items()}
+        return explain_low_cider_d(tokens, hypotheses, score(tokens, hypotheses))
+
+    same = {i: ["a shape on a sheet", "a shape"] for i in range(9)}
+    varied = {i: [f"a {colour} shape", "a shape"] for i, colour in enumerate(["red", "blue", "big"])}
+    assert "only image" in explain({1: ["a red dog"]}, {1: "a red dog"})
+    assert "100%" in explain(same, dict.fromkeys(same, "a shape"))
+    assert "all 3 images" in explain(varied, dict.fromkeys(varied, "a shape"))
+    assert explain(varied, {0: "a red shape", 1: "a blue shape", 2: "a big shape"}) is None  # it is not 0
+    assert explain({1: ["a dog"], 2: ["the cat"]}, {1: "runs", 2: "runs"}) is None  # the captions are wrong
+
+
+def test_captions_as_text_score_as_their_tokens():
+    references, captions = {"x": ["A dog, running.", "The dog"], "y": ["Two cats."]}, {"x": "A dog!", "y": "two CATS"}
+    tokens = {"x": [["a", "dog", "running"], ["the", "dog"]], "y": [["two", "cats"]]}
+    assert score_captions(references, captions) == score(tokens, {"x": ["a", "dog"], "y": ["two", "cats"]})
+    assert score_captions(references, captions, str.split)["bleu_1"] < 1
 
 
 def test_captions_without_references_are_an_error():
