@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.core.errors import UserError, exit_on_error
-from lib.core.zips import IMAGE_SUFFIXES
+from lib.core.file_types import HEAD_BYTES, is_image
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help needs none
     from lib.app.captioner import Candidate, Captioner
@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help needs none
 
 MODEL = Path("data/model")
 _SEARCH_OPTIONS = ("beam_size", "max_length", "length_penalty", "min_length", "no_repeat_ngram_size")
+_MAX_NAMED = 5  # folders in a message
 _COLUMNS, _WIDTH = 5, 2.4  # of the attention plot: images per row, and inches of an image
 
 
@@ -142,17 +143,34 @@ def _caption_files(
 
 
 def _image_files(path: str) -> list[str]:
-    """Return the path of a file, or the images in a folder, sorted by name. Raises UserError."""
+    """Return the path of a file, or the images in a folder, sorted by name. Raises UserError.
+
+    A picture counts whatever its extension. Folders inside the folder are reported on stderr, other files are not.
+    """
     try:
         if not Path(path).is_dir():
             return [path]
-        entries = sorted(Path(path).iterdir())
+        entries = [entry for entry in sorted(Path(path).iterdir()) if not entry.name.startswith(".")]
+        files = [str(entry) for entry in entries if entry.is_file() and _is_image(entry)]
+        folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
     except OSError as error:  # no permission, or a name that is too long
         raise UserError(f"{path}: {error.strerror}") from error
-    files = [str(p) for p in entries if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    inside = f"{', '.join(folders[:_MAX_NAMED])}{', ...' if len(folders) > _MAX_NAMED else ''}"
     if not files:
-        raise UserError(f"{path}: no image in this folder; looked for {' '.join(sorted(IMAGE_SUFFIXES))}")
+        where = f"it has the folders {inside}" if folders else "name another folder, or image files"
+        raise UserError(f"{path}: no image in this folder; {where}")
+    if folders:
+        print(f"{path}: does not caption the images of {inside}; name these folders too", file=sys.stderr)
     return files
+
+
+def _is_image(path: Path) -> bool:
+    """Return whether to caption a file of a folder. One that cannot be read counts: its error is reported later."""
+    try:
+        with path.open("rb") as file:
+            return is_image(path.name, file.read(HEAD_BYTES))
+    except OSError:
+        return True
 
 
 if __name__ == "__main__":
