@@ -104,6 +104,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if out and len(files) > 1:
         raise UserError(f"--attention {out}: draws one image, but {len(files)} were given")
     captioner = load_captioner(arguments.model)
+    captioner.cnn()  # fail once, not for each image, if the model needs features
     if out and not captioner.decoder.attends:
         raise UserError(f"--attention {out}: this model has no attention; train one with model.attention=additive")
     results: list[dict[str, Any]] = []  # the output of --json
@@ -118,7 +119,7 @@ def _run(arguments: argparse.Namespace) -> int:
             lines = [f"  {c.mean_score:6.2f} per word, {c.score:7.2f}:  {c.text}" for c in top]
             print(f"{file}: {top[0].text}" if len(top) == 1 else "\n".join([f"{file}:", *lines]), flush=True)
         if out:
-            draw_attention(file, captioner.backbone.preprocess, top[0], out)
+            draw_attention(file, captioner.cnn().preprocess, top[0], out)
     if arguments.json:
         print(json.dumps(results, indent=2))
     return int(any("error" in result for result in results))
@@ -128,6 +129,8 @@ def _caption_files(
     captioner: "Captioner", files: Sequence[str], search: dict[str, Any]
 ) -> "Iterator[tuple[str, list[Candidate] | UserError]]":
     """Yield each file with its captions, the best first, or with the reason why it has none."""
+    import numpy as np
+
     from lib.app.captioner import BATCH_SIZE
 
     for first in range(0, len(files), BATCH_SIZE):
@@ -138,7 +141,10 @@ def _caption_files(
                 pixels[file] = captioner.pixels(file)
             except UserError as error:
                 errors[file] = error
-        captions = dict(zip(pixels, captioner.caption(list(pixels.values()), **search), strict=True))
+        captions = {}
+        if pixels:
+            features = captioner.features(np.stack(list(pixels.values())))
+            captions = dict(zip(pixels, captioner.caption_features(features, **search), strict=True))
         yield from ((file, captions.get(file) or errors[file]) for file in batch)
 
 

@@ -32,6 +32,7 @@ from lib.vision.images import Preprocess
 
 SMALL_NET = "small_net"
 WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "backbone.json"
+_READY_FILE = "ready_features.json"  # instead of these two, if the features were made elsewhere
 _SIZES = range(16, 8193)  # pixels per side: a CNN reduces smaller images to nothing, and larger ones fill the memory
 # The layer names in torchvision's DenseNet files, norm.1 instead of norm1, as in torchvision.models.densenet.
 _OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
@@ -134,6 +135,17 @@ class Backbone:
         with readable_errors(folder / WEIGHTS_FILE):
             _load_state_dict(network, load_file(folder / WEIGHTS_FILE))
         return cls(name, for_inference(network), preprocess)
+
+
+def save_without_cnn(folder: Path, source: str) -> None:
+    """Write a note instead of a backbone: the features come from `source`, so no CNN of ours made them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _READY_FILE).write_text(json.dumps({"features": source}, indent=2) + "\n", "utf-8")
+
+
+def has_cnn(folder: Path) -> bool:
+    """Return whether the folder of a backbone has a CNN, or the note that its features were made elsewhere."""
+    return not (folder / _READY_FILE).exists()
 
 
 def read_backbone_config(folder: Path) -> tuple[str, Preprocess]:
