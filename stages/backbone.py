@@ -1,4 +1,7 @@
-"""backbone: get the CNN, with library weights (verified), from a local file, or trained here."""
+"""backbone: get the CNN, with library weights (verified), from a local file, or trained here.
+
+For ready features write a note instead.
+"""
 
 from dataclasses import asdict
 
@@ -11,15 +14,20 @@ from lib.optim.optimiser import make_deterministic
 from lib.pretraining.fitting import fit_backbone
 from lib.pretraining.phrases import PretrainConfig
 from lib.pretraining.tuning import TuneConfig, tune_backbone
-from lib.vision.backbones import override, pretrained, random_init
+from lib.vision.backbones import override, pretrained, random_init, save_without_cnn
 from lib.vision.images import read_pixels
 from stages.common.checkpoints import work_folder
 from stages.common.entrypoint import run
 from stages.common.paths import ANNOTATED_IMAGES, BACKBONE, CAPTION_TABLE, RAW
-from stages.params import BackboneParams, read_params
+from stages.common.ready import ready_source
+from stages.params import BackboneParams, FeaturesParams, read_params
 
 
 def main() -> None:
+    if source := ready_source(read_params(FeaturesParams)):
+        save_without_cnn(BACKBONE, source.name)
+        print(f"no CNN: features.source={source}")
+        return
     params = read_params(BackboneParams)
     make_deterministic(params.fit.seed)
     fit = params.weights == "fit"

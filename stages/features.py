@@ -1,4 +1,4 @@
-"""features: run the CNN over every image, straight from the zip, and write the table of the images that exist."""
+"""features: run the CNN over every image, straight from the zip, or import ready features; list the images."""
 
 from lib.core.errors import UserError, short_line
 from lib.core.files import link_into
@@ -6,12 +6,14 @@ from lib.core.tables import SPLITS, read_table, write_table
 from lib.core.workdir import prune
 from lib.core.workers import worker_count
 from lib.extraction.extract import ExtractionConfig, extract
+from lib.extraction.ready import import_features
 from lib.features.pca import PCA, project_shards
 from lib.features.store import Features, shard_paths
 from lib.vision.backbones import Backbone
 from stages.common.checkpoints import stage_code
 from stages.common.entrypoint import run
 from stages.common.paths import ANNOTATED_IMAGES, BACKBONE, FEATURES, IMAGES, RAW, SCRATCH, SKIPPED
+from stages.common.ready import ready_source
 from stages.params import FeaturesParams, read_params
 
 _MAX_PRINTED = 10  # skipped images; the table has all of them
@@ -20,15 +22,19 @@ _MAX_PRINTED = 10  # skipped images; the table has all of them
 def main() -> None:
     params = read_params(FeaturesParams)
     annotated = read_table(ANNOTATED_IMAGES)
-    config = ExtractionConfig(RAW, Backbone.load(BACKBONE), params.kind, params.precision, params.batch_size)
-    result = extract(annotated, config, SCRATCH / "features", worker_count(), stage_code("features"))
+    scratch, code = SCRATCH / "features", stage_code("features")
+    if source := ready_source(params):
+        result = import_features(annotated, source, scratch, code)
+    else:
+        config = ExtractionConfig(RAW, Backbone.load(BACKBONE), params.kind, params.precision, params.batch_size)
+        result = extract(annotated, config, scratch, worker_count(), code)
     skipped = result.skipped
     for image_id, reason in skipped.head(_MAX_PRINTED).itertuples(index=False):
         print(short_line(f"skipped image {image_id}: {reason}"))
     if len(skipped) / len(annotated) > params.max_skipped:
         raise UserError(
-            f"features.max_skipped={params.max_skipped}: {len(skipped)} of {len(annotated)} images cannot be read; the "
-            f"first is image {skipped['image_id'][0]}, {skipped['reason'][0]}. Repair the images or raise the limit."
+            f"features.max_skipped={params.max_skipped}: {len(skipped)} of {len(annotated)} images are left out; the "
+            f"first is image {skipped['image_id'][0]}, {skipped['reason'][0]}. Repair the input or raise the limit."
         )
     images = annotated.merge(result.index, on="image_id", validate="1:1")
     for split in SPLITS:

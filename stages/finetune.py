@@ -13,8 +13,9 @@ from stages.common.checkpoints import work_folder
 from stages.common.entrypoint import run
 from stages.common.paths import BACKBONE, DECODER, FEATURES, MODEL
 from stages.common.provenance import note_run
+from stages.common.ready import ready_source
 from stages.common.training import training_data, training_inputs, write_curves
-from stages.params import SECTIONS, FinetuneParams, VocabularyParams, read_params
+from stages.params import SECTIONS, FeaturesParams, FinetuneParams, VocabularyParams, read_params
 
 
 def main() -> None:
@@ -39,6 +40,8 @@ def main() -> None:
     val_scores = {name.removeprefix("val_"): value for name, value in best.items() if name.startswith("val_")}
     params = {name: read_params(schema).model_dump() for name, schema in SECTIONS.items() if name != "generate"}
     del params["dataset"]["mirror"]  # where files come from does not change them
+    if ready_source(read_params(FeaturesParams)) is None:
+        del params["features"]["source"]
     write_card(MODEL, decoder.config, params, val_scores)
     note_run(MODEL)
     prune(folder)

@@ -10,7 +10,7 @@ from lib.report.figures import draw_contact_sheet, save_png
 from lib.report.gallery import thumbnail, write_gallery, write_sprites
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, gradient_flow, learning_curves, self_critical_curves
-from lib.vision.backbones import read_backbone_config
+from lib.vision.backbones import has_cnn, read_backbone_config
 from lib.vision.images import Archives, image_rows
 from stages.common.entrypoint import run
 from stages.common.metrics_io import read_csv, read_json
@@ -46,8 +46,11 @@ def main() -> None:
     test_ids = [("image_id", "in", per_image["image_id"].tolist())]
     captions = read_table(CAPTION_TABLE, columns=["image_id", "caption"], filters=test_ids)
     references = captions.groupby("image_id")["caption"].agg(list)
-    _, preprocess = read_backbone_config(BACKBONE)
-    write_gallery(out, per_image, references, sizes, attention, preprocess)
+    if has_cnn(BACKBONE):
+        _, preprocess = read_backbone_config(BACKBONE)
+        write_gallery(out, per_image, references, sizes, attention, preprocess)
+    else:  # nobody knows where the regions of ready features are, so no attention weights are drawn
+        write_gallery(out, per_image, references, sizes, attention[:, :0])
 
     model = read_params(ModelParams)
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped["reason"].value_counts().items())

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.core.errors import UserError, exit_on_error, readable_errors
+from lib.core.file_types import HEAD_BYTES, is_image
 from lib.core.files import expand_home
-from lib.core.zips import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help needs none
     from lib.app.captioner import Candidate, Captioner
@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help needs none
 
 MODEL = Path("data/model")
 _SEARCH_OPTIONS = ("beam_size", "max_length", "length_penalty", "min_length", "no_repeat_ngram_size")
+_MAX_NAMED = 5  # folders in a message
 _COLUMNS, _WIDTH = 5, 2.4  # of the attention plot: images per row, and inches of an image
 
 
@@ -110,6 +111,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if out and len(files) > 1:
         raise UserError(f"--attention {out}: draws one image, but {len(files)} were given")
     captioner = load_captioner(arguments.model)
+    captioner.cnn()  # fail once, not for each image, if the model needs features
     if out and not captioner.decoder.attends:
         raise UserError(f"--attention {out}: this model has no attention; train one with model.attention=additive")
     results: list[dict[str, Any]] = []  # the output of --json
@@ -124,7 +126,7 @@ def _run(arguments: argparse.Namespace) -> int:
             lines = [f"  {c.mean_score:6.2f} per word, {c.score:7.2f}:  {c.text}" for c in top]
             print(f"{file}: {top[0].text}" if len(top) == 1 else "\n".join([f"{file}:", *lines]), flush=True)
         if out:
-            draw_attention(file, captioner.backbone.preprocess, top[0], out)
+            draw_attention(file, captioner.cnn().preprocess, top[0], out)
     if arguments.json:
         print(json.dumps(results, indent=2))
     return int(any("error" in result for result in results))
@@ -134,6 +136,8 @@ def _caption_files(
     captioner: "Captioner", files: Sequence[str], search: dict[str, Any]
 ) -> "Iterator[tuple[str, list[Candidate] | UserError]]":
     """Yield each file with its captions, the best first, or with the reason why it has none."""
+    import numpy as np
+
     from lib.app.captioner import BATCH_SIZE
 
     for first in range(0, len(files), BATCH_SIZE):
@@ -144,22 +148,42 @@ def _caption_files(
                 pixels[file] = captioner.pixels(file)
             except UserError as error:
                 errors[file] = error
-        captions = dict(zip(pixels, captioner.caption(list(pixels.values()), **search), strict=True))
+        captions = {}
+        if pixels:
+            features = captioner.features(np.stack(list(pixels.values())))
+            captions = dict(zip(pixels, captioner.caption_features(features, **search), strict=True))
         yield from ((file, captions.get(file) or errors[file]) for file in batch)
 
 
 def _image_files(path: str) -> list[str]:
-    """Return the path of a file, or the images in a folder, sorted by name. Raises UserError."""
+    """Return the path of a file, or the images in a folder, sorted by name. Raises UserError.
+
+    A picture counts whatever its extension. Folders inside the folder are reported on stderr, other files are not.
+    """
     try:
         if not Path(path).is_dir():
             return [path]
-        entries = sorted(Path(path).iterdir())
+        entries = [entry for entry in sorted(Path(path).iterdir()) if not entry.name.startswith(".")]
+        files = [str(entry) for entry in entries if entry.is_file() and _is_image(entry)]
+        folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
     except OSError as error:  # no permission, or a name that is too long
         raise UserError(f"{path}: {error.strerror}") from error
-    files = [str(p) for p in entries if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    inside = f"{', '.join(folders[:_MAX_NAMED])}{', ...' if len(folders) > _MAX_NAMED else ''}"
     if not files:
-        raise UserError(f"{path}: no image in this folder; looked for {' '.join(sorted(IMAGE_SUFFIXES))}")
+        where = f"it has the folders {inside}" if folders else "name another folder, or image files"
+        raise UserError(f"{path}: no image in this folder; {where}")
+    if folders:
+        print(f"{path}: does not caption the images of {inside}; name these folders too", file=sys.stderr)
     return files
+
+
+def _is_image(path: Path) -> bool:
+    """Return whether to caption a file of a folder. One that cannot be read counts: its error is reported later."""
+    try:
+        with path.open("rb") as file:
+            return is_image(path.name, file.read(HEAD_BYTES))
+    except OSError:
+        return True
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Caption images with a trained model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,7 +21,7 @@ from lib.search.beam import beam_search
 from lib.search.constraints import DecodingConstraints
 from lib.search.ensemble import build_ensemble
 from lib.text.vocabulary import Vocabulary
-from lib.vision.backbones import Backbone
+from lib.vision.backbones import Backbone, has_cnn
 from lib.vision.images import ImageError, decode, to_rgb
 
 if TYPE_CHECKING:  # its import of pandas takes half a second
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # its import of pandas takes half a second
 
 BATCH_SIZE = 32  # images
 
-# The path of an image file, a PIL image, or the pixels that `Captioner.pixels` returned.
+# The path of an image file, a PIL image, or RGB pixels: a uint8 array (H, W, 3), or (H, W) in grey.
 ImageInput = str | Path | Image.Image | np.ndarray
 
 
@@ -52,7 +52,7 @@ class Candidate:
 class Captioner:
     """A CNN, the decoder that was trained on its features, and the vocabulary."""
 
-    backbone: Backbone
+    backbone: Backbone | None  # None if the decoder was trained on ready features; then see `caption_features`
     pca: PCA | None
     decoder: Decoder
     vocabulary: Vocabulary
@@ -67,17 +67,19 @@ class Captioner:
         """
         folders = [Path(folder), *map(Path, others)]
         first = folders[0]
-        backbone = Backbone.load(backbone_folder(first)).fuse_batchnorm()
+        backbone = None
+        if has_cnn(backbone_folder(first)):
+            backbone = Backbone.load(backbone_folder(first)).fuse_batchnorm()
+            backbone.network.to(device())
         with readable_errors(pca_path(first)):
             pca = PCA.load(first) if pca_path(first).exists() else None
         decoders = [load_decoder(path) for path in folders]
         model, vocabulary = build_ensemble(folders, decoders)
-        backbone.network.to(device())
         return cls(backbone, pca, decoders[0][0], vocabulary, model)
 
     def caption(
         self,
-        images: Sequence[ImageInput],
+        images: ImageInput | Iterable[ImageInput],
         *,
         beam_size: int = 5,
         max_length: int = 20,
@@ -88,40 +90,86 @@ class Captioner:
     ) -> list[list[Candidate]]:
         """Return up to `beam_size` captions per image, the best first. A beam of 1 is greedy search.
 
+        `images` is one image or several: see `ImageInput`. One image gives a list of one list. OpenCV's arrays are BGR:
+        pass `image[..., ::-1]`.
+
         Captions have `min_length` to `max_length` words. `length_penalty` is explained in `lib.search.beam`: 0 favours
         short captions, 1 ranks by the mean score. No n-gram of `no_repeat_ngram_size` words repeats, unless it is 0.
-        `consensus` reranks the beam. Raises UserError if an image cannot be read or the CNN does not fit the decoder.
+        `consensus` reranks the beam. Raises UserError if an image cannot be read, if the CNN does not fit the decoder
+        or if the model has no CNN.
+        """
+        each = _as_list(images)
+        captions: list[list[Candidate]] = []
+        for first in range(0, len(each), BATCH_SIZE):
+            pixels = np.stack([self.pixels(image) for image in each[first : first + BATCH_SIZE]])
+            captions += self.caption_features(
+                self.features(pixels),
+                beam_size=beam_size,
+                max_length=max_length,
+                length_penalty=length_penalty,
+                min_length=min_length,
+                no_repeat_ngram_size=no_repeat_ngram_size,
+                consensus=consensus,
+            )
+        return captions
+
+    def caption_features(
+        self,
+        features: np.ndarray | Tensor,
+        *,
+        beam_size: int = 5,
+        max_length: int = 20,
+        length_penalty: float = 1.0,
+        min_length: int = 0,
+        no_repeat_ngram_size: int = 0,
+        consensus: "Consensus | None" = None,
+    ) -> list[list[Candidate]]:
+        """Return captions as `caption` does, for features (N, P, C), or (N, C) if there is one region per image.
+
+        They are what `features` returns or, for a model that was trained on ready features, those of the same kind.
+        Raises UserError if they do not fit the decoder or are not finite.
         """
         if min(beam_size, max_length) < 1:
             raise UserError(f"beam_size={beam_size}, max_length={max_length}: both must be at least 1")
+        # Round to float16 before and after PCA, because the decoder was trained on features stored as float16.
+        features = torch.as_tensor(features).to(device()).half()
+        if features.dim() == 2:
+            features = features[:, None]
+        if features.dim() != 3:
+            raise UserError(f"features of shape {tuple(features.shape)}, but must be (N, P, C) or (N, C)")
+        if not features.isfinite().all():
+            raise UserError("features that are not finite as float16; check what made them")
+        if self.pca:
+            self.pca.check(features.shape)
+            features = self.pca(features).half()
+        check_features(self.decoder.config, features.shape, self.backbone.name if self.backbone else "features")
         constrain = DecodingConstraints(min_length, no_repeat_ngram_size).apply
         captions: list[list[Candidate]] = []
-        for first in range(0, len(images), BATCH_SIZE):
-            pixels = np.stack([self.pixels(image) for image in images[first : first + BATCH_SIZE]])
-            features = self._features(torch.from_numpy(pixels))
-            beams = beam_search(self.model, features, beam_size, max_length, length_penalty, constrain)
+        for batch in features.split(BATCH_SIZE) if len(features) else ():
+            beams = beam_search(self.model, batch, beam_size, max_length, length_penalty, constrain)
             if consensus:
-                beams = consensus.rerank(features, beams, length_penalty)
+                beams = consensus.rerank(batch, beams, length_penalty)
             captions += [[self._candidate(hypothesis) for hypothesis in beam] for beam in beams]
         return captions
 
+    def cnn(self) -> Backbone:
+        """Return the CNN. Raises UserError if the model has none."""
+        if self.backbone is None:
+            shape = (self.decoder.config.num_regions, self.decoder.config.feature_size)
+            problem = f"this model was trained on ready features {shape} (features.source), so it needs features"
+            raise UserError(f"{problem} and cannot read pictures; use Captioner.caption_features with the same kind")
+        return self.backbone
+
     def pixels(self, image: ImageInput) -> np.ndarray:
         """Return an image as the input of the CNN, uint8 (size, size, 3). Raises UserError if it cannot be read."""
-        if isinstance(image, np.ndarray):
-            return image
-        preprocess = self.backbone.preprocess
+        preprocess = self.cnn().preprocess
         return preprocess.pixels(open_image(image, preprocess.min_decode_size))
 
     @torch.inference_mode()
-    def _features(self, pixels: Tensor) -> Tensor:
-        """Map uint8 pixels (N, size, size, 3) to features (N, P, C)."""
+    def features(self, pixels: np.ndarray) -> Tensor:
+        """Return the CNN's features (N, P, C), in float16, of what `pixels` returned: uint8 (N, size, size, 3)."""
         kind = "pooled" if self.decoder.config.num_regions == 1 else "grid"
-        # Round to float16 before and after PCA, because the decoder was trained on features stored as float16.
-        features = self.backbone.features(pixels.to(device()), kind).half()
-        if self.pca:
-            features = self.pca(features).half()
-        check_features(self.decoder.config, features.shape, self.backbone.name)
-        return features
+        return self.cnn().features(torch.from_numpy(pixels).to(device()), kind).half()
 
     def _candidate(self, hypothesis: Hypothesis) -> Candidate:
         tokens = self.vocabulary.decode(hypothesis.token_ids)
@@ -129,15 +177,39 @@ class Captioner:
         return Candidate(" ".join(tokens), tokens, hypothesis.log_prob, mean_score, hypothesis.attention[: len(tokens)])
 
 
-def open_image(image: str | Path | Image.Image, min_decode_size: int | None = None) -> Image.Image:
-    """Return a file or a PIL image as an upright RGB image. Raises UserError. See `lib.vision.images.decode`."""
+def _as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
+    if isinstance(images, np.ndarray):
+        return list(images) if images.ndim == 4 else [images]  # (N, H, W, 3)
+    if isinstance(images, ImageInput | bytes) or not isinstance(images, Iterable):
+        return [images]
+    return list(images)
+
+
+def open_image(image: ImageInput, min_decode_size: int | None = None) -> Image.Image:
+    """Return an image as upright RGB. Raises UserError. See `lib.vision.images.decode` for `min_decode_size`."""
+    name = f"an array of shape {image.shape} and type {image.dtype}" if isinstance(image, np.ndarray) else image
     try:
+        if isinstance(image, np.ndarray):
+            return to_rgb(Image.fromarray(_checked(image)))
         if isinstance(image, Image.Image):
             return to_rgb(image)
+        if not isinstance(image, str | Path):
+            kinds = "a path, a PIL image or a uint8 array (H, W, 3) or (H, W)"
+            raise UserError(f"an image of type {type(image).__name__}, but must be {kinds}")
         with Path(image).open("rb") as file:
             data = file.read(MAX_IMAGE_BYTES + 1)
         if len(data) > MAX_IMAGE_BYTES:
             raise ImageError(f"more than {MAX_IMAGE_BYTES} bytes")
         return decode(data, min_decode_size)
     except (OSError, ImageError) as error:
-        raise UserError(f"{image}: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _checked(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels that need no guess about their range or the order of their axes. Raises ImageError."""
+    if pixels.dtype != np.uint8:
+        fix = "; for values from 0 to 1 pass (255 * image).round().astype('uint8')" if pixels.dtype.kind == "f" else ""
+        raise ImageError(f"must be of type uint8, with values from 0 to 255{fix}")
+    if pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)) or not pixels.size:
+        raise ImageError("must have the shape (H, W, 3), RGB, or (H, W), grey")
+    return np.ascontiguousarray(pixels)

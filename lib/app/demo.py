@@ -47,6 +47,7 @@ def create_app(captioner: "Captioner") -> "Flask":
     from flask import Blueprint, Flask, render_template, request
     from werkzeug.exceptions import RequestEntityTooLarge
 
+    preprocess = captioner.cnn().preprocess
     app = Flask(__name__, static_folder="page", template_folder="page")
     app.config.update(MAX_CONTENT_LENGTH=_MAX_UPLOAD, TRUSTED_HOSTS=[_HOST, "localhost"])  # no DNS rebinding
     app.register_blueprint(Blueprint("shared", __name__, static_folder=SHARED, static_url_path="/shared"))
@@ -62,7 +63,6 @@ def create_app(captioner: "Captioner") -> "Flask":
     @app.post("/caption")
     def caption() -> dict[str, Any]:
         """Return captions or an error, both with status 200, because browsers log other statuses as page errors."""
-        preprocess = captioner.backbone.preprocess
         try:
             image = decode(request.get_data(), preprocess.min_decode_size)
             with lock:

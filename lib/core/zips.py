@@ -14,7 +14,6 @@ from lib.core.errors import one_line, readable_errors
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that equal content gives equal bytes
 _SAFE_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # Python cannot limit the output of the other decoders
 
-IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 MAX_IMAGE_BYTES = 2**28
 _MAX_ANNOTATION_BYTES = 2**30  # COCO's captions have a tenth of that
 

@@ -4,8 +4,9 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from lib.core.errors import UserError
-from lib.core.zips import IMAGE_SUFFIXES, find_members, open_zip, write_stored_zip
+from lib.core.errors import UserError, readable_errors
+from lib.core.file_types import HEAD_BYTES, is_image
+from lib.core.zips import find_members, open_zip, write_stored_zip
 from lib.datasets.annotations import hashed_split, read_annotations
 from lib.datasets.dataset import Dataset
 
@@ -30,7 +31,7 @@ def import_local(images: Path, captions: Path, raw: Path) -> None:
 
 def pack_images(folder: Path, archive: Path) -> None:
     """Pack the image files below `folder` into one stored zip, sorted by name. Raises UserError."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and _is_image(path))
     if not files:
         raise UserError(f"dataset.local.images={folder} contains no image file")
     # In a folder from a stranger, photo.jpg may link to a private file of the user, which `dvc push` would publish.
@@ -43,6 +44,11 @@ def pack_images(folder: Path, archive: Path) -> None:
         write_stored_zip(archive, ((path.relative_to(folder).as_posix(), path.read_bytes()) for path in files))
     except UnicodeEncodeError as error:
         raise UserError(f"dataset.local.images={folder}: {error.object!r} is not UTF-8; rename the file") from error
+
+
+def _is_image(path: Path) -> bool:
+    with readable_errors(path), path.open("rb") as file:
+        return is_image(path.name, file.read(HEAD_BYTES))
 
 
 def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Dataset:

@@ -10,7 +10,7 @@ resumes with the missing shards. Threads, processes and the tasks of a Ray clust
 import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -80,7 +80,7 @@ def extract(
         inputs = [rows, [stat_signature(archive) for archive in archives], backbone.weights(), settings, platform]
         folder = scratch / fingerprint(*inputs, *code)
         with locked(folder):
-            if missing := {number: rows for number, rows in shards.items() if not _is_complete(folder, number)}:
+            if missing := {number: rows for number, rows in shards.items() if not is_complete(folder, number)}:
                 if cluster:
                     # A task has another working directory.
                     work = partial(make_shards, replace(config, raw=config.raw.absolute()))
@@ -90,10 +90,7 @@ def extract(
                 else:
                     progress = _extract_threads(config, missing, folder, workers)
                 _show_progress(progress, len(rows), sum(map(len, missing.values())))
-    report = pd.concat([read_table(_report_path(folder, n)).assign(shard=n) for n in shards], ignore_index=True)
-    readable = report["row"] >= 0
-    index, skipped = (report[rows].reset_index(drop=True) for rows in (readable, ~readable))
-    return ExtractionResult(folder, index[["image_id", "shard", "row"]], skipped[["image_id", "reason"]])
+    return read_result(folder, shards)
 
 
 def _show_progress(progress: Progress, images: int, missing: int) -> None:
@@ -118,7 +115,7 @@ def _extract_processes(config: ExtractionConfig, shards: Shards, folder: Path, t
         try:
             while pending:
                 done, pending = wait(pending, timeout=0.5)
-                for number in [number for number in unfinished if _is_complete(folder, number)]:
+                for number in [number for number in unfinished if is_complete(folder, number)]:
                     yield len(unfinished.pop(number))
                 for future in done:
                     future.result()
@@ -154,7 +151,7 @@ def _extract_threads(config: ExtractionConfig, shards: Shards, folder: Path, thr
                 pending.extend(pool.submit(extract_batch, batch) for batch in islice(batches, 1))
                 results += batch_results
                 yield len(batch_results)
-            _write_shard(folder, number, [image_id for image_id, *_ in rows], results)
+            write_shard(folder, number, [image_id for image_id, *_ in rows], results)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(num_threads)  # MKL's setting is per process
@@ -180,7 +177,15 @@ def _extract_batch(rows: list[ImageRow], archives: Archives, backbone: Backbone,
     return results
 
 
-def _is_complete(folder: Path, number: int) -> bool:
+def read_result(folder: Path, shards: Iterable[int]) -> ExtractionResult:
+    """Return what the complete files of `shards` in `folder` say."""
+    report = pd.concat([read_table(_report_path(folder, n)).assign(shard=n) for n in shards], ignore_index=True)
+    readable = report["row"] >= 0
+    index, skipped = (report[rows].reset_index(drop=True) for rows in (readable, ~readable))
+    return ExtractionResult(folder, index[["image_id", "shard", "row"]], skipped[["image_id", "reason"]])
+
+
+def is_complete(folder: Path, number: int) -> bool:
     """Return if both files exist. The report is written last, but verify_cache may have removed a damaged shard."""
     return _report_path(folder, number).exists() and shard_path(folder, number).exists()
 
@@ -190,7 +195,8 @@ def _report_path(folder: Path, number: int) -> Path:
     return folder / f"report-{number:05d}.parquet"
 
 
-def _write_shard(folder: Path, number: int, image_ids: list[int], results: _Results) -> None:
+def write_shard(folder: Path, number: int, image_ids: list[int], results: _Results) -> None:
+    """Write a shard and its report, atomically."""
     features = [result for result in results if isinstance(result, np.ndarray)]
     reasons = pd.array([None if isinstance(result, np.ndarray) else result for result in results], dtype="str")
     rows = np.where(reasons.isna(), np.cumsum(reasons.isna()) - 1, -1)

@@ -3,7 +3,7 @@
 512 components are common for captioning: a quarter of ResNet's channels with most of their variance.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,11 @@ class PCA:
         # The sign of a direction is arbitrary: make its largest coordinate positive, so that the result is unique.
         largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
         return cls(mean.float(), (directions * largest.sign()).float().contiguous())
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise UserError if features of `shape` (N, P, C) are not like those that the PCA was fitted on."""
+        if shape[2] != len(self.mean):
+            raise UserError(f"features of size {shape[2]}, but the model's PCA was fitted on size {len(self.mean)}")
 
     def save(self, folder: Path) -> None:
         # save_file would make a file that only its owner can read.

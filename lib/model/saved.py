@@ -18,6 +18,11 @@ from lib.text.vocabulary import SPECIALS, Vocabulary
 _WEIGHTS, _CONFIG, _VOCABULARY = "decoder.safetensors", "decoder.json", "vocabulary.json"
 _FORMAT = 2  # of decoder.json and the names of the weights; 1 had no "format"
 
+_USE = """Use: `caption --model FOLDER photo.jpg`, or `Captioner.load(FOLDER).caption(["photo.jpg"])` after
+`from lib import Captioner`. The folder is self-contained."""
+_USE_FEATURES = """Use: `Captioner.load(FOLDER).caption_features(features)` after `from lib import Captioner`, with
+features (N, regions, size) from the same source. The model cannot caption pictures by itself."""
+
 
 def weights_path(folder: Path) -> Path:
     """Return the file of the decoder's weights in a model folder."""
@@ -35,7 +40,7 @@ def backbone_folder(folder: Path) -> Path:
 
 
 def save_captioner(folder: Path, backbone: Path, features: Path, decoder: Decoder, vocabulary: Vocabulary) -> None:
-    """Write a model folder; the CNN is copied from the folder `backbone`, the PCA, if any, from `features`."""
+    """Write a model folder; the CNN, if any, is copied from the folder `backbone`, the PCA, if any, from `features`."""
     save_decoder(folder, decoder, vocabulary)
     shutil.copytree(backbone, backbone_folder(folder), dirs_exist_ok=True, copy_function=shutil.copyfile)
     if pca_path(features).exists():
@@ -105,20 +110,22 @@ def write_card(folder: Path, config: DecoderConfig, params: Mapping[str, Any], v
     provenance_path(folder).write_text(json.dumps({"params": params, "val": val}, indent=2) + "\n", "utf-8")
     backbone, epochs = params["backbone"], params["finetune"]["epochs"]
     weights = "trained here" if backbone["weights"] == "fit" else f"weights {Path(backbone['weights']).name}"
+    features, use = f"{backbone['name']} ({weights})", _USE
+    if source := params["features"].get("source"):
+        features, use = f"{Path(source).name}, made elsewhere: the folder has no CNN", _USE_FEATURES
     finetuning = f", then {epochs} of self-critical training for CIDEr-D" if epochs else ""
     scores = ", ".join(f"{name} {value:.3f}" for name, value in val.items())
     (folder / "README.md").write_text(
         f"""# Image captioner
 
 - Decoder: {config.cell.upper()} with {config.hidden_size} hidden units, attention: {config.attention}
-- Image features: {config.num_regions} x {config.feature_size} from {backbone["name"]} ({weights})
+- Image features: {config.num_regions} x {config.feature_size} from {features}
 - Vocabulary: {config.vocabulary_size - len(SPECIALS)} words
 - Training: train split of {params["dataset"]["name"]}, {params["train"]["epochs"]} epochs of cross-entropy{finetuning}
 - Scores of greedy captions of the val split: {scores} (BLEU and ROUGE-L: 0 to 1, CIDEr-D: 0 to 10)
 - All params: [provenance.json](provenance.json)
 
-Use: `caption --model FOLDER photo.jpg`, or `Captioner.load(FOLDER).caption(["photo.jpg"])` after
-`from lib import Captioner`. The folder is self-contained.
+{use}
 
 Limits: the model repeats the habits and prejudices of its training captions, and guesses when an image is unlike its
 training images. Use it for study, not for decisions about people. The license of the data set applies.

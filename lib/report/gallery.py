@@ -45,13 +45,13 @@ def write_gallery(
     references: Mapping[int, Sequence[str]],
     sizes: Sequence[tuple[int, int]],
     attention: np.ndarray,
-    preprocess: Preprocess,
+    preprocess: Preprocess | None = None,
 ) -> None:
     """Write gallery.js to `folder`, for the sprites of the images whose thumbnails have these `sizes` (width, height).
 
     `per_image` has one row per image: image_id, caption, scores, and `true` if truth was judged. `attention` (W, P)
     has the weights of P regions for each of the W words of all captions; W or P is 0 without attention. The regions
-    are a square grid over the part of the image that `preprocess` keeps.
+    are a square grid over the part of the image that `preprocess` keeps, by default all of it.
     """
     sprites = [_SPRITE.format(number) for number in range(-(-len(sizes) // PER_ROW**2))]
     labels = [label(name) for name in RANKED_BY]
@@ -69,7 +69,7 @@ def write_gallery(
                 "scores": image_scores,
                 "size": size,
                 "attention": encode_attention(attention[first_word : first_word + len(words)]),
-                "cropBox": preprocess.crop_box(size),
+                "cropBox": preprocess.crop_box(size) if preprocess else (0.0, 0.0, 100.0, 100.0),
                 "true": getattr(row, "true", None),
             }
             file.write(json.dumps(image, separators=(",", ":")) + ",\n")

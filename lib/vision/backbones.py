@@ -4,12 +4,13 @@ The pooled features are the input of the last linear layer. A saved backbone is 
 backbone.json (name and preprocessing).
 """
 
+import argparse
 import copy
 import json
 import pickle
 import re
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -19,19 +20,31 @@ from typing import Any
 import torch
 import torch.fx
 import torch.hub
+import torch.serialization
 from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lib.core.errors import UserError, one_line, readable_errors
+from lib.core.file_types import placeholder
 from lib.vision.images import Preprocess
 
 SMALL_NET = "small_net"
 WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "backbone.json"
+_READY_FILE = "ready_features.json"  # instead of these two, if the features were made elsewhere
 _SIZES = range(16, 8193)  # pixels per side: a CNN reduces smaller images to nothing, and larger ones fill the memory
 # The layer names in torchvision's DenseNet files, norm.1 instead of norm1, as in torchvision.models.densenet.
 _OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
+
+_FILE_SUFFIXES = {".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin", ".pkl"}  # of weights
+_TENSOR_KEYS = (  # of a checkpoint's state dict; an average of the weights first, because it is the better one
+    "state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module", "net", "network", "backbone",
+)  # fmt: skip
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # Inception's and GoogLeNet's second classifiers; only training uses them
+_NOT_WEIGHTS = ("num_batches_tracked", "total_ops", "total_params")  # counters that some tools add to a state dict
+_MAX_NAMED = 3  # tensors in an error message
+_MAX_MESSAGE = 480  # characters
 
 
 @dataclass
@@ -124,6 +137,17 @@ class Backbone:
         return cls(name, for_inference(network), preprocess)
 
 
+def save_without_cnn(folder: Path, source: str) -> None:
+    """Write a note instead of a backbone: the features come from `source`, so no CNN of ours made them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _READY_FILE).write_text(json.dumps({"features": source}, indent=2) + "\n", "utf-8")
+
+
+def has_cnn(folder: Path) -> bool:
+    """Return whether the folder of a backbone has a CNN, or the note that its features were made elsewhere."""
+    return not (folder / _READY_FILE).exists()
+
+
 def read_backbone_config(folder: Path) -> tuple[str, Preprocess]:
     """Read the name and the preprocessing of a saved backbone. Raises UserError."""
     with readable_errors(folder / CONFIG_FILE):
@@ -153,39 +177,49 @@ def build(name: str, size: int = 224) -> nn.Module:
 
 def without_classifier(network: nn.Module) -> nn.Module:
     """Replace the last linear layer, if there is one, with the identity, in place."""
-    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if linear:
-        network.set_submodule(linear[-1], nn.Identity())
+    if classifier := _classifier(network):
+        network.set_submodule(classifier, nn.Identity())
     return network
+
+
+def _classifier(network: nn.Module) -> str:
+    """Return the name of the last linear layer, or an empty text if there is none."""
+    return next((n for n, module in reversed(list(network.named_modules())) if isinstance(module, nn.Linear)), "")
 
 
 def pretrained(name: str, weights: str) -> Backbone:
     """Return a backbone with trained weights and the preprocessing of these weights.
 
-    `weights` is a file (.safetensors, or a .pth state dict), which gets the preprocessing of the default weights; or
-    `DEFAULT` or another name of torchvision weights, which torch.hub downloads and verifies. Raises UserError.
+    `weights` is a file, which gets the preprocessing of the default weights; or `DEFAULT` or another name of
+    torchvision weights, which torch.hub downloads and verifies. A file is a state dict (.safetensors or torch.save's
+    format) or a checkpoint that contains one; see `_load_weights` for what may differ. Raises UserError.
     """
-    is_file = Path(weights).suffix in (".safetensors", ".pth", ".pt") or "/" in weights
+    is_file = Path(weights).suffix.lower() in _FILE_SUFFIXES or "/" in weights or Path(weights).is_file()
     entry = None if is_file else _torchvision_weights(name, weights)
     preprocess = _preprocess(name, entry)
     network = build(name, preprocess.size)
+    classifier = _classifier(network)
+    network = without_classifier(network)
     try:
         if entry:
             progress = sys.stderr.isatty()
             state = entry.get_state_dict(map_location="cpu", progress=progress, check_hash=True, weights_only=True)
         else:
-            is_safetensors = weights.endswith(".safetensors")
-            state = load_file(weights) if is_safetensors else torch.load(weights, "cpu", weights_only=True)
-        _load_state_dict(network, state)
+            state = _tensors(_read_weights(Path(weights)))
+        _load_weights(network, state, classifier)
     except Exception as error:  # network, hash, or malformed bytes, which make the readers raise almost anything
-        reason = one_line(error)[:300]
+        reason = getattr(error, "strerror", None) or one_line(error)
         if isinstance(error, pickle.UnpicklingError):  # torch's message suggests to run the pickle
-            reason = "it holds more than tensors"
-        problem, fix = f"cannot read it as a state dict of backbone.name={name}", "change one of them"
+            reason = _refused(error)
+        if "central directory" in reason:  # the end of a zip
+            reason = "it is incomplete; copy or download it again"
+        problem, fix = f"cannot load it as backbone.name={name}", "check the file and backbone.name"
         if entry:
             problem, fix = f"cannot download {entry.url} to {torch.hub.get_dir()}", "check the network, or use a file"
-        raise UserError(f"backbone.weights={weights}: {problem}: {reason}; {fix}") from error
-    return Backbone(name, for_inference(without_classifier(network)), preprocess)
+        start, end = f"backbone.weights={weights}: {problem}: ", f"; {fix}"
+        room = max(100, _MAX_MESSAGE - len(start) - len(end))
+        raise UserError(start + (reason if len(reason) <= room else reason[: room - 3] + "...") + end) from error
+    return Backbone(name, for_inference(network), preprocess)
 
 
 def random_init(name: str) -> Backbone:
@@ -203,12 +237,112 @@ def override(
     return replace(preprocess, **changes)
 
 
+def _read_weights(path: Path) -> Any:
+    """Return what a file of weights contains, without running code from it. Raises almost any error."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if reason := placeholder(head):
+        raise ValueError(f"it is {reason}")
+    if head[8:9] == b"{":  # safetensors: the length of the header, and the header as JSON
+        return load_file(path)
+    if not head.startswith((b"PK", b"\x80")):  # torch.save writes a zip; before 2020 it wrote a pickle
+        raise ValueError("it is not a file of torch.save and not a safetensors file")
+    with torch.serialization.safe_globals([argparse.Namespace]):  # the settings that timm and torchvision add
+        return torch.load(path, "cpu", weights_only=True)
+
+
+def _refused(error: pickle.UnpicklingError) -> str:
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    what = f" ({found[1]})" if found else ""
+    return f"it holds more than tensors{what}; where that code is, save torch.save(model.state_dict(), 'weights.pth')"
+
+
+def _tensors(content: Any) -> dict[str, Tensor]:
+    """Return the tensors by name of a state dict, or of the checkpoint around one. Raises ValueError."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"it holds a {type(content).__name__}, not a state dict (tensors by name)")
+    nested = {key: value for key, value in content.items() if isinstance(value, Mapping) and _has_tensors(value)}
+    for key in _TENSOR_KEYS:
+        if key in nested:
+            return _tensors(nested[key])
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if tensors:
+        return tensors
+    if len(nested) == 1:
+        return _tensors(*nested.values())
+    keys = ", ".join(str(key)[:40] for key in list(content)[:10])
+    raise ValueError(f"no state dict (tensors by name) under a usual key; it has the keys {keys}")
+
+
+def _has_tensors(content: Mapping[Any, Any]) -> bool:
+    """Return whether `content` has tensors, at once or further down. An optimiser's state has numbers as its keys."""
+    return any(
+        isinstance(key, str) and (isinstance(value, Tensor) or (isinstance(value, Mapping) and _has_tensors(value)))
+        for key, value in content.items()
+    )
+
+
+def _load_weights(network: nn.Module, state: Mapping[str, Tensor], classifier: str) -> None:
+    """Load the tensors of a network that others have trained. Raises ValueError if they do not fit.
+
+    The names may have a common prefix, such as `module.` or `model.backbone.`. The classifier, named `classifier`, may
+    have any number of classes or be missing. Everything else must be there, and nothing else, because ResNet-50's
+    tensors are all found in ResNet-101.
+    """
+    state = {_OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in state.items()}
+    expected = network.state_dict()
+    prefix = _common_prefix(state, expected)
+    given = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    children = {key.partition(".")[0] for key in expected}
+    problems = []
+    for key, tensor in expected.items():
+        if key not in given and not key.endswith("num_batches_tracked") and not key.startswith(_AUXILIARY):
+            problems.append(f"{key} is missing")
+        elif key in given and given[key].shape != tensor.shape:
+            if key.startswith(_AUXILIARY):
+                del given[key]
+            else:
+                shapes = f"{_shape(given[key])} in the file, {_shape(tensor)} in the network"
+                problems.append(f"{key} has shape {shapes}")
+    for key in given:
+        known = key in expected or key.startswith((f"{classifier}.", *_AUXILIARY)) or key.endswith(_NOT_WEIGHTS)
+        if not known and key.partition(".")[0] in children:
+            problems.append(f"{key} is unknown")
+    if problems:
+        raise ValueError(f"{len(problems)} tensors do not fit: {'; '.join(problems[:_MAX_NAMED])}")
+    auxiliary = {key: tensor for key, tensor in expected.items() if key.startswith(_AUXILIARY)}
+    _load_state_dict(network, auxiliary | {key: given[key] for key in expected if key in given})
+
+
+def _common_prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Return what precedes the names `expected` in `state`. Raises ValueError if nothing does, or different things."""
+    counts: Counter[str] = Counter()
+    for key in state:
+        parts = key.split(".")
+        for i in range(len(parts)):
+            if ".".join(parts[i:]) in expected:
+                counts["".join(f"{part}." for part in parts[:i])] += 1
+    if not counts:
+        raise ValueError(
+            f"no tensor has the name of one of the network's; it has {', '.join(list(state)[:_MAX_NAMED])}"
+        )
+    (prefix, most), *others = counts.most_common(2)
+    if others and others[0][1] == most:
+        names = f"{prefix}* and {others[0][0]}*"
+        raise ValueError(f"it holds more than one network, {names}; save the state dict of one")
+    return prefix
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape))
+
+
 def _load_state_dict(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    renamed = OrderedDict((_OLD_DENSENET.sub(r"\1\2", key), tensor) for key, tensor in state.items())
+    ordered = OrderedDict(state)
     # MNASNet needs its version, which safetensors files lack. Other modules get none, as if their files were old: then
     # a BatchNorm may lack num_batches_tracked, as in DenseNet's files.
-    renamed._metadata = {"": {"version": network._version}}  # type: ignore[attr-defined]
-    network.load_state_dict(renamed)
+    ordered._metadata = {"": {"version": network._version}}  # type: ignore[attr-defined]
+    network.load_state_dict(ordered)
 
 
 def _torchvision_models(name: str) -> Any:

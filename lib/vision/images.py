@@ -5,7 +5,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib.core.errors import UserError, one_line
+from lib.core.file_types import HEAD_BYTES, READ_TYPES, image_type, placeholder
 from lib.core.zips import MAX_IMAGE_BYTES, open_zip, read_member
 
 if TYPE_CHECKING:  # its import takes half a second, and `caption` needs none
@@ -25,10 +26,11 @@ if TYPE_CHECKING:  # its import takes half a second, and `caption` needs none
 
 ImageRow = tuple[int, str, str]  # image id, archive, member
 
-_MAX_PIXELS = 150_000_000  # 450 MB as RGB: more than any camera's, and less than a decompression bomb
+_MAX_PIXELS = 2**28  # 268 million, 0.8 GB as RGB: cameras have up to 200 million, and a decompression bomb has more
 Image.MAX_IMAGE_PIXELS = None  # replaced by the limit above, because PIL's own only warns at first
-# PIL reads more formats; some, like PostScript, are programs that an external interpreter runs.
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF")
+_LARGE = 2**25  # pixels; larger images are decoded one at a time, because each worker would need a GB
+_one_large_image = threading.Lock()
+_BAND = 2**22  # pixels that change their mode at a time
 _START_OF_SCAN = b"\xff\xda"
 _MAX_SCANS = 500  # of a progressive JPEG; ten are usual, and a thousand scans of 23 bytes each take minutes
 _TRANSPOSES = dict(enumerate((  # by EXIF orientation
@@ -138,36 +140,77 @@ def decode(data: bytes, min_decode_size: int | None = None) -> Image.Image:
     """Return the image as RGB, as `to_rgb` does. Raises ImageError with the reason if it cannot be decoded.
 
     With `min_decode_size`, a JPEG is decoded at a half, a quarter or an eighth of its size if both sides keep at least
-    that many pixels. This saves work on pixels that a later resize would average away.
+    that many pixels. This saves work on pixels that a later resize would average away. An image of another format is
+    reduced in the same way if it is large, because several workers hold one each.
     """
     with _image_errors():
         if not data:
             raise ImageError("empty file")
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        if image.width * image.height > _MAX_PIXELS:
-            raise ImageError(f"{image.width} x {image.height} pixels are too many")
-        if image.format in ("JPEG", "MPO") and data.count(_START_OF_SCAN) > _MAX_SCANS:
+        image = Image.open(io.BytesIO(data), formats=[_readable_format(data[:HEAD_BYTES])])
+        pixels = image.width * image.height
+        if pixels > _MAX_PIXELS:
+            raise ImageError(f"{image.width} x {image.height} pixels are too many; the limit is {_MAX_PIXELS} in all")
+        is_jpeg = image.format in ("JPEG", "MPO")
+        if is_jpeg and data.count(_START_OF_SCAN) > _MAX_SCANS:
             raise ImageError("a JPEG of too many scans")
-        if min_decode_size is not None:
+        if is_jpeg and min_decode_size is not None:
             image.draft(None, (min_decode_size, min_decode_size))
-        return to_rgb(image)
+        if not image.info.get("progressive"):  # a progressive JPEG needs memory for all of its pixels
+            pixels = image.width * image.height
+        with _one_large_image if pixels > _LARGE else nullcontext():
+            rgb = to_rgb(image)
+            if min_decode_size is not None and rgb.width * rgb.height > _LARGE:
+                rgb = rgb.reduce(max(1, min(rgb.size) // min_decode_size))
+            return rgb
+
+
+def _readable_format(head: bytes) -> str:
+    """Return the name of PIL's only decoder that may see the file. Raises ImageError if there is none.
+
+    PIL would also try formats that are programs, such as PostScript, which an external interpreter runs.
+    """
+    kind = image_type(head)
+    if kind is None:
+        raise ImageError(placeholder(head) or "not an image")
+    if kind not in READ_TYPES:
+        raise ImageError(f"a picture of type {kind}, which is not read; convert it to JPEG or PNG")
+    if kind == "HEIF":
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError:
+            raise ImageError("a HEIC picture; run pip install pillow-heif to read it, or convert it to JPEG") from None
+        register_heif_opener()
+    return kind
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return the image as RGB: upright by its EXIF, transparency on white, 16 bits scaled to 8. Raises ImageError."""
     with _image_errors():
         image.load()
-        # ImageOps.exif_transpose fails if any other tag is malformed. Without an orientation, this raises a KeyError.
-        with suppress(Exception):
-            image = image.transpose(_TRANSPOSES[image.getexif()[ExifTags.Base.Orientation]])
         if image.mode == "F":  # without a scale, nobody knows which value is white
             raise ImageError("pixels are floating-point numbers")
-        if image.mode.startswith("I"):  # 16-bit grey, which PIL's own conversion would clip to white
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
+        # ImageOps.exif_transpose fails if any other tag is malformed. Without an orientation, this raises a KeyError.
+        orientation = None
+        with suppress(Exception):
+            orientation = _TRANSPOSES[image.getexif()[ExifTags.Base.Orientation]]
+        if image.mode != "RGB" or image.has_transparency_data:
+            image = _convert(image)
+        return image if orientation is None else image.transpose(orientation)
+
+
+def _convert(image: Image.Image) -> Image.Image:
+    """Return an image of another mode as RGB, a band at a time, so that the parts in other modes are small."""
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        if band.mode.startswith("I"):  # 16-bit grey, which PIL's own conversion would clip to white
+            band = Image.fromarray((np.asarray(band).clip(0, 65535) // 257).astype(np.uint8))
+        if band.has_transparency_data:
+            band = band.convert("RGBA")
+            band = Image.alpha_composite(Image.new("RGBA", band.size, "white"), band)
+        rgb.paste(band.convert("RGB"), (0, top))
+    return rgb
 
 
 @contextmanager

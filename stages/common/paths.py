@@ -10,6 +10,7 @@ from lib.core.files import expand_home
 RAW, CAPTIONS, BACKBONE, FEATURES = (Path("data") / name for name in ("raw", "captions", "backbone", "features"))
 DECODER, MODEL, METRICS = Path("data/decoder"), Path("data/model"), Path("metrics")
 
+READY_FEATURES = Path("data/ready_features")  # the default of features.source: unused while it is empty
 ANNOTATED_IMAGES = CAPTIONS / "images.parquet"  # image_id, archive, member, split: the images that have captions
 CAPTION_TABLE = CAPTIONS / "captions.parquet"  # image_id, caption, tokens
 VOCABULARY = CAPTIONS / "vocabulary.json"

@@ -105,6 +105,7 @@ class BackboneParams(Section):
 
 
 class FeaturesParams(Section):
+    source: str
     kind: Literal["pooled", "grid"]
     precision: Precision
     pca_components: Positive | None

@@ -53,14 +53,16 @@ def _results(captioner: Captioner, path: Path, split: str, search: dict[str, Any
         raise UserError(f"{path} holds no image of {split}")
     rows = [(int(name[-16:-4]), path.name, name) for name in names]
     captions, archives = {image_id: "" for image_id, _, _ in rows}, Archives(path.parent)
-    decode = partial(decoded_pixels, archives, captioner.backbone.preprocess)
+    decode = partial(decoded_pixels, archives, captioner.cnn().preprocess)
     with ThreadPoolExecutor(worker_count()) as pool:
         for start in tqdm(range(0, len(rows), BATCH_SIZE), split, unit="batch", disable=None):
             decoded = dict(pool.map(decode, rows[start : start + BATCH_SIZE]))
             pixels = {image_id: value for image_id, value in decoded.items() if isinstance(value, np.ndarray)}
             for image_id in decoded.keys() - pixels.keys():
                 print(f"{split}.zip: image {image_id}: {decoded[image_id]}", flush=True)
-            beams = captioner.caption(list(pixels.values()), **search)
+            if not pixels:
+                continue
+            beams = captioner.caption_features(captioner.features(np.stack(list(pixels.values()))), **search)
             captions |= {image_id: beam[0].text for image_id, beam in zip(pixels, beams, strict=True)}
     return [{"image_id": image_id, "caption": caption} for image_id, caption in captions.items()]
 

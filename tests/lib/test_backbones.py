@@ -1,5 +1,6 @@
 """Backbones: torchvision's models, pooled and as a grid; weights files, downloads and errors."""
 
+import argparse
 import copy
 import hashlib
 import re
@@ -33,6 +34,99 @@ def test_a_weights_file_gives_the_features_of_its_model(weights):
         vector = model.classifier[:-1](model.avgpool(grid).flatten(1))
     assert torch.allclose(backbone.features(pixels, "pooled"), vector[:, None], atol=1e-4)
     assert torch.allclose(backbone.features(pixels, "grid"), grid.flatten(2).transpose(1, 2), atol=1e-4)
+
+
+def prefixed(state: dict, prefix: str) -> dict:
+    return {prefix + key: tensor for key, tensor in state.items()}
+
+
+def wrapped(form: str, state: dict) -> dict:
+    """Return the state dict as people's own training leaves it. `other` is what must not be taken for it."""
+    other = {key: tensor + 1 if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    head = {"classifier.3.weight": torch.zeros(7, 1024), "classifier.3.bias": torch.zeros(7)}
+    settings = {"epoch": 3, "args": argparse.Namespace(lr=0.1), "optimizer": {"state": {0: {"step": torch.ones(1)}}}}
+    return {
+        "DataParallel": lambda: prefixed(state, "module."),
+        "compiled": lambda: prefixed(state, "_orig_mod."),
+        "Lightning": lambda: {"state_dict": prefixed(state, "model."), "hyper_parameters": {"lr": 0.1, "layers": [1]}},
+        "Lightning, a part": lambda: {"state_dict": prefixed(state, "net.backbone.") | {"loss.weight": torch.ones(3)}},
+        "torchvision": lambda: {"model": state, **settings},
+        "torchvision, averaged": lambda: {
+            "model": other, "model_ema": {"n_averaged": torch.tensor(1), **prefixed(state, "module.")}, **settings
+        },
+        "timm": lambda: {"state_dict": other, "state_dict_ema": state, **settings},
+        "seven classes": lambda: state | head,
+        "no classifier": lambda: {key: tensor for key, tensor in state.items() if "classifier.3" not in key},
+        "another classifier": lambda: {key: t for key, t in state.items() if "classifier.3" not in key} | {
+            "classifier.3.1.weight": torch.ones(2), "head.weight": torch.ones(2)
+        },
+        "counted": lambda: state | {"features.0.total_ops": torch.zeros(1), "total_params": torch.zeros(1)},
+    }[form]()  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [
+    "DataParallel", "compiled", "Lightning", "Lightning, a part", "torchvision", "torchvision, averaged", "timm",
+    "seven classes", "no classifier", "another classifier", "counted",
+])  # fmt: skip
+@pytest.mark.parametrize("name", ["w.ckpt", "model_best.pth.tar"])
+def test_a_checkpoint_of_other_training_gives_the_same_backbone(weights, form, name):
+    folder, model = weights
+    expected = pretrained("mobilenet_v3_small", str(folder / "w.pth")).weights()
+    torch.save(wrapped(form, model.state_dict()), folder / name, _use_new_zipfile_serialization=name == "w.ckpt")
+    assert pretrained("mobilenet_v3_small", str(folder / name)).weights() == expected
+
+
+@pytest.mark.parametrize("name", ["half.safetensors", "half.bin", "no_suffix"])
+def test_half_precision_and_any_file_name_are_read(weights, name, monkeypatch):
+    folder, model = weights
+    monkeypatch.chdir(folder)
+    half = {key: t.half() if t.is_floating_point() else t for key, t in model.state_dict().items()}
+    save_file(half, name) if name == "half.safetensors" else torch.save(half, name)
+    network = pretrained("mobilenet_v3_small", name).network
+    assert torch.equal(network.features[0][0].weight, half["features.0.0.weight"].float())
+
+
+@pytest.mark.parametrize(("content", "reason"), [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "Git LFS pointer.*git lfs pull"),
+    (b"\n<!DOCTYPE html>\n<html></html>", "HTML page.*download"),
+    (b"\x89HDF\r\n\x1a\n" + bytes(80), "not a file of torch.save"),
+    (b"", "not a file of torch.save"),
+    (lambda state: prefixed(state, "encoder_q.") | prefixed(state, "encoder_k."), "encoder_q.* encoder_k"),
+    (lambda state: {"student": state, "teacher": state}, "keys student, teacher"),
+    (lambda state: {"x.y": torch.ones(1)}, "no tensor has the name .* x.y"),
+    (lambda state: dict(list(state.items())[3:]), "3 tensors do not fit: features.0.0.weight is missing; .*"),
+    (lambda state: state | {"features.1.block.9.weight": torch.ones(1)}, "1 tensors do not fit: .*9.weight is unknown"),
+    (lambda state: state | {"features.0.0.weight": torch.ones(5, 3)}, "features.0.0.weight .* 5x3 .* 16x3x3x3"),
+])  # fmt: skip
+def test_weights_that_do_not_fit_are_a_short_error_that_says_why(weights, content, reason):
+    folder, model = weights
+    if isinstance(content, bytes):
+        (folder / "bad.pth").write_bytes(content)
+    else:
+        torch.save(content(model.state_dict()), folder / "bad.pth")
+    with pytest.raises(UserError, match=rf"backbone\.weights=.*bad\.pth: .*{reason}") as error:
+        pretrained("mobilenet_v3_small", str(folder / "bad.pth"))
+    assert len(str(error.value)) < 500
+    assert "\n" not in str(error.value)
+
+
+def test_an_auxiliary_classifier_may_have_other_classes(tmp_path):
+    state = build("googlenet").state_dict()
+    state |= {key: torch.zeros(7, *tensor.shape[1:]) for key, tensor in state.items() if "fc2" in key}
+    torch.save(state, tmp_path / "w.pth")
+    assert torch.equal(
+        pretrained("googlenet", str(tmp_path / "w.pth")).network.conv1.conv.weight, state["conv1.conv.weight"]
+    )
+
+
+def test_a_deeper_network_of_the_same_kind_is_not_taken_for_the_wanted_one(tmp_path):
+    torch.save(build("vgg13").state_dict(), tmp_path / "w.pth")
+    with pytest.raises(UserError, match="do not fit"):
+        pretrained("vgg11", str(tmp_path / "w.pth"))
+    state = build("shufflenet_v2_x0_5").state_dict()
+    torch.save(state | {"stage4.4.branch2.0.weight": torch.ones(1)}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match=r"stage4\.4\.branch2\.0\.weight"):
+        pretrained("shufflenet_v2_x0_5", str(tmp_path / "w.pth"))
 
 
 @pytest.mark.parametrize("name", ["inception_v3", "googlenet", "mnasnet0_5", "densenet121"])

@@ -21,7 +21,7 @@ from lib.model.saved import load_decoder, save_decoder
 from lib.scoring.cider import CiderD
 from lib.search.consensus import Consensus
 from lib.text.vocabulary import END, START, Vocabulary
-from lib.vision.backbones import random_init
+from lib.vision.backbones import random_init, save_without_cnn
 from lib.vision.images import decode
 from tests.lib.models import caption_batch, decoder as small_decoder, features
 from tests.lib.tiny import WORDS
@@ -96,7 +96,7 @@ def test_captions_follow_the_constraints(captioner):
 
 def test_a_consensus_reranks_the_captions(captioner):
     inputs = images(3)
-    features = captioner._features(torch.from_numpy(np.stack([captioner.pixels(image) for image in inputs])))
+    features = captioner.features(np.stack([captioner.pixels(image) for image in inputs]))
     words = [[["cat", "sleeps"]], [["a", "dog", "runs"]], [["dog", "dog"]]]
     consensus = Consensus(features, CiderReward(words, captioner.vocabulary), neighbours=1, weight=100.0)
     cider = CiderD([[[*tokens, "."] for tokens in caption] for caption in words])
@@ -127,10 +127,74 @@ KINDS = {
 def test_files_and_images_of_every_kind_are_read_as_a_viewer_shows_them(captioner, name, tmp_path):
     (tmp_path / name).write_bytes(KINDS[name])
     shown = captioner.backbone.preprocess.pixels(decode(KINDS[name]))
-    inputs = [tmp_path / name, str(tmp_path / name), Image.open(tmp_path / name), shown]
+    inputs = [tmp_path / name, str(tmp_path / name), Image.open(tmp_path / name)]
     for value in inputs:
         np.testing.assert_array_equal(captioner.pixels(value), shown)
     assert len({candidates[0].text for candidates in captioner.caption(inputs)}) == 1
+
+
+def test_a_single_image_and_several_of_any_kind_give_the_same_captions(captioner, tmp_path):
+    image = images(1)[0]
+    image.save(path := tmp_path / "photo.png")
+    array = np.asarray(image)
+    (expected,) = captioner.caption([image])
+    for single in (str(path), path, image, array, array[::-1][::-1], Image.open(path)):
+        for value in (single, [single], (single,), iter([single])):
+            ((best, *_),) = captioner.caption(value)
+            assert (best.text, best.score) == (expected[0].text, expected[0].score)
+    assert len(captioner.caption([str(path), path, image, array])) == 4
+    assert len(captioner.caption(np.stack([array, array]))) == 2
+
+
+def test_arrays_are_preprocessed_as_pictures_are(captioner):
+    image = images(1)[0]
+    assert image.size != (captioner.backbone.preprocess.size,) * 2
+    np.testing.assert_array_equal(captioner.pixels(np.asarray(image)), captioner.pixels(image))
+    grey = image.convert("L")
+    np.testing.assert_array_equal(captioner.pixels(np.asarray(grey)), captioner.pixels(grey))
+
+
+@pytest.mark.parametrize(("value", "message"), [
+    (np.zeros((9, 9, 3), np.float32), "float32.*uint8.*255"),
+    (np.zeros((9, 9, 3), np.int64), "int64.*uint8"),
+    (np.zeros((9, 9, 3), bool), "bool.*uint8"),
+    (np.zeros((3, 9, 9), np.uint8), r"\(3, 9, 9\).*\(H, W, 3\)"),
+    (np.zeros((9, 9, 4), np.uint8), r"\(9, 9, 4\).*\(H, W, 3\)"),
+    (np.zeros((0, 9, 3), np.uint8), r"\(0, 9, 3\)"),
+    (np.zeros(9, np.uint8), r"\(9,\)"),
+    (torch.zeros(9, 9, 3), "Tensor.*array"),
+    (b"bytes", "bytes.*path"),
+    (None, "NoneType.*path"),
+    ([3], "int.*path"),
+])  # fmt: skip
+def test_other_values_are_an_error_that_says_what_is_accepted(captioner, value, message):
+    with pytest.raises(UserError, match=message) as error:
+        captioner.caption(value)
+    assert "\n" not in str(error.value)
+
+
+def test_captions_from_features_are_those_of_the_images(captioner):
+    inputs = images(3)
+    features = captioner.features(np.stack([captioner.pixels(image) for image in inputs]))
+    expected = [[c.to_json() for c in beam] for beam in captioner.caption(inputs, beam_size=2)]
+    for value in (features, features.float().numpy()):
+        assert [[c.to_json() for c in beam] for beam in captioner.caption_features(value, beam_size=2)] == expected
+    assert captioner.caption_features(features[:0]) == []
+    for wrong, message in ((features[..., 1:], "trained on"), (features[0, 0], r"\(N, C\)"), (features / 0, "finite")):
+        with pytest.raises(UserError, match=message):
+            captioner.caption_features(wrong)
+
+
+def test_a_model_of_ready_features_says_that_it_needs_features(models, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(models["none"], model)
+    shutil.rmtree(model / "backbone")
+    save_without_cnn(model / "backbone", "clip.npz")
+    captioner = Captioner.load(model)
+    features = torch.randn(2, 2048)
+    assert len(captioner.caption_features(features)) == 2
+    with pytest.raises(UserError, match=r"features\.source.*caption_features"):
+        captioner.caption(images(1))
 
 
 def test_an_error_names_the_image_that_cannot_be_read(captioner, tmp_path):

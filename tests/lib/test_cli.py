@@ -77,6 +77,21 @@ def test_each_image_gets_a_line_in_order_and_unreadable_images_are_reported(run,
     assert set(alone[good].split(": ")[1].split()) <= set(WORDS)
 
 
+def test_a_folder_names_every_picture_that_it_does_not_read(run, photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (photos / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (photos / "damaged.jpg").write_bytes(b"")
+    (photos / "c").write_bytes((photos / "a.jpg").read_bytes())
+    (photos / "more").mkdir()
+    code, out, err = run(photos)
+    assert code == 1
+    assert [Path(line.split(": ")[0]).name for line in out.splitlines()] == ["a.jpg", "b.PNG", "c"]
+    others, damaged, heic = err.splitlines()
+    assert "more/" in others
+    assert "damaged.jpg" in damaged
+    assert re.search(r"phone\.HEIC: .*pip install pillow-heif", heic)
+
+
 def test_json_has_candidates_scores_and_errors(run, model, photos, tmp_path):
     image, gone = photos / "a.jpg", tmp_path / "gone.jpg"
     code, out, err = run(image, gone, "--json", "--top", 3, "--beam", 4)

@@ -133,14 +133,14 @@ def test_progress_counts_every_image_once(photographs, backbone, tmp_path, monke
 def test_a_second_extraction_of_the_same_shards_waits_and_writes_nothing(photographs, backbone, tmp_path, monkeypatch):
     images, raw = photographs
     monkeypatch.setattr(sys, "stderr", screen := io.StringIO())
-    written, write_shard = [], extraction._write_shard
+    written, write_shard = [], extraction.write_shard
 
     def write(folder: Path, number: int, *results: Sequence) -> None:
         until(lambda: "waiting for another process" in screen.getvalue(), seconds=300)
         written.append(number)
         write_shard(folder, number, *results)
 
-    monkeypatch.setattr(extraction, "_write_shard", write)
+    monkeypatch.setattr(extraction, "write_shard", write)
     with ThreadPoolExecutor(2) as pool:
         made = [pool.submit(extract, images, config(raw, backbone), tmp_path / "scratch", 1) for _ in range(2)]
     assert made[0].result().folder == made[1].result().folder

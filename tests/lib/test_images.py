@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,6 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 from torchvision.transforms._presets import ImageClassification
 
 from lib.core.errors import UserError
+from lib.core.file_types import HEAD_BYTES, is_image
 from lib.core.zips import open_zip, write_stored_zip
 from lib.vision import images
 from lib.vision.images import Archives, ImageError, Preprocess, decode
@@ -84,15 +86,78 @@ NOISE = saved(Image.effect_noise((64, 64), 50), "JPEG")
         (b"hello", "not an image"),
         (NOISE[: len(NOISE) // 2], "cannot be decoded"),
         *[(saved(RED, kind), "not an image") for kind in ("EPS", "PDF", "PPM", "ICO")],
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"<!DOCTYPE html><title>404</title>", "HTML page"),
+        (b"8BPS\0\1", "PSD.*JPEG or PNG"),
         (saved(Image.fromarray(np.full((6, 8), 0.5, np.float32)), "TIFF"), "floating-point"),
         (saved(Image.new("1", (20_000, 20_000))), "20000 x 20000 pixels are too many"),
     ],
-    ids=["empty", "text", "truncated", "EPS", "PDF", "PPM", "ICO", "floats", "decompression bomb"],
 )
 def test_other_files_are_rejected_with_a_reason(data, reason):
     assert len(data) < 100_000
     with pytest.raises(ImageError, match=reason):
         decode(data)
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+READ = {
+    "photo.jfif": saved(RED, "JPEG"), "photo": saved(RED, "PNG"), "photo.txt": saved(RED, "GIF"),
+    "photo.png": saved(RED, "JPEG2000"), "photo.j2k": saved(RED, "JPEG2000", no_jp2=True), "a.bmp": saved(RED, "BMP"),
+    "photo.jpg": saved(RED, "WEBP"), "a.avif": saved(RED, "AVIF"), "photo.jpeg": saved(RED, "TIFF"),
+    "two.jpg": saved(RED, "MPO", save_all=True, append_images=[RED]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_picture_is_known_by_its_content_whatever_its_name(name):
+    assert is_image(name, READ[name][:HEAD_BYTES])
+    assert np.abs(np.asarray(decode(READ[name])).astype(int) - (200, 30, 40)).max() <= 8
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), [
+    ("IMG_1.HEIC", HEIC, True), ("IMG_1", HEIC, True), ("broken.jpg", b"text", True), ("empty.PNG", b"", True),
+    ("layers", b"8BPS", True), ("raw.NEF", b"", True), ("x", b"\xff\x0a", True), ("logo.svg", b"<?xml", True),
+    ("notes.txt", b"BMW drives past", False), ("captions.json", b"{}", False),
+    ("clip.mov", b"\0\0\0\x14ftypqt  ", False),
+    ("Makefile", b"all:", False), ("words.csv", b"a,b", False), ("song.mp4", b"\0\0\0\x18ftypmp42\0\0\0\0isom", False),
+])  # fmt: skip
+def test_is_image_tells_pictures_from_other_files(name, content, expected):
+    assert is_image(name, content) is expected
+
+
+def test_heic_without_its_package_names_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImageError, match=r"HEIC.*pip install pillow-heif"):
+        decode(HEIC)
+
+
+def test_heic_is_read_with_its_package():
+    pillow_heif = pytest.importorskip("pillow_heif", reason="pillow-heif is an optional package")
+    pillow_heif.register_heif_opener()
+    photo = saved(Image.new("RGB", (64, 48), (200, 30, 40)), "HEIF")
+    assert is_image("photo", photo[:HEAD_BYTES])
+    for size in (None, 16):
+        assert np.abs(np.asarray(decode(photo, size)).astype(int) - (200, 30, 40)).max() <= 8
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "CMYK"])
+def test_a_conversion_in_bands_gives_the_pixels_of_the_whole(monkeypatch, mode):
+    image = Image.effect_noise((40, 30), 80)
+    image = Image.fromarray(np.asarray(image).astype(np.uint16) * 200) if mode == "I;16" else image.convert(mode)
+    whole = images.to_rgb(image)
+    monkeypatch.setattr(images, "_BAND", 7 * 40)
+    assert images.to_rgb(image).tobytes() == whole.tobytes()
+
+
+def test_a_picture_of_200_megapixels_is_decoded_at_an_eighth():
+    data = saved(Image.new("L", (16_320, 12_240), 90), "JPEG")
+    assert decode(data, 512).size == (2040, 1530)
+
+
+def test_a_large_picture_that_is_no_jpeg_is_reduced(monkeypatch):
+    monkeypatch.setattr(images, "_LARGE", 1000)
+    assert decode(saved(Image.new("RGB", (400, 300), "red")), 50).size == (67, 50)
+    assert decode(saved(Image.new("RGB", (400, 300), "red"))).size == (400, 300)
 
 
 def test_a_jpeg_of_too_many_scans_is_rejected():

@@ -1,0 +1,74 @@
+"""What a file is, by its first bytes: a picture whatever its name, or something that was saved in a picture's place."""
+
+from pathlib import PurePath
+
+HEAD_BYTES = 64  # enough for every signature here
+
+# ISO media brands of a HEIF file (ISO/IEC 23008-12) and of AVIF, which has the same container.
+_HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"}
+_AVIF_BRANDS = {b"avif", b"avis"}
+_SIGNATURES = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+    b"MM*\0": "TIFF",
+    b"II\0*": "TIFF",
+    b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
+    b"\xff\x4f\xff\x51": "JPEG2000",
+    # These are pictures, too, but nothing here reads them.
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL \r\n\x87\n": "JPEG XL",
+    b"8BPS": "PSD",
+    b"FUJIFILMCCD-RAW": "RAF",
+    b"<svg": "SVG",
+}
+READ_TYPES = {"JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "HEIF", "JPEG2000"}
+_BMP_HEADERS = {12, 40, 52, 56, 64, 108, 124}  # bytes; "BM" alone may begin a text
+
+# A file with such a name is meant as a picture even if its content is damaged or in a format that is not read.
+_PICTURE_SUFFIXES = {
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jif", ".jp2", ".jpc", ".jpe", ".jpeg",
+    ".jpf", ".jpg", ".jpx", ".jxl", ".png", ".tif", ".tiff", ".webp",
+    ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pgm", ".ppm", ".psd", ".raf", ".rw2", ".svg", ".tga",
+}  # fmt: skip
+
+
+def image_type(head: bytes) -> str | None:
+    """Return the format of a picture from its first HEAD_BYTES bytes, or None. READ_TYPES has those that are read."""
+    if head[4:8] == b"ftyp":
+        length = min(int.from_bytes(head[:4], "big"), len(head))
+        brands = {head[8:12], *(head[i : i + 4] for i in range(16, length - 3, 4))}  # 12 to 16 is a version
+        if brands & _AVIF_BRANDS:
+            return "AVIF"
+        if brands & _HEIF_BRANDS:
+            return "HEIF"
+        return "CR3" if head[8:12] == b"crx " else None
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return "BMP"
+    return next((name for signature, name in _SIGNATURES.items() if head.startswith(signature)), None)
+
+
+def is_image(name: str, head: bytes) -> bool:
+    """Return whether a file is a picture or is named like one. `head` is its first HEAD_BYTES bytes or more.
+
+    Content counts first, so that a picture needs no extension. A file that only its name calls a picture counts too:
+    a reader rejects it with a reason, and nobody misses it without a word.
+    """
+    return image_type(head) is not None or PurePath(name).suffix.lower() in _PICTURE_SUFFIXES
+
+
+def placeholder(head: bytes) -> str | None:
+    """Return what a text file in the place of a binary one is, and the fix; None if it is none that is known."""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself; run git lfs pull"
+    if text.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "an HTML page, not the file itself; download it again"
+    return None

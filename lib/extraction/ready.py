@@ -1,0 +1,302 @@
+"""Import features that were made elsewhere, such as CLIP's or bottom-up attention's, instead of running a CNN.
+
+They are keyed by image: by its id, its file name, or the end of its path with or without extension. Forms:
+
+    a folder          one .npy or .npz per image, named by the key
+    .npz, .safetensors    one array per key; or `features` and `names`, an array of keys (npz only)
+    .npy              all images, (N, C) or (N, P, C), with the keys beside it, such as in X.names.txt for X.npy
+    .parquet          a column of keys, and a column of lists (C values, or P lists of C values)
+
+An image has a vector (C,) or a grid (P, C) of floats, of the same shape for all images.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unicodedata import normalize
+
+import numpy as np
+import pandas as pd
+
+from lib.core.errors import UserError, readable_errors
+from lib.core.files import stat_signature
+from lib.core.workdir import fingerprint, locked
+from lib.extraction.extract import SHARD_SIZE, ExtractionResult, is_complete, read_result, write_shard
+
+_NAMES = (
+    "names", "ids", "keys", "files", "file_names", "filenames", "image_ids", "image_names", "images", "paths",
+    "name", "id", "key", "file", "file_name", "filename", "image_id", "image_name", "image", "path", "filepath",
+)  # fmt: skip
+_FEATURES = ("features", "feat", "feats", "feature", "embeddings", "embedding", "x", "arr_0")
+_NAMES_SUFFIXES = (".txt", ".json", ".npy")  # of a file of keys
+_FORMS = ".npy with names, .npz, .safetensors, .parquet, or a folder of one .npy or .npz per image"
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The arrays of a source by position, and their keys."""
+
+    path: Path
+    files: list[Path]  # that were read
+    keys: list[str]
+    read: Callable[[int], np.ndarray]
+
+    def error(self, problem: str) -> UserError:
+        return UserError(f"features.source={self.path}: {problem}")
+
+
+@dataclass(frozen=True)
+class Match:
+    """The existing name that a wanted name means, or None."""
+
+    name: str | None
+
+
+def import_features(images: pd.DataFrame, path: Path, scratch: Path, code: Sequence[Path] = ()) -> ExtractionResult:
+    """Write the features of `images` (image_id, member), in this order, as shards to a folder in `scratch`.
+
+    Images without features are in the table of skipped images. Raises UserError if the source is malformed, if its
+    keys fit no image or are ambiguous, if its shapes differ, or if a value is not finite as float16.
+    """
+    source = _open(path)
+    rows = _match(source, images)
+    shape = _checked(source, next(row for row in rows if row is not None), None).shape
+    image_ids, reason = images["image_id"].tolist(), f"no features in {path.name}"
+    folder = scratch / fingerprint(image_ids, rows, [stat_signature(file) for file in source.files], SHARD_SIZE, *code)
+    shards = range(-(-len(rows) // SHARD_SIZE))
+    with locked(folder):
+        for number in shards:
+            part = slice(number * SHARD_SIZE, (number + 1) * SHARD_SIZE)
+            if not is_complete(folder, number):
+                results = [reason if row is None else _checked(source, row, shape) for row in rows[part]]
+                write_shard(folder, number, image_ids[part], results)
+    unused = len(source.keys) - sum(row is not None for row in rows)
+    if unused:
+        print(f"{path.name}: {unused} of {len(source.keys)} features are of no image with captions")
+    return read_result(folder, shards)
+
+
+def match_names(wanted: Sequence[str], existing: Sequence[str]) -> list[Match]:
+    """Return the existing path that each wanted name means: itself, or the only one of which it is the end.
+
+    The wanted name may lack the extension, and may have folders that the existing paths lack.
+    """
+    exact = set(existing)
+    by_end: dict[str, set[str]] = {}
+    for name in existing:
+        parts = _normalised(name).split("/")
+        for first in range(len(parts)):
+            for end in {"/".join(parts[first:]), "/".join(parts[first:]).rpartition(".")[0]} - {""}:
+                by_end.setdefault(end, set()).add(name)
+
+    def match(name: str) -> str | None:
+        if name in exact:
+            return name
+        parts = _normalised(name).split("/")
+        found = by_end.get("/".join(parts), set())
+        for first in range(1, len(parts) if not found else 0):  # the wanted name has more folders
+            end = "/".join(parts[first:])
+            found = {other for other in by_end.get(end, ()) if end in _ends_alone(other)}
+            if found:
+                break
+        return next(iter(found)) if len(found) == 1 else None
+
+    return [Match(match(name)) for name in wanted]
+
+
+def _ends_alone(name: str) -> set[str]:
+    return {_normalised(name), _normalised(name).rpartition(".")[0]}
+
+
+def _normalised(name: str) -> str:
+    return normalize("NFC", name.strip().replace("\\", "/")).removeprefix("./").strip("/")
+
+
+def _match(source: _Source, images: pd.DataFrame) -> list[int | None]:
+    """Return for each image its position in the source, or None."""
+    members = images["member"].astype(str).tolist()
+    position = {member: i for i, member in enumerate(members)}
+    by_id = {str(image_id): i for i, image_id in enumerate(images["image_id"])}
+    matches = match_names(source.keys, members)
+    named = {row: position[match.name] for row, match in enumerate(matches) if match.name is not None}
+    numbered = {row: by_id[key] for row, key in enumerate(source.keys) if key in by_id}
+    for row in named.keys() & numbered.keys():
+        if named[row] != numbered[row]:
+            problem = f"the key {source.keys[row]!r} is the id of one image and means the file of another"
+            raise source.error(f"{problem}, {members[named[row]]!r}; use file names with their extension")
+    found: dict[int, int] = {}
+    for row, image in (named | numbered).items():
+        if found.setdefault(image, row) != row:
+            keys = f"{source.keys[found[image]]!r} and {source.keys[row]!r}"
+            raise source.error(f"the keys {keys} are of one image, {members[image]!r}; keep one")
+    if not found:
+        keys = ", ".join(repr(key[:80]) for key in source.keys[:2])
+        wanted = f"{images['image_id'].iloc[0]!r} or {members[0][:80]!r}"
+        raise source.error(f"no key is an image's id or file name: it has {keys}, but the images are like {wanted}")
+    return [found.get(image) for image in range(len(images))]
+
+
+def _checked(source: _Source, row: int, shape: tuple[int, ...] | None) -> np.ndarray:
+    """Return an image's features (P, C) as float16, of the given shape."""
+    key = source.keys[row]
+    with _readable(source.path):
+        array = source.read(row)
+    if array.dtype.kind != "f":
+        raise source.error(f"{key!r} has values of type {array.dtype}, but must be float16 or float32")
+    if array.ndim not in (1, 2) or not array.size:
+        fix = "reshape a map of H x W regions to (H * W, C)" if array.ndim > 2 else "save at least one value"
+        raise source.error(f"{key!r} has shape {array.shape}, but must be (C,) or (P, C) per image; {fix}")
+    array = np.atleast_2d(array)
+    if shape is not None and array.shape != shape:
+        problem = f"{key!r} has shape {array.shape}, but another image has {shape} (regions, size)"
+        raise source.error(f"{problem}; give each image the same number of regions")
+    with np.errstate(over="ignore"):
+        half = array.astype(np.float16)
+    if not np.isfinite(half).all():
+        limit = f"up to {np.finfo(np.float16).max:.0f} in size"
+        raise source.error(
+            f"{key!r} has values that are NaN, infinite or too large for float16 ({limit}); repair or scale"
+        )
+    return half
+
+
+def _open(path: Path) -> _Source:
+    if not path.exists():
+        raise UserError(f"features.source={path} does not exist")
+    if path.is_dir():
+        return _open_folder(path)
+    readers = {".npy": _open_npy, ".npz": _open_npz, ".safetensors": _open_safetensors, ".parquet": _open_parquet}
+    if path.suffix.lower() not in readers:
+        raise UserError(f"features.source={path} has none of the forms that are read: {_FORMS}")
+    with _readable(path):
+        return readers[path.suffix.lower()](path)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    with readable_errors(path):
+        try:
+            yield
+        except ValueError as error:
+            if "allow_pickle" in str(error):  # NumPy's advice would run code from the file
+                fix = "save numbers as numbers and names as text: np.array(names)"
+                raise UserError(f"{path} holds Python objects, which are not read; {fix}") from error
+            raise
+
+
+def _open_folder(path: Path) -> _Source:
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".npy", ".npz") and file.is_file())
+    if not files:
+        raise UserError(f"features.source={path} holds no .npy or .npz; the forms that are read are {_FORMS}")
+
+    def read(row: int) -> np.ndarray:
+        with _readable(files[row]):
+            loaded = np.load(files[row])
+            return loaded if isinstance(loaded, np.ndarray) else loaded[_features_key(list(loaded))]
+
+    return _Source(path, files, [file.relative_to(path).with_suffix("").as_posix() for file in files], read)
+
+
+def _open_npy(path: Path) -> _Source:
+    return _with_names_beside(path, np.load(path, mmap_mode="r"))
+
+
+def _open_npz(path: Path) -> _Source:
+    loaded = np.load(path)
+    names = [key for key in loaded if key.lower() in _NAMES and loaded[key].ndim == 1]
+    if len(names) == 1 and len(loaded.files) > 1 and loaded[names[0]].dtype.kind in "USiu":
+        features = loaded[_features_key([key for key in loaded if key != names[0]])]
+        return _of_table(path, [path], loaded[names[0]].tolist(), features)
+    if len(loaded.files) == 1 and loaded.files[0].lower() in _FEATURES:
+        return _with_names_beside(path, loaded[loaded.files[0]])
+    return _Source(path, [path], loaded.files, lambda row: loaded[loaded.files[row]])
+
+
+def _open_safetensors(path: Path) -> _Source:
+    from safetensors import safe_open
+
+    file = safe_open(path, "pt")
+    keys = list(file.keys())
+
+    def read(row: int) -> np.ndarray:
+        tensor = file.get_tensor(keys[row])
+        return (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # NumPy has no bfloat16
+
+    if len(keys) == 1 and keys[0].lower() in _FEATURES:
+        return _with_names_beside(path, read(0))
+    return _Source(path, [path], keys, read)
+
+
+def _open_parquet(path: Path) -> _Source:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    names = [name for name in table.column_names if name.lower() in _NAMES]
+    lists = [field.name for field in table.schema if _is_list(field.type)]
+    if len(names) != 1 or len(lists) != 1:
+        columns = ", ".join(table.column_names[:10])
+        raise ValueError(
+            f"it needs one column of keys, such as file_name or image_id, and one of lists; it has {columns}"
+        )
+    values, shape = table[lists[0]].combine_chunks(), [len(table)]
+    while _is_list(values.type):
+        inner = values.flatten()
+        if values.null_count or len(values) == 0 or len(inner) % len(values):
+            raise ValueError(f"the lists of {lists[0]} differ in length")
+        if not pa.types.is_fixed_size_list(values.type) and len(set(values.value_lengths().to_pylist())) > 1:
+            raise ValueError(f"the lists of {lists[0]} differ in length")
+        shape.append(len(inner) // len(values))
+        values = inner
+    array = values.to_numpy(zero_copy_only=False).reshape(shape)
+    return _of_table(path, [path], table[names[0]].to_pylist(), array)
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _features_key(keys: list[str]) -> str:
+    """Return the only key, or the only one that is called features. Raises ValueError."""
+    named = [key for key in keys if key.lower() in _FEATURES]
+    if len(keys) != 1 and len(named) != 1:
+        raise ValueError(f"call one of its arrays `features`; it has {', '.join(keys[:10])}")
+    return (named or keys)[0]
+
+
+def _with_names_beside(path: Path, array: np.ndarray) -> _Source:
+    """Return the source of one array of all images, whose keys are in another file of the same folder."""
+    words = [f"{stem}{word}" for stem in (f"{path.stem}{mark}" for mark in "._-") for word in _NAMES]
+    stems = [path.stem, *words, *_NAMES]
+    # X.names.txt and X.txt belong to X.npy alone; names.txt is the last resort.
+    files = [path.with_name(f"{stem}{suffix}") for stem in stems for suffix in _NAMES_SUFFIXES]
+    names = next((file for file in files if file.is_file() and file != path), None)
+    if names is None:
+        raise UserError(
+            f"features.source={path}: there is no file of names beside it; write the file name or id of each row, one "
+            f"per line, to {path.with_name(path.stem + '.names.txt')}"
+        )
+    with _readable(names):
+        if names.suffix == ".npy":
+            keys = np.load(names).tolist()
+        elif names.suffix == ".json":
+            keys = json.loads(names.read_bytes())
+        else:
+            keys = names.read_text("utf-8-sig").splitlines()
+        if not isinstance(keys, list) or not all(isinstance(key, str | int) for key in keys):
+            raise ValueError("it should be a list of names or ids")
+    return _of_table(path, [path, names], keys, array)
+
+
+def _of_table(path: Path, files: list[Path], keys: Sequence[object], array: np.ndarray) -> _Source:
+    source = _Source(
+        path, files, [k.decode() if isinstance(k, bytes) else str(k) for k in keys], lambda row: array[row]
+    )
+    if array.ndim not in (2, 3) or len(array) != len(keys):
+        raise source.error(f"{len(keys)} names, but features of shape {array.shape}; it must be (N, C) or (N, P, C)")
+    return source
