@@ -38,7 +38,7 @@ def code_deps(name: str) -> set[str]:
 def test_dvc_yaml_is_short_and_its_stages_are_in_order_and_have_a_description():
     order = "download captions backbone features train finetune generate evaluate gradients report"
     assert list(STAGES) == order.split()
-    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 300
+    assert len((ROOT / "dvc.yaml").read_text().splitlines()) <= 320
     assert all(stage["cmd"] == f"python -m stages.{name}" for name, stage in STAGES.items())
     assert all(stage["desc"] for stage in STAGES.values())
 
