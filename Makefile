@@ -97,7 +97,7 @@ B := workspace
 diff: $(READY)
 	@python -m stages.tools.significance '$(A)' '$(B)'
 
-verify: $(READY)
+verify: scm
 	@python -m stages.tools.verify_cache $(if $(MEND),mend)
 
 provenance: $(READY)
