@@ -1,4 +1,4 @@
-"""Real photographs, captions and weights, where someone has laid them beside the project."""
+"""Real photographs, captions and weights, if they are in a folder next to the project."""
 
 from pathlib import Path
 

@@ -62,7 +62,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def mend(folder: Path) -> None:
-    """Do what the README says if DVC was killed while it wrote one of its own files."""
+    """Do what docs/troubleshooting.md says if DVC was killed while it wrote one of its own files."""
     (folder / ".dvc/tmp/rwlock").unlink(missing_ok=True)
     command(folder, "git", "checkout", "dvc.lock")
 

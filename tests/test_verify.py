@@ -165,8 +165,8 @@ def test_damage_is_named_and_repro_restores_the_same_bytes(project, verify, dama
     assert last.startswith(f"error: faults: {len(damaged)}; make verify MEND=1 ")
     assert content() == after
 
-    mended, last = verify("mend")
-    assert mended == faults
+    removed, last = verify("mend")
+    assert removed == faults
     assert "dvc repro" in last
     assert stages_run(command(project, "dvc", "repro")) == stages
     assert content() == before

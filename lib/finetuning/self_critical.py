@@ -35,6 +35,7 @@ from lib.training.loop import Objective, TrainConfig, zero_loss
 class SelfCriticalConfig(TrainConfig):
     """How to train; see params.yaml."""
 
+    section = "finetune"
     samples: int  # captions drawn per image
     baseline: str  # greedy, or mean (of the image's other samples)
 

@@ -30,7 +30,7 @@ def fit_backbone(
 
     pixels (I, size, size, 3) uint8, preprocessed; captions[i] are the token lists of image i.
     """
-    targets = (phrase_shares(captions, config.min_count) > 0).float()  # (I, W)
+    targets = (phrase_shares(captions, config) > 0).float()  # (I, W)
     network = for_inference(backbone.network).to(device())
     channels = backbone.features(torch.from_numpy(pixels[:1]).to(device()), "grid").shape[2]
     head = nn.Linear(channels, targets.shape[1]).to(device())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from lib.vision.backbones import Backbone
 class PretrainConfig:
     """How to train; see params.yaml."""
 
+    section: ClassVar = "backbone.fit"  # of params.yaml, for error messages
     epochs: int
     batch_size: int
     learning_rate: float
@@ -30,16 +32,17 @@ class PretrainConfig:
     seed: int
 
 
-def phrase_shares(captions: Sequence[Sequence[Sequence[str]]], min_count: int) -> Tensor:
+def phrase_shares(captions: Sequence[Sequence[Sequence[str]]], config: PretrainConfig) -> Tensor:
     """Return the fraction of each image's captions that contain each phrase, (I, W).
 
-    captions[i] are the token lists of image i. Raises UserError if no phrase is in `min_count` captions.
+    captions[i] are the token lists of image i. Raises UserError if no phrase is in `config.min_count` captions.
     """
     phrases_of = [[{*tokens, *pairwise(tokens)} for tokens in image] for image in captions]
     counts = Counter(phrase for image in phrases_of for phrases in image for phrase in phrases)
-    kept = sorted((phrase for phrase, n in counts.items() if n >= min_count), key=str)
+    kept = sorted((phrase for phrase, n in counts.items() if n >= config.min_count), key=str)
     if not kept:
-        raise UserError(f"min_count={min_count}: no word is in that many captions of the train split. Lower it.")
+        key = f"{config.section}.min_count={config.min_count}"
+        raise UserError(f"{key}: no word is in that many captions of the train split. Lower it.")
     columns = {phrase: column for column, phrase in enumerate(kept)}
     shares = torch.zeros(len(captions), len(columns))
     for row, image in zip(shares, phrases_of, strict=True):
@@ -91,8 +94,8 @@ def learn_phrases(
             total += loss.item()
         if not isfinite(total):
             raise UserError(
-                f"learning_rate={config.learning_rate}: the CNN's loss is not finite in epoch {epoch}; training "
-                "diverged. Use a lower learning rate."
+                f"{config.section}.learning_rate={config.learning_rate}: non-finite loss of the CNN in epoch {epoch}; "
+                "training diverged. Use a lower learning rate."
             )
         print(f"epoch {epoch}: phrase loss {total / len(batches):.3f}", flush=True)
         state = {"epoch": epoch, "modules": modules.state_dict(), "optimiser": optimiser.state_dict()}

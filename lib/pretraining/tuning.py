@@ -33,6 +33,7 @@ _EMA_DECAY = 0.995
 class TuneConfig(PretrainConfig):
     """How to tune; see params.yaml."""
 
+    section = "backbone.tune"
     size: int | None  # pixels per side; None: the size at extraction
     precision: str  # float32, bfloat16
 
@@ -51,7 +52,7 @@ def tune_backbone(
     """
     if len(pixels) < 2:
         raise UserError("backbone.tune needs at least two images in the train split")
-    shares = phrase_shares(captions, config.min_count)  # (I, W)
+    shares = phrase_shares(captions, config)  # (I, W)
     network = for_inference(backbone.network).to(device())
     size = config.size or backbone.preprocess.size
     head = _head(backbone.feature_size(size), shares).to(device())

@@ -19,6 +19,7 @@ _STANDARDISATION_BATCH = 256  # images
 class CrossEntropyConfig(TrainConfig):
     """How to train; see params.yaml."""
 
+    section = "train"
     label_smoothing: float = 0.0
     bucket_by_length: bool = True
     by_image: bool = False

@@ -31,6 +31,7 @@ EpochMetrics = dict[str, float]  # one row of the learning curves: the metrics o
 class TrainConfig:
     """How to train, whatever the objective; see params.yaml."""
 
+    section: ClassVar[str]  # of params.yaml, for error messages
     epochs: int
     batch_size: int  # captions; images for self-critical training
     learning_rate: float
@@ -173,8 +174,8 @@ class _TrainingRun:
         """Raise UserError if training has diverged."""
         if not all(bool(parameter.isfinite().all()) for parameter in self._decoder.parameters()):
             raise UserError(
-                f"learning_rate={self._config.learning_rate}: non-finite weights after epoch {self.epoch}; training "
-                "diverged. Use a lower learning rate."
+                f"{self._config.section}.learning_rate={self._config.learning_rate}: non-finite weights after epoch "
+                f"{self.epoch}; training diverged. Use a lower learning rate."
             )
 
     def end_epoch(self, metrics: EpochMetrics) -> None:

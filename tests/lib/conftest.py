@@ -1,4 +1,4 @@
-"""What several of these modules look at."""
+"""Fixtures that several of these modules use."""
 
 import pytest
 

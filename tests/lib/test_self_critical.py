@@ -120,7 +120,7 @@ def test_samples_are_drawn_without_dropout_and_cells_stay_in_training_mode():
 
 
 def test_divergence_is_an_error():
-    with pytest.raises(UserError, match=r"^learning_rate=1e\+38: .* epoch 1;"):
+    with pytest.raises(UserError, match=r"^finetune\.learning_rate=1e\+38: .* epoch 1;"):
         train_decoder(objective(dtype=torch.float32, epochs=3, learning_rate=1e38, samples=20))
 
 

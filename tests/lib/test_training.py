@@ -145,7 +145,7 @@ def test_training_stops_early_without_a_better_epoch():
 
 
 def test_divergence_is_an_error():
-    with pytest.raises(UserError, match=r"^learning_rate=1e\+38: .* epoch 1;"):
+    with pytest.raises(UserError, match=r"^train\.learning_rate=1e\+38: .* epoch 1;"):
         train(decoder(), replace(config(3, ema_decay=0.9), learning_rate=1e38))
 
 

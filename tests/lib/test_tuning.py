@@ -56,10 +56,11 @@ def fitted(tmp_path) -> dict[str, torch.Tensor]:
 def test_phrase_shares():
     captions = [[["a", "dog", "a"], ["dogs"]], [["a", "cat"], ["a", "dog"]]]
     pair_a_dog = torch.tensor([[0.5, 0.5, 0.5], [0.5, 1.0, 0.5]])  # the pair (a, dog), and the words
-    assert torch.equal(phrase_shares(captions, min_count=2), pair_a_dog)
-    assert phrase_shares(captions, min_count=1).shape == (2, 4 + 3)
-    with pytest.raises(UserError, match=r"^min_count=4:"):
-        phrase_shares(captions, min_count=4)
+    config = PretrainConfig(**COMMON | {"min_count": 2})
+    assert torch.equal(phrase_shares(captions, config), pair_a_dog)
+    assert phrase_shares(captions, replace(config, min_count=1)).shape == (2, 4 + 3)
+    with pytest.raises(UserError, match=r"^backbone\.fit\.min_count=4:"):
+        phrase_shares(captions, replace(config, min_count=4))
 
 
 def test_each_image_gets_its_own_crop_and_mirroring():
@@ -118,5 +119,5 @@ def test_a_seed_may_have_64_bits(tmp_path):
 
 
 def test_divergence_is_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"learning_rate=1e\+30"):
+    with pytest.raises(UserError, match=r"^backbone\.tune\.learning_rate=1e\+30"):
         tuned(tmp_path, replace(TUNE_CONFIG, learning_rate=1e30))

@@ -1,4 +1,4 @@
-"""`make provenance`: the model holds its params; a note beside it says when and where it was trained."""
+"""`make provenance`: the model holds its params; a note in the scratch folder says when and where it was trained."""
 
 import json
 import os

@@ -1,9 +1,9 @@
-"""Writes the tokens in ptb.jsonl anew, by Stanford's PTBTokenizer as coco-caption runs it.
+"""Update the tokens in ptb.jsonl with Stanford's PTBTokenizer, which coco-caption uses. Needs Java.
 
     python tests/lib/data/make_ptb.py
 
-needs Java, which nothing else here does. A row is [caption, its tokens joined by blanks]: add one with any tokens and
-run this. Since BLEU and CIDEr-D split tokens at any blank, a fraction such as "22 3/4" stands here as two.
+A row is [caption, its tokens joined by blanks]. To add a caption, add a row with any tokens and run this script. BLEU
+and CIDEr-D split tokens at blanks, so a fraction such as "22 3/4" is stored as two tokens.
 """
 
 import json
@@ -18,7 +18,7 @@ TABLE = Path(__file__).with_name("ptb.jsonl")
 def main() -> None:
     os.environ["JAVA_TOOL_OPTIONS"] = "-Dfile.encoding=UTF-8"
     captions = [json.loads(line)[0] for line in TABLE.read_text("utf-8").splitlines()]
-    # The tokenizer looks past the end of a line, so that the caption behind may matter: here that is always "A".
+    # The tokenizer reads past the end of a line, so the next caption may matter. Here it is always "A".
     given = {i: [{"caption": caption}, {"caption": "A"}] for i, caption in enumerate(captions)}
     tokens = PTBTokenizer().tokenize(given)
     rows = [[caption, " ".join(tokens[i][0].split())] for i, caption in enumerate(captions)]
