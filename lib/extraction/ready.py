@@ -2,7 +2,7 @@
 
 They are keyed by image: by its id, its file name, or the end of its path with or without extension. Forms:
 
-    a folder          one .npy or .npz per image, named by the key
+    a folder          one .npy or .npz per image, named by the key; or one file of another form
     .npz, .safetensors    one array per key; or `features` and `names`, an array of keys (npz only)
     .npy              all images, (N, C) or (N, P, C), with the keys beside it, such as in X.names.txt for X.npy
     .parquet          a column of keys, and a column of lists (C values, or P lists of C values)
@@ -32,6 +32,7 @@ _NAMES = (
 )  # fmt: skip
 _FEATURES = ("features", "feat", "feats", "feature", "embeddings", "embedding", "x", "arr_0")
 _NAMES_SUFFIXES = (".txt", ".json", ".npy")  # of a file of keys
+_SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")
 _FORMS = ".npy with names, .npz, .safetensors, .parquet, or a folder of one .npy or .npz per image"
 
 
@@ -167,7 +168,9 @@ def _open(path: Path) -> _Source:
     if not path.exists():
         raise UserError(f"features.source={path} does not exist")
     if path.is_dir():
-        return _open_folder(path)
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+        arrays = [file for file in files if file.stem.lower() not in _NAMES]  # names.npy belongs to another file
+        return _open(arrays[0]) if len(arrays) == 1 else _open_folder(path, files)
     readers = {".npy": _open_npy, ".npz": _open_npz, ".safetensors": _open_safetensors, ".parquet": _open_parquet}
     if path.suffix.lower() not in readers:
         raise UserError(f"features.source={path} has none of the forms that are read: {_FORMS}")
@@ -187,10 +190,10 @@ def _readable(path: Path) -> Iterator[None]:
             raise
 
 
-def _open_folder(path: Path) -> _Source:
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".npy", ".npz") and file.is_file())
-    if not files:
-        raise UserError(f"features.source={path} holds no .npy or .npz; the forms that are read are {_FORMS}")
+def _open_folder(path: Path, files: list[Path]) -> _Source:
+    if not files or any(file.suffix.lower() not in (".npy", ".npz") for file in files):
+        problem = f"has {len(files)} files of features, but must have one, or one .npy or .npz per image"
+        raise UserError(f"features.source={path} {problem}")
 
     def read(row: int) -> np.ndarray:
         with _readable(files[row]):
