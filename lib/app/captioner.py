@@ -80,7 +80,7 @@ class Captioner:
         images: Sequence[ImageInput],
         *,
         beam_size: int = 5,
-        max_length: int = 20,
+        max_length: int | None = None,
         length_penalty: float = 1.0,
         min_length: int = 0,
         no_repeat_ngram_size: int = 0,
@@ -88,10 +88,13 @@ class Captioner:
     ) -> list[list[Candidate]]:
         """Return up to `beam_size` captions per image, the best first. A beam of 1 is greedy search.
 
-        Captions have `min_length` to `max_length` words. `length_penalty` is explained in `lib.search.beam`: 0 favours
-        short captions, 1 ranks by the mean score. No n-gram of `no_repeat_ngram_size` words repeats, unless it is 0.
-        `consensus` reranks the beam. Raises UserError if an image cannot be read or the CNN does not fit the decoder.
+        Captions have `min_length` to `max_length` words; if None, the limit of the model's training. `length_penalty`
+        is explained in `lib.search.beam`: 0 favours short captions, 1 ranks by the mean score. No n-gram of
+        `no_repeat_ngram_size` words repeats, unless it is 0. `consensus` reranks the beam. Raises UserError if an
+        image cannot be read or the CNN does not fit the decoder.
         """
+        if max_length is None:
+            max_length = self.decoder.config.max_length
         if min(beam_size, max_length) < 1:
             raise UserError(f"beam_size={beam_size}, max_length={max_length}: both must be at least 1")
         constrain = DecodingConstraints(min_length, no_repeat_ngram_size).apply
@@ -126,7 +129,8 @@ class Captioner:
     def _candidate(self, hypothesis: Hypothesis) -> Candidate:
         tokens = self.vocabulary.decode(hypothesis.token_ids)
         mean_score = hypothesis.log_prob / len(hypothesis.token_ids)
-        return Candidate(" ".join(tokens), tokens, hypothesis.log_prob, mean_score, hypothesis.attention[: len(tokens)])
+        text = self.vocabulary.tokenizer.join(tokens)
+        return Candidate(text, tokens, hypothesis.log_prob, mean_score, hypothesis.attention[: len(tokens)])
 
 
 def open_image(image: str | Path | Image.Image, min_decode_size: int | None = None) -> Image.Image:
