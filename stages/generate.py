@@ -47,7 +47,7 @@ def main() -> None:
         words = [vocabulary.decode(hypothesis.token_ids) for hypothesis in hypotheses]
         results = caption_rows(images["image_id"], words, vocabulary.tokenizer)
         METRICS.mkdir(exist_ok=True)
-        (METRICS / name).write_text(json.dumps(results, indent=0) + "\n")
+        (METRICS / name).write_text(json.dumps(results, indent=0, ensure_ascii=False) + "\n", "utf-8")
         empty = words.count([])
         print(f"{split}: {len(results)} captions" + f" by {len(folders)} models" * (len(folders) > 1), end="")
         print(f"; warning: {empty} of them have no words" * (empty > 0))
