@@ -41,7 +41,7 @@ def main() -> None:
     thumbnails = [thumbnail(archives, rows[i]) for i in sample]
     missing = draw_contact_sheet(thumbnails, per_image["caption"].iloc[sample].tolist(), out / "gallery.png")
     if missing:
-        fix = f"install one (such as Noto Sans) and run again, or see {out / 'index.html'}, where the browser has it"
+        fix = f"install one (such as Noto Sans) and run again, or see {out / 'index.html'}, where a browser draws them"
         print(f"warning: gallery.png: no installed font has {len(missing)} letters, such as {missing[:5]}; {fix}")
     sizes = write_sprites(rows, archives, out, worker_count())
     with readable_errors(METRICS / "attention.npy"):

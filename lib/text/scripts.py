@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import regex
 
-# The inside of a character class (version 1 of `regex`): letters, digits and marks of the scripts that put no blanks
-# between words. Korean has blanks; Tibetan has a dot after each syllable.
+# A character class (version 1 of `regex`): letters and digits of the scripts that put no blanks between words. Korean
+# has blanks; Tibetan has a dot after each syllable.
 NO_BLANKS = (
-    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー〆〱-〵ｰﾞﾟ]&&[\p{L}\p{M}\p{N}]"
+    r"[[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ー〆〱-〵ｰﾞﾟ]&&[\p{L}\p{N}]]"
 )
 _IDEOGRAPHS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}]"
 _LETTER = regex.compile(r"\p{L}")
@@ -19,7 +19,7 @@ _NAMES = {
     "FEMININE": "Latin", "MASCULINE": "Latin",
 }  # fmt: skip
 
-no_blanks = regex.compile(rf"(?V1)[{NO_BLANKS}]")
+no_blanks = regex.compile(rf"(?V1){NO_BLANKS}")
 is_ideographic = regex.compile(rf"(?V1){_IDEOGRAPHS}")
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import regex
@@ -55,9 +56,10 @@ def _word(letters: str) -> str:
 
 _SYMBOL = r"[\p{Sc}%&+°]"  # signs that people read as words: 5 €, 50 %
 _LETTER = r"[\p{L}\p{N}]"
-_LETTER_WITH_BLANKS = rf"[{_LETTER}--[{NO_BLANKS}]]"
+_LETTER_WITH_BLANKS = rf"[{_LETTER}--{NO_BLANKS}]"
 _UNICODE = regex.compile(rf"(?V1){_word(_LETTER)}|{_SYMBOL}")
-_CHARACTERS = regex.compile(rf"(?V1)(?=[{NO_BLANKS}])\X|{_word(_LETTER_WITH_BLANKS)}|{_SYMBOL}")
+_CHARACTERS = regex.compile(rf"(?V1)(?={NO_BLANKS})\X|{_word(_LETTER_WITH_BLANKS)}|{_SYMBOL}")
+_ENDS_WITHOUT_BLANK = regex.compile(rf"(?V1){NO_BLANKS}[\p{{M}}\u200c\u200d]*\Z")
 _HAS_WORD = regex.compile(rf"[\p{{L}}\p{{N}}]|{_SYMBOL}")
 
 BUILT_IN = ("ptb", "unicode", "characters")
@@ -102,10 +104,8 @@ class Tokenizer:
         """
         if self.name in ("ptb", "unicode"):
             return " ".join(words)
-        text = ""
-        for word in words:
-            text += " " * bool(text and not no_blanks.search(text[-1]) and not no_blanks.match(word)) + word
-        return text
+        pairs = pairwise(["", *words])
+        return "".join(" " * _blank_between(left, right) + right for left, right in pairs)
 
     @cached_property
     def _function(self) -> Callable[[str], Any]:
@@ -132,6 +132,10 @@ class Tokenizer:
             problem = f"gave {str(parts)[:50]!r} for the caption {text[:50]!r}"
             raise UserError(f"text.tokenizer={self.name} {problem}; it must return a list of words")
         return [word for part in words for word in part.split() if _HAS_WORD.search(word)]
+
+
+def _blank_between(left: str, right: str) -> bool:
+    return bool(left and not _ENDS_WITHOUT_BLANK.search(left) and not no_blanks.match(right))
 
 
 PTB = Tokenizer()
