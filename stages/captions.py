@@ -3,16 +3,19 @@
 import sys
 from dataclasses import replace
 
+import pandas as pd
+
 from lib.core.tables import write_table
 from lib.datasets.dataset import Dataset
 from lib.datasets.loaders import load_named
 from lib.datasets.local import load_local
 from lib.scenes.dataset import load_scenes
-from lib.text.tokenizer import tokenize
+from lib.text.checks import check_vocabulary, check_words
+from lib.text.tokenizer import Tokenizer
 from lib.text.vocabulary import Vocabulary
 from stages.common.entrypoint import run
 from stages.common.paths import ANNOTATED_IMAGES, CAPTION_TABLE, RAW, VOCABULARY
-from stages.params import DatasetParams, VocabularyParams, read_params
+from stages.params import DatasetParams, TextParams, VocabularyParams, read_params
 
 
 def main() -> None:
@@ -22,20 +25,18 @@ def main() -> None:
     _report_left_out(annotated, dataset, "without a caption", "of no image")
     if params.limit is not None:
         dataset = dataset.first(params.limit)
-    # Interned, because few words occur many times: for COCO that saves a third of a gigabyte.
-    tokens = [list(map(sys.intern, tokenize(caption))) for caption in dataset.captions["caption"]]
-    captions = dataset.captions.assign(tokens=tokens)
-    with_words = replace(dataset, captions=captions[captions["tokens"].map(len) > 0]).checked()
+    text = read_params(TextParams)
+    tokenizer = Tokenizer(text.tokenizer, text.lowercase)
+    with_words = _with_words(dataset, tokenizer)
     _report_left_out(dataset, with_words, "whose captions have no words", "without a word")
     images, captions = with_words.images, with_words.captions
     train_ids = images.loc[images["split"] == "train", "image_id"]
-    train_tokens = captions.loc[captions["image_id"].isin(train_ids), "tokens"]
+    vocabulary = _vocabulary(captions.loc[captions["image_id"].isin(train_ids), "tokens"], tokenizer)
 
     write_table(images, ANNOTATED_IMAGES)
     write_table(captions, CAPTION_TABLE)
-    vocabulary = Vocabulary.count(train_tokens, read_params(VocabularyParams).min_count)
     vocabulary.save(VOCABULARY)
-    print(f"{len(images)} images, {len(captions)} captions, {len(vocabulary)} words in the vocabulary")
+    print(f"{len(images)} images, {len(captions)} captions, {vocabulary.num_words} words in the vocabulary")
 
 
 def load_dataset(params: DatasetParams) -> Dataset:
@@ -46,6 +47,24 @@ def load_dataset(params: DatasetParams) -> Dataset:
             return load_local(RAW, params.local.split_seed, params.local.val_share, params.local.test_share)
         case name:
             return load_named(name, RAW)
+
+
+def _with_words(dataset: Dataset, tokenizer: Tokenizer) -> Dataset:
+    """Return the captions that have words, with a column `tokens`. Raises UserError if the tokenizer does not fit."""
+    texts = dataset.captions["caption"].tolist()
+    # Interned, because few words occur many times: for COCO that saves a third of a gigabyte.
+    tokens = [list(map(sys.intern, tokenizer.tokenize(text))) for text in texts]
+    print("\n".join(check_words(texts, tokens, tokenizer)))
+    captions = dataset.captions.assign(tokens=tokens)
+    return replace(dataset, captions=captions[captions["tokens"].map(len) > 0]).checked()
+
+
+def _vocabulary(train_tokens: pd.Series, tokenizer: Tokenizer) -> Vocabulary:
+    """Return the vocabulary of the train captions. Raises UserError if a param of the vocabulary does not fit them."""
+    params, tokens = read_params(VocabularyParams), train_tokens.tolist()
+    vocabulary = Vocabulary.count(tokens, params.min_count, tokenizer)
+    print("\n".join(check_vocabulary(tokens, vocabulary, params.min_count, params.max_length)))
+    return vocabulary
 
 
 def _report_left_out(before: Dataset, after: Dataset, which_images: str, which_captions: str) -> None:

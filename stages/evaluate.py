@@ -1,26 +1,29 @@
 """evaluate: tokenise and score the captions of test and val; for `scenes` also judge whether test's are true."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
-from lib.core.tables import read_images, read_tokens, write_table
+from lib.core.tables import read_images, read_table, read_tokens, write_table
 from lib.evaluation.diversity import caption_statistics
 from lib.evaluation.intervals import intervals, mean_interval, pairs_interval
 from lib.scenes.dataset import read_truth
 from lib.scenes.truth import parse_caption, shuffled_truth, truth_matrix
 from lib.scoring import corpus_scores, explain_low_cider_d, image_scores, measure, score
-from lib.text.tokenizer import tokenize_results
+from lib.text.tokenizer import Tokenizer
 from stages.common.entrypoint import run
 from stages.common.metrics_io import read_json
 from stages.common.paths import CAPTION_TABLE, IMAGES, METRICS, RAW
-from stages.params import DatasetParams, read_params
+from stages.params import DatasetParams, TextParams, read_params
 
 
 def main() -> None:
+    text = read_params(TextParams)
+    tokenizer = Tokenizer(text.tokenizer, text.lowercase)
     results = read_json("captions.json")
-    hypotheses, references = tokenize_results(results), _references("test")
+    hypotheses, references = tokenizer.scoring_results(results), _references("test", tokenizer)
     measures = measure(references, hypotheses)
     scores, bounds = corpus_scores(measures), intervals(measures)
     lengths = [len(tokens) for tokens in hypotheses.values()]
@@ -39,13 +42,25 @@ def main() -> None:
         print(f"note: {explanation}")
     _write("intervals.json", bounds)
 
-    seen = {tuple(tokens) for captions in _references("train").values() for tokens in captions}
-    _write("statistics.json", caption_statistics(list(hypotheses.values()), seen))
-    _write("scores_val.json", score(_references("val"), tokenize_results(read_json("captions_val.json"))))
+    seen = {tuple(tokens) for captions in _train_tokens() for tokens in captions}
+    words = [row.get("tokens") or row["caption"].split() for row in results]
+    _write("statistics.json", caption_statistics(words, seen, english=tokenizer.name == "ptb"))
+    results = tokenizer.scoring_results(read_json("captions_val.json"))
+    _write("scores_val.json", score(_references("val", tokenizer), results))
 
 
-def _references(split: str) -> dict[int, list[list[str]]]:
-    return read_tokens(CAPTION_TABLE, read_images(IMAGES, split)["image_id"])
+def _references(split: str, tokenizer: Tokenizer) -> dict[int, list[list[str]]]:
+    """Return the words to score of each image's captions. They differ from those in the table, which people read."""
+    image_ids = read_images(IMAGES, split)["image_id"].tolist()
+    references: dict[int, list[list[str]]] = {image_id: [] for image_id in image_ids}
+    table = read_table(CAPTION_TABLE, columns=["image_id", "caption"], filters=[("image_id", "in", image_ids)])
+    for image_id, caption in zip(table["image_id"], table["caption"], strict=True):
+        references[image_id].append(tokenizer.scoring_tokens(caption))
+    return references
+
+
+def _train_tokens() -> Iterable[list[list[str]]]:
+    return read_tokens(CAPTION_TABLE, read_images(IMAGES, "train")["image_id"]).values()
 
 
 def _write(name: str, content: dict[str, Any]) -> None:

@@ -1,6 +1,8 @@
 """generate: caption the test split, and val to choose settings on, in COCO's results format."""
 
 import json
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from lib.search.beam import beam_search
 from lib.search.consensus import Consensus
 from lib.search.constraints import DecodingConstraints
 from lib.search.ensemble import build_ensemble
+from lib.text.tokenizer import Tokenizer
 from stages.common.entrypoint import run
 from stages.common.generation import model_folders, train_consensus
 from stages.common.paths import FEATURES, IMAGES, METRICS
@@ -33,28 +36,40 @@ def main() -> None:
     model, vocabulary = build_ensemble(folders, loaded)
     config = loaded[0][0].config
     consensus = train_consensus(params, config, vocabulary) if params.method == "beam" else None
+    max_length = params.max_length or config.max_length
     for split, name in (("test", "captions.json"), ("val", "captions_val.json")):
         images = read_images(IMAGES, split)
         features = Features(FEATURES, images)
         check_features(config, features.shape, FEATURES)
-        hypotheses = _decode(params, model, consensus, features)
+        hypotheses = _decode(params, max_length, model, consensus, features)
         if not is_main_process():
             continue
         words = [vocabulary.decode(hypothesis.token_ids) for hypothesis in hypotheses]
-        results = [
-            {"image_id": int(image_id), "caption": " ".join(caption)}
-            for image_id, caption in zip(images["image_id"], words, strict=True)
-        ]
+        results = caption_rows(images["image_id"], words, vocabulary.tokenizer)
         METRICS.mkdir(exist_ok=True)
-        (METRICS / name).write_text(json.dumps(results, indent=0) + "\n")
-        print(f"{split}: {len(results)} captions" + f" by {len(folders)} models" * (len(folders) > 1))
+        (METRICS / name).write_text(json.dumps(results, indent=0, ensure_ascii=False) + "\n", "utf-8")
+        empty = words.count([])
+        print(f"{split}: {len(results)} captions" + f" by {len(folders)} models" * (len(folders) > 1), end="")
+        print(f"; warning: {empty} of them have no words" * (empty > 0))
         if split == "test":
             attention = [h.attention[: len(caption)] for h, caption in zip(hypotheses, words, strict=True)]
             np.save(METRICS / "attention.npy", torch.cat(attention).half().numpy())  # (words of all captions, P)
 
 
+def caption_rows(image_ids: Iterable[int], captions: Sequence[list[str]], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+    """Return rows of COCO's results format. If blanks do not separate the words of all captions, rows have `tokens`."""
+    texts = [tokenizer.join(words) for words in captions]
+    rows: list[dict[str, Any]] = [
+        {"image_id": int(image_id), "caption": text} for image_id, text in zip(image_ids, texts, strict=True)
+    ]
+    if any(text.split() != words for text, words in zip(texts, captions, strict=True)):
+        for row, words in zip(rows, captions, strict=True):
+            row["tokens"] = words
+    return rows
+
+
 def _decode(
-    params: GenerateParams, model: CaptionModel, consensus: Consensus | None, features: Features
+    params: GenerateParams, max_length: int, model: CaptionModel, consensus: Consensus | None, features: Features
 ) -> list[Hypothesis]:
     """Return one hypothesis per image of `features`."""
     constrain = DecodingConstraints(params.min_length, params.no_repeat_ngram_size).apply
@@ -62,15 +77,15 @@ def _decode(
     generator = torch.Generator().manual_seed(params.sample.seed)
     own: list[Hypothesis] = []
     starts = shard(range(0, len(features), _BATCH))  # whole batches, because rounding depends on what is in one
-    skip_draws(starts.start, params.max_length, generator)
+    skip_draws(starts.start, max_length, generator)
     for start in tqdm(starts, "captioning", unit="batch", disable=None if is_main_process() else True):
         batch = features[start : start + _BATCH].to(device())
         if params.method == "beam":
-            beams = beam_search(model, batch, params.beam_size, params.max_length, params.length_penalty, constrain)
+            beams = beam_search(model, batch, params.beam_size, max_length, params.length_penalty, constrain)
             if consensus:
                 beams = consensus.rerank(batch, beams, params.length_penalty)
         else:
-            beams = sample(model, batch, 1, params.max_length, sampling, generator, constrain)
+            beams = sample(model, batch, 1, max_length, sampling, generator, constrain)
         own += [best for best, *_ in beams]
     return gather_hypotheses(own)
 

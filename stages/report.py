@@ -39,7 +39,10 @@ def main() -> None:
     archives = Archives(RAW)
     sample = np.unique(np.linspace(0, len(per_image) - 1, min(_GALLERY_SIZE, len(per_image))).astype(int))
     thumbnails = [thumbnail(archives, rows[i]) for i in sample]
-    draw_contact_sheet(thumbnails, per_image["caption"].iloc[sample].tolist(), out / "gallery.png")
+    missing = draw_contact_sheet(thumbnails, per_image["caption"].iloc[sample].tolist(), out / "gallery.png")
+    if missing:
+        fix = f"install one (such as Noto Sans) and run again, or see {out / 'index.html'}, where a browser draws them"
+        print(f"warning: gallery.png: no installed font has {len(missing)} letters, such as {missing[:5]}; {fix}")
     sizes = write_sprites(rows, archives, out, worker_count())
     with readable_errors(METRICS / "attention.npy"):
         attention = np.load(METRICS / "attention.npy", mmap_mode="r")

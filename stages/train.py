@@ -34,10 +34,11 @@ def main() -> None:
         embedding_size=model.embedding,
         hidden_size=model.hidden,
         dropout=model.dropout,
+        max_length=max_length,
     )
     make_deterministic(config.seed)
     decoder = Decoder(decoder_config)
-    with work_folder("train", asdict(config), asdict(decoder_config), max_length, *training_inputs()) as folder:
+    with work_folder("train", asdict(config), asdict(decoder_config), *training_inputs()) as folder:
         objective = CrossEntropy(decoder, vocabulary, train, val, config, max_length)
         curve = train_decoder(objective, folder / "checkpoint.pt")
     if is_main_process():

@@ -35,7 +35,7 @@ def main() -> int:
     add("--json", action="store_true", help="print a JSON array, with scores")
     add("--attention", type=_user_path, metavar="OUT", help="draw the attention weights of each word to a PNG or PDF")
     add("--beam", dest="beam_size", type=int, default=5, metavar="N", help="captions kept at each step (default: 5)")
-    add("--max-length", type=int, default=20, metavar="WORDS", help="longest caption (default: 20)")
+    add("--max-length", type=int, metavar="WORDS", help="longest caption (default: the longest in the training)")
     add("--min-length", type=int, default=0, metavar="WORDS", help="shortest caption (default: 0)")
     add("--length-penalty", type=float, default=1.0, metavar="X", help="0 favours short captions (default: 1.0)")
     add("--no-repeat-ngram-size", type=int, default=0, metavar="N", help="no n-gram of N words repeats; 0 allows it")
@@ -82,7 +82,11 @@ def draw_attention(file: str, preprocess: "Preprocess", candidate: "Candidate", 
     from matplotlib.figure import Figure  # the import takes half a second, and most calls of `caption` do not draw
 
     from lib.app.captioner import open_image
+    from lib.report.figures import find_fonts
 
+    fonts, missing = find_fonts(candidate.tokens)
+    if missing:
+        print(f"--attention {path}: no installed font has the letters {missing}; install one", file=sys.stderr)
     image = open_image(file).convert("L")
     width, height = image.size
     left, top, crop_width, crop_height = (percent / 100 for percent in preprocess.crop_box(image.size))
@@ -96,7 +100,9 @@ def draw_attention(file: str, preprocess: "Preprocess", candidate: "Candidate", 
         heat = (weights / weights.max()).reshape(side, side).numpy()
         axes.imshow(heat, "autumn_r", alpha=0.8 * heat, interpolation="bilinear", extent=extent)
         axes.set(xlim=(0, width), ylim=(height, 0))
-        axes.set_title(token, y=-0.04, va="top")
+        title = axes.set_title(token, y=-0.04, va="top", parse_math=False)
+        if fonts:
+            title.set_fontfamily(fonts)
         axes.axis("off")
     try:
         figure.savefig(path, dpi=100)

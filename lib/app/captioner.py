@@ -82,7 +82,7 @@ class Captioner:
         images: ImageInput | Iterable[ImageInput],
         *,
         beam_size: int = 5,
-        max_length: int = 20,
+        max_length: int | None = None,
         length_penalty: float = 1.0,
         min_length: int = 0,
         no_repeat_ngram_size: int = 0,
@@ -93,10 +93,10 @@ class Captioner:
         `images` is one image or several: see `ImageInput`. One image gives a list of one list. OpenCV's arrays are BGR:
         pass `image[..., ::-1]`.
 
-        Captions have `min_length` to `max_length` words. `length_penalty` is explained in `lib.search.beam`: 0 favours
-        short captions, 1 ranks by the mean score. No n-gram of `no_repeat_ngram_size` words repeats, unless it is 0.
-        `consensus` reranks the beam. Raises UserError if an image cannot be read, if the CNN does not fit the decoder
-        or if the model has no CNN.
+        Captions have `min_length` to `max_length` words; if None, the limit of the model's training. `length_penalty`
+        is explained in `lib.search.beam`: 0 favours short captions, 1 ranks by the mean score. No n-gram of
+        `no_repeat_ngram_size` words repeats, unless it is 0. `consensus` reranks the beam. Raises UserError if an
+        image cannot be read, if the CNN does not fit the decoder, or if the model has no CNN.
         """
         each = _as_list(images)
         captions: list[list[Candidate]] = []
@@ -118,7 +118,7 @@ class Captioner:
         features: np.ndarray | Tensor,
         *,
         beam_size: int = 5,
-        max_length: int = 20,
+        max_length: int | None = None,
         length_penalty: float = 1.0,
         min_length: int = 0,
         no_repeat_ngram_size: int = 0,
@@ -129,6 +129,8 @@ class Captioner:
         They are what `features` returns or, for a model that was trained on ready features, those of the same kind.
         Raises UserError if they do not fit the decoder or are not finite.
         """
+        if max_length is None:
+            max_length = self.decoder.config.max_length
         if min(beam_size, max_length) < 1:
             raise UserError(f"beam_size={beam_size}, max_length={max_length}: both must be at least 1")
         # Round to float16 before and after PCA, because the decoder was trained on features stored as float16.
@@ -174,7 +176,8 @@ class Captioner:
     def _candidate(self, hypothesis: Hypothesis) -> Candidate:
         tokens = self.vocabulary.decode(hypothesis.token_ids)
         mean_score = hypothesis.log_prob / len(hypothesis.token_ids)
-        return Candidate(" ".join(tokens), tokens, hypothesis.log_prob, mean_score, hypothesis.attention[: len(tokens)])
+        text = self.vocabulary.tokenizer.join(tokens)
+        return Candidate(text, tokens, hypothesis.log_prob, mean_score, hypothesis.attention[: len(tokens)])
 
 
 def _as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:

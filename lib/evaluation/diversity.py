@@ -14,14 +14,17 @@ _FUNCTION_WORDS = """
 _DANGLING = frozenset(_FUNCTION_WORDS.split())
 
 
-def caption_statistics(captions: Sequence[Tokens], train_captions: AbstractSet[tuple[str, ...]]) -> dict[str, float]:
-    """Return statistics of at least one caption.
+def caption_statistics(
+    captions: Sequence[Tokens], train_captions: AbstractSet[tuple[str, ...]], *, english: bool = True
+) -> dict[str, float]:
+    """Return statistics of at least one caption; dangling_end only if they are `english`.
 
     distinct_1 and distinct_2 (Li et al. 2016) are the distinct words and bigrams divided by the number of words.
     mean_length and distinct_words are numbers of words; everything else is a fraction of the captions, 0 to 1.
     """
     words = [word for tokens in captions for word in tokens]
     bigrams = {pair for tokens in captions for pair in pairwise(tokens)}
+    dangling = fmean(bool(tokens) and tokens[-1] in _DANGLING for tokens in captions)
     return {
         "mean_length": len(words) / len(captions),
         "distinct_words": len(set(words)),
@@ -29,7 +32,7 @@ def caption_statistics(captions: Sequence[Tokens], train_captions: AbstractSet[t
         "distinct_2": len(bigrams) / max(1, len(words)),
         "distinct_captions": len(set(map(tuple, captions))) / len(captions),
         "seen_in_training": fmean(tuple(tokens) in train_captions for tokens in captions),
-        "dangling_end": fmean(bool(tokens) and tokens[-1] in _DANGLING for tokens in captions),
+        **({"dangling_end": dangling} if english else {}),
         "repeated_phrase": fmean(repeats_phrase(tokens) for tokens in captions),
     }
 

@@ -1,6 +1,7 @@
 """The reward of a caption: its CIDEr-D against the references of an image.
 
-The end of a caption counts as a token, in captions and references alike, so an unfinished caption scores less.
+Both are in the vocabulary's spelling ("€", not the "$" of coco-caption). The end of a caption counts as a token, in
+captions and references alike, so an unfinished caption scores less.
 """
 
 from collections.abc import Sequence

@@ -36,7 +36,7 @@ from lib.text.vocabulary import SUPPRESSED_TOKENS
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The decoder's architecture, saved next to its weights."""
+    """The decoder's architecture and the length of its captions, saved next to its weights."""
 
     num_regions: int  # P
     feature_size: int  # C
@@ -47,6 +47,7 @@ class DecoderConfig:
     embedding_size: int  # E
     hidden_size: int  # H
     dropout: float
+    max_length: int = 20  # words of the longest caption in training; model folders of earlier versions have no value
 
 
 CellState = tuple[Tensor, ...]  # (h,) of an RNN, (h, c) of an LSTM; each (1, N, H)

@@ -71,8 +71,8 @@ def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
     vocabulary = Vocabulary.load(folder / _VOCABULARY)
     if len(vocabulary) != config.vocabulary_size:
         raise UserError(
-            f"{folder / _VOCABULARY} has {len(vocabulary)} tokens, but the decoder {config.vocabulary_size}: it is of "
-            "another model; restore the file that came with this one"
+            f"{folder / _VOCABULARY} has {vocabulary.num_words} words, but the decoder "
+            f"{config.vocabulary_size - len(SPECIALS)}: it is of another model; restore the file of this one"
         )
     return decoder.eval(), vocabulary
 
@@ -120,7 +120,8 @@ def write_card(folder: Path, config: DecoderConfig, params: Mapping[str, Any], v
 
 - Decoder: {config.cell.upper()} with {config.hidden_size} hidden units, attention: {config.attention}
 - Image features: {config.num_regions} x {config.feature_size} from {features}
-- Vocabulary: {config.vocabulary_size - len(SPECIALS)} words
+- Captions: up to {config.max_length} words of a vocabulary of {config.vocabulary_size - len(SPECIALS)}; tokenizer \
+{params["text"]["tokenizer"]}
 - Training: train split of {params["dataset"]["name"]}, {params["train"]["epochs"]} epochs of cross-entropy{finetuning}
 - Scores of greedy captions of the val split: {scores} (BLEU and ROUGE-L: 0 to 1, CIDEr-D: 0 to 10)
 - All params: [provenance.json](provenance.json)

@@ -3,14 +3,17 @@
 import io
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
+from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 from PIL import Image
 
 # The colours of a light page by name. base.css has another value of each for a dark page.
@@ -72,14 +75,48 @@ def as_svg(panel: Panel, section: str) -> str:
     return svg
 
 
-def draw_contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: Path, columns: int = 4) -> None:
-    """Draw images, row by row, each above its caption, into a PNG."""
+def find_fonts(texts: Iterable[str]) -> tuple[list[str], str]:
+    """Return the fonts to draw `texts` with, and the letters that no installed font has.
+
+    The list is empty if matplotlib's own font has all letters. Otherwise it adds the installed fonts with most of the
+    others, so the picture depends on what is installed.
+    """
+    letters = {character for text in texts for character in text if unicodedata.category(character)[0] in "LMN"}
+    default = font_manager.findfont("DejaVu Sans")  # comes with matplotlib
+    missing, fonts = letters - _letters_of(default), ["DejaVu Sans"]
+    found = {path: missing & _letters_of(path) for path in sorted(font_manager.findSystemFonts())} if missing else {}
+    while missing and (path := max(found, key=lambda path: len(found[path] & missing), default=None)):
+        if not found[path] & missing:
+            break
+        missing = missing - found[path]
+        font_manager.fontManager.addfont(path)
+        fonts.append(FT2Font(path).family_name)
+    return fonts if len(fonts) > 1 else [], "".join(sorted(missing))
+
+
+def _letters_of(path: str) -> set[str]:
+    """Return the characters of a font; none if matplotlib cannot read the file."""
+    try:
+        return set(map(chr, FT2Font(path).get_charmap()))
+    except (OSError, RuntimeError, ValueError):
+        return set()
+
+
+def draw_contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: Path, columns: int = 4) -> str:
+    """Draw images, row by row, each above its caption, into a PNG. Return the letters that no installed font has."""
+    fonts, missing = find_fonts(captions)
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(2.6 * columns, 3.0 * rows), layout="constrained")
     for number, (image, caption) in enumerate(zip(images, captions, strict=True), 1):
         axes = figure.add_subplot(rows, columns, number)
         axes.axis("off")
         axes.imshow(image)
-        lines = textwrap.wrap(caption, width=34, max_lines=4, placeholder=" …")
-        axes.set_title("\n".join(lines) or "(no words)", y=-0.04, va="top", fontsize=9, parse_math=False)
-    figure.savefig(path, **_PNG)
+        wide = sum(unicodedata.east_asian_width(character) in "WF" for character in caption)
+        lines = textwrap.wrap(caption, width=17 if 2 * wide > len(caption) else 34, max_lines=4, placeholder=" …")
+        title = axes.set_title("\n".join(lines) or "(no words)", y=-0.04, va="top", fontsize=9, parse_math=False)
+        if fonts:
+            title.set_fontfamily(fonts)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a line for each letter; the caller reports them in one
+        figure.savefig(path, **_PNG)
+    return missing

@@ -49,7 +49,8 @@ def write_gallery(
 ) -> None:
     """Write gallery.js to `folder`, for the sprites of the images whose thumbnails have these `sizes` (width, height).
 
-    `per_image` has one row per image: image_id, caption, scores, and `true` if truth was judged. `attention` (W, P)
+    `per_image` has one row per image: image_id, caption, scores, `tokens` if blanks do not separate the words of the
+    captions, and `true` if truth was judged. `attention` (W, P)
     has the weights of P regions for each of the W words of all captions; W or P is 0 without attention. The regions
     are a square grid over the part of the image that `preprocess` keeps, by default all of it.
     """
@@ -61,10 +62,11 @@ def write_gallery(
     with (folder / "gallery.js").open("w", encoding="utf-8") as file:
         file.write(f"var galleryData = {json.dumps(data)};\ngalleryData.images = [\n")
         for row, size, image_scores in zip(per_image.itertuples(), sizes, scores, strict=True):
-            words = row.caption.split()
+            words = list(row.tokens) if "tokens" in per_image else row.caption.split()
             image = {
                 "id": str(row.image_id),  # as text, because JavaScript rounds integers above 2^53
                 "words": words,
+                **({"caption": row.caption} if "tokens" in per_image else {}),
                 "references": list(references[row.image_id]),
                 "scores": image_scores,
                 "size": size,

@@ -13,7 +13,7 @@ function startGallery({ images, scores, ...layout }) {
   const { order, score, query, count } = form.elements;
   scores.forEach((name, index) => score.add(new Option(name, index)));
   images.forEach((image, index) => {
-    const text = searchable([...image.words, ...image.references].join(" "));
+    const text = searchable([image.caption ?? image.words.join(" "), ...image.references].join(" "));
     Object.assign(image, { index, text, random: Math.random(), shape: image.size[0] / image.size[1] });
   });
   document.getElementById("hover").hidden = !images.some(({ attention }) => attention.length);
@@ -38,7 +38,8 @@ function startGallery({ images, scores, ...layout }) {
 
   form.oninput = () => {
     const starts = searchable(query.value).trimEnd().split(" "); // each must start a word of the text
-    const matches = images.filter(({ text }) => starts.every((start) => text.includes(` ${start}`)));
+    const found = (text, start) => text.includes(noBlanks.test(start) ? start : ` ${start}`);
+    const matches = images.filter(({ text }) => starts.every((start) => found(text, start)));
     const key = (image) => {
       const value = image.scores[score.value];
       return { id: image.index, best: -value, worst: value, random: image.random }[order.value];
@@ -52,19 +53,22 @@ function startGallery({ images, scores, ...layout }) {
   form.oninput();
 }
 
+// Letters of scripts without blanks between words: there a word may start anywhere.
+const noBlanks = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}]/u;
+
 // "A dog, running." becomes " a dog running ".
 function searchable(text) {
   return ` ${text.toLowerCase().split(/[\s\p{P}]+/u).filter(Boolean).join(" ")} `;
 }
 
 // Captions and references are inserted as text, never as HTML.
-function createCard({ id, index, words, references, shape, size, attention, cropBox, true: isTrue }, layout) {
+function createCard({ id, index, words, caption, references, shape, size, attention, cropBox, true: isTrue }, layout) {
   const card = document.getElementById("card").content.cloneNode(true);
   const find = (selector) => card.querySelector(selector);
   find(".picture").style.setProperty("--shape", shape);
   showThumbnail(find("img"), index, size, layout);
   find("img").alt = references[0];
-  showCaption(find(".caption"), find("canvas"), words, attention, cropBox);
+  showCaption(find(".caption"), find("canvas"), words, attention, cropBox, caption);
   find(".untrue").hidden = isTrue !== false;
   find(".id").textContent = `#${id}`;
   find("summary").textContent = `References (${references.length})`;

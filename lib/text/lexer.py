@@ -95,23 +95,30 @@ _TOKEN = regex.compile("|".join(f"(?:{rule})" for rule in _RULES))
 
 # Before matching, as in Stanford's tokenizer: quotation marks and dashes of Windows-1252, invisible characters.
 _REPLACED_CHARACTERS = str.maketrans("\x80\x91\x92\x93\x94\x96\x97\u200b", "€‘’“”–— ", "\u00ad\ufe0f")
-# One form of each bracket (a name, because "(" delimits trees in the Treebank), currency, fraction, clitic and dash.
+# One form of each clitic, character entity and dash.
 _REPLACED_TOKENS = {
+    "’s": "'s", "’m": "'m", "’d": "'d", "’ll": "'ll", "’re": "'re", "’ve": "'ve", "n’t": "n't",
+    "&lt;": "<", "&gt;": ">", "&quot;": "''", "&apos;": "'", "&nbsp;": "", "&mdash;": "--", "&ndash;": "--",
+    "---": "--", "----": "--",
+}  # fmt: skip
+# The Treebank's names of brackets (because "(" delimits trees there), currencies and fractions, which scoring needs.
+_TREEBANK_NAMES = {
     "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",
     "€": "$", "¤": "$", "₠": "$", "£": "#", "¢": "cents",
     "½": "1/2", "¼": "1/4", "¾": "3/4", "⅓": "1/3", "⅔": "2/3",
-    "&lt;": "<", "&gt;": ">", "&quot;": "''", "&apos;": "'", "&nbsp;": "", "&mdash;": "--", "&ndash;": "--",
-    "’s": "'s", "’m": "'m", "’d": "'d", "’ll": "'ll", "’re": "'re", "’ve": "'ve", "n’t": "n't",
-    "---": "--", "----": "--",
 }  # fmt: skip
 
 
-def lex(text: str) -> list[str]:
+def lex(text: str, *, treebank_names: bool = True) -> list[str]:
     """Return the lower-case tokens of `text`, with punctuation, without quotation marks.
 
+    With `treebank_names`, as in Stanford's tokenizer, "(" becomes "-lrb-" and "€" becomes "$"; without, they stay.
     coco-caption joins tokens by blanks and splits them again, so a token with a blank in it ("1 1/2") becomes two.
     """
     words = " ".join(text.translate(_REPLACED_CHARACTERS).split())
     matches = (token.lower().replace("&amp;", "&") for token in _TOKEN.findall(words))
-    tokens = (_REPLACED_TOKENS.get(token, token).replace("(", "-lrb-").replace(")", "-rrb-") for token in matches)
+    tokens = (_REPLACED_TOKENS.get(token, token) for token in matches)
+    if treebank_names:
+        named = (_TREEBANK_NAMES.get(token, token) for token in tokens)
+        tokens = (token.replace("(", "-lrb-").replace(")", "-rrb-") for token in named)
     return " ".join(tokens).split()

@@ -1,13 +1,31 @@
-"""Tokens of a caption as coco-caption counts them (Chen et al. 2015): lower case, without punctuation.
+"""Tokenizers: how a caption is split into the words that the decoder learns, written again, and scored.
 
-coco-caption runs Stanford's PTBTokenizer in Java. `lib.text.lexer` gives the same tokens without Java.
+    ptb         English, as coco-caption counts it (Chen et al. 2015): Stanford's PTBTokenizer, lower case, without
+                punctuation. `lib.text.lexer` gives the same tokens without Java.
+    unicode     languages with blanks: runs of letters, marks and digits; apostrophes and hyphens inside a word stay
+    characters  Chinese, Japanese, Thai and other scripts without blanks: each character (with its marks) is a token;
+                words of other scripts in the same caption, such as Latin ones, stay whole. This is the `zh`
+                tokenization of sacreBLEU (Post 2018).
+    MODULE:FUNCTION   a word segmenter, such as jieba:lcut: a function from a text to its list of words
+
+All normalise Unicode to NFC first. The tokens that the decoder learns keep their spelling, such as "€" and "(". The
+Treebank's names of them, such as "$" and "-lrb-", are used for scoring alone.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
+import regex
+
+from lib.core.errors import UserError, one_line
 from lib.text.lexer import ABBREVIATIONS, CAPITALISED, SPLIT_WORDS, lex
+from lib.text.scripts import NO_BLANKS, no_blanks
 
 # coco-caption's list. It never matches a bracket, because lower-casing turned -LRB- into -lrb-; so brackets stay.
 PUNCTUATION = frozenset(
@@ -19,17 +37,119 @@ PUNCTUATION = frozenset(
 _PLAIN = re.compile(r"([A-Za-z ,]*)\.?")
 _NOT_PLAIN = frozenset(f"{SPLIT_WORDS} {ABBREVIATIONS} {CAPITALISED}".lower().split())
 
+# Invisible characters that change no word, such as soft hyphens and the directions of Hebrew and Arabic text; and the
+# zero-width space, which Khmer and Thai texts have between words.
+_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u2060\ufeff\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e"))
+_INVISIBLE |= dict.fromkeys(range(0x2066, 0x206A)) | {ord("\u200b"): " ", ord("’"): "'"}
+
+
+def _word(letters: str) -> str:
+    """Return a pattern for a word of `letters`, a character class: "don't", "t-shirt", "3,50", "col·lecció".
+
+    Zero-width joiners inside a word stay, because Persian, Hindi and others spell with them, and so does the double
+    quotation mark of Hebrew abbreviations.
+    """
+    run = rf"{letters}(?:\u200c*[{letters}\p{{M}}\u200d])*"
+    links = r"""['·׳‐‑-]|(?<=\p{Hebrew})["״](?=\p{Hebrew})|(?<=\p{Nd})[.,:/](?=\p{Nd})"""
+    return rf"{run}(?:(?:{links}){run})*"
+
+
+_SYMBOL = r"[\p{Sc}%&+°]"  # signs that people read as words: 5 €, 50 %
+_LETTER = r"[\p{L}\p{N}]"
+_LETTER_WITH_BLANKS = rf"[{_LETTER}--{NO_BLANKS}]"
+_UNICODE = regex.compile(rf"(?V1){_word(_LETTER)}|{_SYMBOL}")
+_CHARACTERS = regex.compile(rf"(?V1)(?={NO_BLANKS})\X|{_word(_LETTER_WITH_BLANKS)}|{_SYMBOL}")
+_ENDS_WITHOUT_BLANK = regex.compile(rf"(?V1){NO_BLANKS}[\p{{M}}\u200c\u200d]*\Z")
+_HAS_WORD = regex.compile(rf"[\p{{L}}\p{{N}}]|{_SYMBOL}")
+
+BUILT_IN = ("ptb", "unicode", "characters")
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A tokenizer by name: "ptb", "unicode", "characters" or "module:function". The function is imported when used."""
+
+    name: str = "ptb"
+    lowercase: bool = True  # ptb is always lower-case
+
+    def tokenize(self, caption: str) -> list[str]:
+        """Return the words that the decoder learns, in the spelling that people read.
+
+        Raises UserError if the function of "module:function" cannot be imported or fails.
+        """
+        text = unicodedata.normalize("NFC", caption)
+        if self.name == "ptb":
+            return _ptb(text, treebank_names=False)
+        text = text.translate(_INVISIBLE)
+        if self.lowercase:
+            text = unicodedata.normalize("NFC", text.lower())
+        if self.name in BUILT_IN:
+            return (_UNICODE if self.name == "unicode" else _CHARACTERS).findall(text)
+        return self._segment(text)
+
+    def scoring_tokens(self, caption: str) -> list[str]:
+        """Return the words that are scored, in lower case: for ptb those of coco-caption, else those of `tokenize`."""
+        if self.name == "ptb":
+            return tokenize(unicodedata.normalize("NFC", caption))
+        return [word.lower() for word in self.tokenize(caption)]
+
+    def scoring_results(self, results: Iterable[Mapping[str, Any]]) -> dict[int, list[str]]:
+        """Return the words to score of each caption of a COCO results file, by image id."""
+        return {row["image_id"]: self.scoring_tokens(row["caption"]) for row in results}
+
+    def join(self, words: Sequence[str]) -> str:
+        """Return the text of `words`: with blanks between them, except beside scripts that have none.
+
+        The text of ptb and unicode always has blanks, because they split at blanks.
+        """
+        if self.name in ("ptb", "unicode"):
+            return " ".join(words)
+        pairs = pairwise(["", *words])
+        return "".join(" " * _blank_between(left, right) + right for left, right in pairs)
+
+    @cached_property
+    def _function(self) -> Callable[[str], Any]:
+        module, _, name = self.name.partition(":")
+        try:
+            function = getattr(import_module(module), name)
+        except ImportError as error:
+            fix = f"install the package of {module} into this Python, or put {module}.py into the project's top folder"
+            raise UserError(f"text.tokenizer={self.name}: {one_line(error)[:200]}; {fix}") from error
+        except AttributeError as error:
+            raise UserError(f"text.tokenizer={self.name}: the module {module} has no function {name}") from error
+        return function
+
+    def _segment(self, text: str) -> list[str]:
+        """Return the words of the user's function, without blanks and punctuation."""
+        function = self._function
+        try:
+            parts = function(text)
+            words = [] if isinstance(parts, str) else list(parts)
+        except Exception as error:  # the user's function may raise anything
+            problem = f"failed on the caption {text[:50]!r}: {one_line(error)[:200]}"
+            raise UserError(f"text.tokenizer={self.name} {problem}") from error
+        if isinstance(parts, str) or not all(isinstance(word, str) for word in words):
+            problem = f"gave {str(parts)[:50]!r} for the caption {text[:50]!r}"
+            raise UserError(f"text.tokenizer={self.name} {problem}; it must return a list of words")
+        return [word for part in words for word in part.split() if _HAS_WORD.search(word)]
+
+
+def _blank_between(left: str, right: str) -> bool:
+    return bool(left and not _ENDS_WITHOUT_BLANK.search(left) and not no_blanks.match(right))
+
+
+PTB = Tokenizer()
+
 
 def tokenize(caption: str) -> list[str]:
-    """Return the lower-case words of `caption`, without punctuation. Line breaks count as blanks."""
+    """Return the words of `caption` as coco-caption scores them. Line breaks count as blanks."""
+    return _ptb(caption, treebank_names=True)
+
+
+def _ptb(caption: str, *, treebank_names: bool) -> list[str]:
     text = " ".join(caption.split())
     if plain := _PLAIN.fullmatch(text):
         words = plain[1].lower().replace(",", " ").split()
         if _NOT_PLAIN.isdisjoint(words):
             return words
-    return [word for word in lex(text) if word not in PUNCTUATION]
-
-
-def tokenize_results(results: Iterable[Mapping[str, Any]]) -> dict[int, list[str]]:
-    """Return the tokens of each caption of a COCO results file, by image id."""
-    return {row["image_id"]: tokenize(row["caption"]) for row in results}
+    return [word for word in lex(text, treebank_names=treebank_names) if word not in PUNCTUATION]

@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
 from lib.core.errors import readable_errors
+from lib.text.tokenizer import PTB, Tokenizer
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIALS = ("<pad>", "<start>", "<end>", "<unk>")
@@ -14,24 +16,31 @@ SUPPRESSED_TOKENS = [PAD, START, UNKNOWN]  # a decoder never writes them
 
 
 class Vocabulary:
-    """Words by id: the four special tokens first, then the others."""
+    """Words by id: the four special tokens first, then the others; and the tokenizer that made and joins them."""
 
-    def __init__(self, words: Sequence[str]):
+    def __init__(self, words: Sequence[str], tokenizer: Tokenizer = PTB):
         """`words` has all but the special tokens, in the order of their ids. Raises ValueError if a word repeats."""
+        self.tokenizer = tokenizer
         self.words = (*SPECIALS, *words)
         self._ids = {word: i for i, word in enumerate(words, len(SPECIALS))}  # no specials: "<end>" in a text is <unk>
         if len(set(self.words)) != len(self.words):
             raise ValueError("a word occurs twice in the vocabulary")
 
     @classmethod
-    def count(cls, captions: Iterable[Sequence[str]], min_count: int) -> "Vocabulary":
+    def count(cls, captions: Iterable[Sequence[str]], min_count: int, tokenizer: Tokenizer = PTB) -> "Vocabulary":
         """Return the words that occur at least `min_count` times, by descending frequency, then alphabetically."""
         counts = Counter(word for caption in captions for word in caption if word not in SPECIALS)
         kept = [word for word, count in counts.items() if count >= min_count]
-        return cls(sorted(kept, key=lambda word: (-counts[word], word)))
+        return cls(sorted(kept, key=lambda word: (-counts[word], word)), tokenizer)
 
     def __len__(self) -> int:
+        """Return the number of ids, special tokens included."""
         return len(self.words)
+
+    @property
+    def num_words(self) -> int:
+        """The number of words, without the special tokens."""
+        return len(self) - len(SPECIALS)
 
     def encode(self, tokens: Sequence[str], max_length: int) -> list[int]:
         """Return the ids of <start>, the first `max_length` tokens, and <end> unless tokens were cut off."""
@@ -43,15 +52,18 @@ class Vocabulary:
         return [self.words[i] for i in takewhile(lambda i: i != END, ids) if i >= len(SPECIALS)]
 
     def save(self, path: Path) -> None:
-        """Write the words as JSON."""
-        words = self.words[len(SPECIALS) :]
-        path.write_text(json.dumps({"words": words}, ensure_ascii=False, indent=0) + "\n", "utf-8")
+        """Write the words as JSON, and the tokenizer unless it is ptb, as in files of earlier versions."""
+        content: dict[str, Any] = {"words": self.words[len(SPECIALS) :]}
+        if self.tokenizer != PTB:
+            content = {"tokenizer": self.tokenizer.name, "lowercase": self.tokenizer.lowercase, **content}
+        path.write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", "utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
         """Read what `save` wrote. Raises UserError if it is missing or damaged."""
         with readable_errors(path):
-            words = json.loads(path.read_text("utf-8"))["words"]
-            if not all(isinstance(word, str) for word in words):
+            content = json.loads(path.read_text("utf-8"))
+            words, name, lowercase = content["words"], content.get("tokenizer", "ptb"), content.get("lowercase", True)
+            if not all(isinstance(word, str) for word in [name, *words]):
                 raise TypeError("a word is not a string")
-            return cls(words)
+            return cls(words, Tokenizer(name, lowercase))

@@ -44,7 +44,11 @@ class Split:
 
 
 def greedy_scores(decoder: Decoder, vocabulary: Vocabulary, val: Split, max_length: int) -> dict[str, float]:
-    """Return the scores (see `lib.scoring`) of greedy captions of the val split, with names that begin with val_."""
+    """Return the scores (see `lib.scoring`) of greedy captions of the val split, with names that begin with val_.
+
+    Captions and references are in the vocabulary's spelling. The stage evaluate scores both with `scoring_tokens` (see
+    `lib.text.tokenizer`), so its scores differ a little if captions have brackets, currencies or capitals.
+    """
     # Processes share whole batches: the captions, rounding included, do not depend on the number of processes.
     starts = shard(range(0, len(val.references), _BATCH))
     batches = (val.features[start : start + _BATCH].to(device()) for start in starts)

@@ -21,12 +21,13 @@ from stages.params.schema import (
     ModelParams,
     Params,
     Section,
+    TextParams,
     TrainParams,
     VocabularyParams,
 )
 
 __all__ = ["BackboneParams", "DatasetParams", "FeaturesParams", "FinetuneParams", "GenerateParams", "ModelParams"]
-__all__ += ["TrainParams", "VocabularyParams", "read_params"]
+__all__ += ["TextParams", "TrainParams", "VocabularyParams", "read_params"]
 
 PARAMS_FILE = Path("params.yaml")
 _MAX_LISTED = 300  # characters of the keys that a message lists
@@ -61,6 +62,8 @@ def read_params(section: type[AnySection], path: Path = PARAMS_FILE) -> AnySecti
     content = _load(path)
     if renamed := [f"{old} to {new}" for old, new in _RENAMED.items() if _has(content, old)]:
         raise UserError(f"{path} is of an earlier version; rename {_first(renamed, ', ')}")
+    if _has(content, "vocabulary") and not _has(content, "text"):
+        raise UserError(f"{path} is of an earlier version; add the line `text: {{tokenizer: ptb, lowercase: true}}`")
     try:
         params = Params.model_validate(content)
     except ValidationError as error:
@@ -102,4 +105,6 @@ def _describe(error: Any) -> str:
     text = isinstance(error["input"], str) and error["type"] in ("float_type", "int_type")
     hint = "; this is text: write a number without quotes, and 1.0e-3 instead of 1e-3" if text else ""
     problem = error["msg"].removeprefix("Value error, ").removeprefix("Input ").partition(" or instance of ")[0]
+    if not key:  # two sections do not fit together
+        return problem
     return f"{key}: got {reprlib.repr(error['input'])}, {problem[0].lower()}{problem[1:]}{hint}"

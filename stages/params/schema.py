@@ -1,5 +1,6 @@
 """What each section of params.yaml may hold, in the order of the file. params.yaml explains the keys."""
 
+import re
 import unicodedata
 from typing import Annotated, Any, Literal, Self
 
@@ -69,6 +70,24 @@ class DatasetParams(Section):
     checksums: str | None
     scenes: Scenes
     local: Local
+
+
+class TextParams(Section):
+    tokenizer: str
+    lowercase: bool
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _named(cls, value: str) -> str:
+        if value not in ("ptb", "unicode", "characters") and not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", value):
+            raise ValueError("should be ptb, unicode, characters, or a function as module:function, such as jieba:lcut")
+        return value
+
+    @model_validator(mode="after")
+    def _ptb_is_lower_case(self) -> Self:
+        if self.tokenizer == "ptb" and not self.lowercase:
+            raise ValueError("tokenizer ptb is always lower-case: set lowercase to true, or tokenizer to unicode")
+        return self
 
 
 class VocabularyParams(Section):
@@ -174,24 +193,19 @@ class GenerateParams(Section):
     ensemble: str
     method: Literal["beam", "sample"]
     beam_size: Positive
-    max_length: Positive
+    max_length: Positive | None
     length_penalty: Annotated[float, Field(ge=0, le=10)]
     min_length: NotNegative
     no_repeat_ngram_size: NotNegative
     consensus: Consensus
     sample: Sample
 
-    @model_validator(mode="after")
-    def _reachable(self) -> Self:
-        if self.min_length > self.max_length:
-            raise ValueError("min_length must not be above max_length")
-        return self
-
 
 class Params(Section):
     """The whole file."""
 
     dataset: DatasetParams
+    text: TextParams
     vocabulary: VocabularyParams
     backbone: BackboneParams
     features: FeaturesParams
@@ -199,3 +213,11 @@ class Params(Section):
     train: TrainParams
     finetune: FinetuneParams
     generate: GenerateParams
+
+    @model_validator(mode="after")
+    def _reachable_length(self) -> Self:
+        limit, shortest = self.generate.max_length or self.vocabulary.max_length, self.generate.min_length
+        if shortest > limit:
+            which = "generate" if self.generate.max_length else "vocabulary"
+            raise ValueError(f"generate.min_length={shortest} must not be above {which}.max_length={limit}")
+        return self

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from dvc.api import DVCFileSystem
 from dvc.exceptions import DvcException
 
@@ -18,17 +19,21 @@ from lib.core.errors import UserError, readable_errors
 from lib.evaluation.intervals import mean_interval
 from lib.evaluation.significance import Difference, difference_table, differences
 from lib.scoring import measure
-from lib.text.tokenizer import tokenize, tokenize_results
+from lib.text.tokenizer import PTB, Tokenizer
 from stages.common.entrypoint import run
 from stages.common.paths import CAPTION_TABLE, METRICS
+from stages.params import PARAMS_FILE
 
 
 def main() -> None:
     if len(sys.argv) != 3:
         raise UserError("make diff needs two runs, A=... and B=...: a Git revision, experiment, folder or workspace")
     a, b = sys.argv[1:]
-    references, captions_a, true_a = _load(a)
-    references_b, captions_b, true_b = _load(b)
+    tokenizer = _tokenizer(a)
+    if _tokenizer(b) != tokenizer:
+        raise UserError(f"{a} and {b} differ in the section text of {PARAMS_FILE}: their scores are not comparable")
+    references, captions_a, true_a = _load(a, tokenizer)
+    references_b, captions_b, true_b = _load(b, tokenizer)
     if references != references_b or captions_a.keys() != captions_b.keys():
         raise UserError(f"{a} and {b} have different test images or reference captions: use runs on the same data set")
     measures_a = measure(references, captions_a)
@@ -42,13 +47,19 @@ def main() -> None:
     )
 
 
-def _load(name: str) -> tuple[dict[int, list[list[str]]], dict[int, list[str]], pd.Series | None]:
+def _tokenizer(name: str) -> Tokenizer:
+    """Return the tokenizer of a run. Runs of earlier versions have ptb."""
+    text = _read(name, PARAMS_FILE, yaml.safe_load).get("text")
+    return Tokenizer(text["tokenizer"], text["lowercase"]) if text else PTB
+
+
+def _load(name: str, tokenizer: Tokenizer) -> tuple[dict[int, list[list[str]]], dict[int, list[str]], pd.Series | None]:
     """Return by image id the tokens of a run's references and captions and, if they were judged, which are true."""
-    captions = _read(name, METRICS / "captions.json", lambda file: tokenize_results(json.load(file)))
+    captions = _read(name, METRICS / "captions.json", lambda file: tokenizer.scoring_results(json.load(file)))
     table = _read(name, CAPTION_TABLE, lambda file: pd.read_parquet(file, columns=["image_id", "caption"]))
     judged = _read(name, METRICS / "per_image.parquet", lambda file: pd.read_parquet(file).set_index("image_id"))
     table = table[table["image_id"].isin(captions.keys())]
-    references = table["caption"].map(tokenize).groupby(table["image_id"]).agg(list).to_dict()
+    references = table["caption"].map(tokenizer.scoring_tokens).groupby(table["image_id"]).agg(list).to_dict()
     return references, captions, judged.get("true")
 
 

@@ -21,10 +21,10 @@ function showResult(file, { candidates, cropBox }) {
   URL.revokeObjectURL(byId("image").src);
   byId("image").src = URL.createObjectURL(file);
   const canvas = document.querySelector("canvas");
-  const items = candidates.map(({ tokens, score, mean_score: meanScore, attention }) => {
+  const items = candidates.map(({ text, tokens, score, mean_score: meanScore, attention }) => {
     const [item, words, scores] = ["li", "div", "div"].map((tag) => document.createElement(tag));
     words.className = "caption";
-    showCaption(words, canvas, tokens, attention, cropBox);
+    showCaption(words, canvas, tokens, attention, cropBox, text);
     scores.className = "hint";
     scores.textContent = `${score.toFixed(2)}, ${meanScore.toFixed(2)} per word`;
     item.append(words, scores);

@@ -3,11 +3,12 @@
 
 // Writes the words into the element `caption`. With attention, each word is a button: while the pointer or the focus is
 // on it, `canvas` shows its weights. Tab reaches the first word, and the arrow keys move between words.
-// `cropBox` is the part of the image that the CNN sees: left, top, width and height in percent.
-function showCaption(caption, canvas, words, attention, cropBox) {
+// `cropBox` is the part of the image that the CNN sees: left, top, width and height in percent. `text` is the caption:
+// it shows where blanks are between the words, because Chinese has none.
+function showCaption(caption, canvas, words, attention, cropBox, text = words.join(" ")) {
   canvas.hidden = true;
   if (attention.length === 0) {
-    caption.textContent = words.join(" ") || "(no words)";
+    caption.textContent = text || "(no words)";
     return;
   }
   const [left, top, width, height] = cropBox.map((percent) => `${percent}%`);
@@ -18,7 +19,12 @@ function showCaption(caption, canvas, words, attention, cropBox) {
     button.onmouseleave = button.onblur = () => (canvas.hidden = true);
     return Object.assign(button, { type: "button", textContent: word, tabIndex: t === 0 ? 0 : -1 });
   });
-  caption.append(...buttons.flatMap((button) => [button, " "]));
+  let end = 0; // of the last word in `text`
+  for (const [index, button] of buttons.entries()) {
+    const start = text.indexOf(words[index], end);
+    caption.append(text.slice(end, start), button);
+    end = start + words[index].length;
+  }
   caption.onkeydown = (event) => {
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (!step) return;
