@@ -50,6 +50,8 @@ class References:
         images, captions = read_annotations(path)
         self._path, self._split = path, split
         self._ids, self._file_names = images["image_id"].tolist(), images["file_name"].tolist()
+        if not self._ids:
+            raise UserError(f"{path} has no images. Use a file with reference captions")
         splits = images["split"].tolist() if "split" in images.columns else [None] * len(images)
         if split is not None and split not in splits:
             known = ", ".join(sorted({str(name) for name in splits if name})) or "no splits"
@@ -77,11 +79,12 @@ class References:
         if unknown:
             raise UserError(
                 f"{path}: {_count(unknown, 'result')} of images that {self._path} does not have, such as "
-                f"{unknown[0]!r}; it has ids such as {self._ids[0]!r} and names such as {self._file_names[0]!r}. "
+                f"{reprlib.repr(unknown[0])}; it has ids such as {reprlib.repr(self._ids[0])} and names such as "
+                f"{reprlib.repr(self._file_names[0])}. "
                 "Use the references of these images, or remove the results"
             )
         if repeated:
-            problem = f"{_count(repeated, 'image')} with more than one result, such as {repeated[0]!r}"
+            problem = f"{_count(repeated, 'image')} with more than one result, such as {reprlib.repr(repeated[0])}"
             raise UserError(f"{path}: {problem}. Keep one caption per image")
         rows = []
         for row in sorted(found):
@@ -121,7 +124,7 @@ class References:
                     rows.setdefault(_KEYS[kind](str(text)), []).append(row)
             found = self._rows[kind].get(_KEYS[kind](result.image), [])
             if len(found) > 1:
-                problem = f"{result.image!r} may be any of {len(found)} images of {self._path}"
+                problem = f"{reprlib.repr(result.image)} may be any of {len(found)} images of {self._path}"
                 raise UserError(f"{path}: {problem}. Name images by image_id, or by file name with the folder")
             if found:
                 return found[0], kind
