@@ -29,11 +29,10 @@ def main() -> None:
     if len(sys.argv) != 3:
         raise UserError("make diff needs two runs, A=... and B=...: a Git revision, experiment, folder or workspace")
     a, b = sys.argv[1:]
-    tokenizer = _tokenizer(a)
-    if _tokenizer(b) != tokenizer:
+    tokenizer, references, captions_a, true_a = _load(a)
+    tokenizer_b, references_b, captions_b, true_b = _load(b)
+    if tokenizer != tokenizer_b:
         raise UserError(f"{a} and {b} differ in the section text of {PARAMS_FILE}: their scores are not comparable")
-    references, captions_a, true_a = _load(a, tokenizer)
-    references_b, captions_b, true_b = _load(b, tokenizer)
     if references != references_b or captions_a.keys() != captions_b.keys():
         raise UserError(f"{a} and {b} have different test images or reference captions: use runs on the same data set")
     measures_a = measure(references, captions_a)
@@ -47,20 +46,24 @@ def main() -> None:
     )
 
 
-def _tokenizer(name: str) -> Tokenizer:
-    """Return the tokenizer of a run. Runs of earlier versions have ptb."""
-    text = _read(name, PARAMS_FILE, yaml.safe_load).get("text")
-    return Tokenizer(text["tokenizer"], text["lowercase"]) if text else PTB
-
-
-def _load(name: str, tokenizer: Tokenizer) -> tuple[dict[int, list[list[str]]], dict[int, list[str]], pd.Series | None]:
-    """Return by image id the tokens of a run's references and captions and, if they were judged, which are true."""
-    captions = _read(name, METRICS / "captions.json", lambda file: tokenizer.scoring_results(json.load(file)))
+def _load(name: str) -> tuple[Tokenizer, dict[int, list[list[str]]], dict[int, list[str]], pd.Series | None]:
+    """Return a run's tokenizer and, by image id, the tokens of references and captions, and what is true if judged."""
+    texts = _read(
+        name, METRICS / "captions.json", lambda file: [(r["image_id"], r["caption"]) for r in json.load(file)]
+    )
+    tokenizer = _read(name, PARAMS_FILE, _parse_tokenizer)
+    captions = {image_id: tokenizer.scoring_tokens(text) for image_id, text in texts}
     table = _read(name, CAPTION_TABLE, lambda file: pd.read_parquet(file, columns=["image_id", "caption"]))
     judged = _read(name, METRICS / "per_image.parquet", lambda file: pd.read_parquet(file).set_index("image_id"))
     table = table[table["image_id"].isin(captions.keys())]
     references = table["caption"].map(tokenizer.scoring_tokens).groupby(table["image_id"]).agg(list).to_dict()
-    return references, captions, judged.get("true")
+    return tokenizer, references, captions, judged.get("true")
+
+
+def _parse_tokenizer(file: io.BytesIO) -> Tokenizer:
+    """Return the tokenizer of a params.yaml; those of earlier versions have no section `text`."""
+    text = yaml.safe_load(file).get("text")
+    return Tokenizer(text["tokenizer"], text["lowercase"]) if text else PTB
 
 
 def _read(name: str, path: Path, parse: Callable[[io.BytesIO], Any]) -> Any:

@@ -6,10 +6,12 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from hypothesis import assume, given, settings, strategies as st
 from PIL import Image, ImageColor
 
-from lib.report.figures import COLOURS, Panel, as_svg, draw_contact_sheet, save_png
+from lib.report.figures import COLOURS, Panel, as_svg, draw_contact_sheet, find_fonts, save_png
 from lib.report.gallery import MARGIN, PER_ROW, RANKED_BY, SHARED, SIDE, write_gallery, write_sprites
 from lib.report.page import write_page
 from lib.report.plots import bleu_analysis, compared_curves, gradient_flow, learning_curves
@@ -90,12 +92,49 @@ def test_colours_have_contrast_in_light_and_dark():
             assert (lighter + 0.05) / (darker + 0.05) >= 4.5, name
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")
 def test_a_contact_sheet_accepts_malformed_captions(tmp_path):
     draw_contact_sheet([Image.new("RGB", (30, 20), "red")] * len(MALFORMED), MALFORMED, tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as sheet:
         assert sheet.width > 500
         assert 500 < sheet.height < 1500
+
+
+def write_font(path, letters):
+    """Write a font that has a square for each of `letters`."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for point in [(0, 700), (700, 700), (700, 0)]:
+        pen.lineTo(point)
+    pen.closePath()
+    names, square = [".notdef", *map("uni{:04X}".format, map(ord, letters))], pen.glyph()
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap(dict(zip(map(ord, letters), names[1:], strict=True)))
+    builder.setupGlyf(dict.fromkeys(names, square))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (800, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": path.stem, "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(path)
+
+
+def test_captions_are_drawn_with_a_font_that_has_their_letters(tmp_path, monkeypatch):
+    write_font(tmp_path / "Chinese test.ttf", "红色小球")
+    write_font(tmp_path / "Part test.ttf", "红色")
+    (tmp_path / "broken.ttf").write_bytes(b"no font")
+    installed = [str(path) for path in sorted(tmp_path.glob("*.ttf"))]
+    picture, captions = Image.new("RGB", (30, 20)), ["红色小球", "a red ball 🏀"]
+    with monkeypatch.context() as none_installed:
+        none_installed.setattr("matplotlib.font_manager.findSystemFonts", list)
+        assert find_fonts(captions) == ([], "小球红色")
+        assert draw_contact_sheet([picture] * 2, captions, tmp_path / "a.png") == "小球红色"
+        assert find_fonts(["Ein Würfel für 5 €", "жёлтый мяч"]) == ([], "")
+    monkeypatch.setattr("matplotlib.font_manager.findSystemFonts", lambda: installed)
+    assert find_fonts(captions) == (["DejaVu Sans", "Chinese test"], "")
+    assert find_fonts(["红狗"]) == (["DejaVu Sans", "Chinese test"], "狗")
+    assert draw_contact_sheet([picture] * 2, captions, tmp_path / "b.png") == ""
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
 # Sprites

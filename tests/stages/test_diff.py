@@ -14,6 +14,7 @@ from lib.scoring import score
 from lib.text.tokenizer import tokenize
 from stages.tools import significance
 from tests.commands import command, commit
+from tests.stages.imports import ROOT
 
 FILES = ["metrics/captions.json", "metrics/per_image.parquet", "data/captions/captions.parquet"]
 REFERENCES = {i: [f"a {colour} dog on the grass", "a dog"] for i, colour in enumerate(["red", "blue", "big"] * 10)}
@@ -26,6 +27,7 @@ def write(folder: Path, captions: dict[int, str], references: dict[int, list[str
     write_table(pd.DataFrame(rows, columns=["image_id", "caption"]), folder / "data/captions/captions.parquet")
     results = [{"image_id": image_id, "caption": caption} for image_id, caption in captions.items()]
     (folder / "metrics").mkdir(exist_ok=True)
+    shutil.copyfile(ROOT / "params.yaml", folder / "params.yaml")
     (folder / "metrics/captions.json").write_text(json.dumps(results))
     each = {"image_id": list(captions), "true": [caption == GOOD.get(i) for i, caption in captions.items()]}
     write_table(pd.DataFrame(each), folder / "metrics/per_image.parquet")
