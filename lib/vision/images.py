@@ -146,7 +146,11 @@ def decode(data: bytes, min_decode_size: int | None = None) -> Image.Image:
     with _image_errors():
         if not data:
             raise ImageError("empty file")
-        image = Image.open(io.BytesIO(data), formats=[_readable_format(data[:HEAD_BYTES])])
+        kind = _readable_format(data[:HEAD_BYTES])
+        try:
+            image = Image.open(io.BytesIO(data), formats=[kind])
+        except UnidentifiedImageError:
+            raise ImageError(f"a damaged or unknown form of {kind}") from None
         pixels = image.width * image.height
         if pixels > _MAX_PIXELS:
             raise ImageError(f"{image.width} x {image.height} pixels are too many; the limit is {_MAX_PIXELS} in all")
@@ -220,7 +224,5 @@ def _image_errors() -> Iterator[None]:
         yield
     except ImageError:
         raise
-    except UnidentifiedImageError:
-        raise ImageError("not an image") from None
     except Exception as error:
         raise ImageError(f"cannot be decoded: {one_line(error)}") from error
