@@ -19,7 +19,9 @@ def main() -> None:
         mix = scenes.mix.model_dump()
         write_scenes(RAW, counts, seed=scenes.seed, size=scenes.size, mix=mix, workers=worker_count())
     elif params.name == "local":
-        import_local(Path(params.local.images), Path(params.local.annotations), RAW)
+        source = params.local.annotations
+        captions = Path(source) if isinstance(source, str) else {key: Path(path) for key, path in source.items()}
+        import_local(Path(params.local.images), captions, RAW, params.local.columns.model_dump(exclude_none=True))
     else:
         files = remote_files(params.name, params.mirror, Path(params.checksums) if params.checksums else None)
         fetch_dataset(params.name, files, RAW, limit=params.limit, store=DOWNLOADS, cache=dvc_cache())

@@ -42,8 +42,8 @@ def main() -> None:
             continue
         words = [vocabulary.decode(hypothesis.token_ids) for hypothesis in hypotheses]
         results = [
-            {"image_id": int(image_id), "caption": " ".join(caption)}
-            for image_id, caption in zip(images["image_id"], words, strict=True)
+            {"image_id": image_id, "caption": " ".join(caption)}
+            for image_id, caption in zip(images["image_id"].tolist(), words, strict=True)
         ]
         METRICS.mkdir(exist_ok=True)
         (METRICS / name).write_text(json.dumps(results, indent=0) + "\n")

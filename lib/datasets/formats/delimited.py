@@ -1,0 +1,86 @@
+"""CSV and TSV: Kaggle's Flickr8k captions.txt, Flickr30k's results.csv, and any with a column of file names.
+
+The delimiter (comma, tab, semicolon or |) is the one that makes the header's columns known. A file without a header
+needs two columns: file names or URLs, and captions (Conceptual Captions).
+"""
+
+import csv
+import io
+from typing import Any
+
+from lib.core.errors import UserError
+from lib.datasets.formats.document import Annotations, Document
+from lib.datasets.formats.records import IMAGE_NAME, Columns, find_columns, read_records, short
+
+_DELIMITERS = {",": "CSV", "\t": "TSV", ";": "CSV with ;", "|": "CSV with |"}
+_MAX_BAD = 0.05  # share of rows that do not fit the header
+
+
+def read(document: Document, columns: Columns | None = None) -> Annotations | None:
+    if document.is_parquet or document.json is not None:
+        return None
+    text = document.text
+    best: tuple[int, str, list[str]] | None = None
+    for delimiter in _DELIMITERS:
+        header = next(iter(_parse(text[:100_000], delimiter)), [])
+        if len(header) < 2 or len(set(header)) < len(header):
+            continue
+        known = set(_given(columns)) <= set(header) if columns else True
+        found = find_columns(header, columns if known else None)
+        if found["caption"] and (found["file_name"] or found["image_id"] or found["loose_id"]) and known:
+            if best is None or len(header) > best[0]:
+                best = len(header), delimiter, header
+    if best:
+        return _read(document, best[1], best[2], 1, columns)
+    for delimiter in _DELIMITERS:
+        rows = _parse(text, delimiter)
+        for name_column in (0, 1):
+            fitting = sum(len(row) == 2 and _is_name(row[name_column]) for row in rows)
+            if rows and fitting >= 0.95 * len(rows):
+                header = ["image", "caption"] if name_column == 0 else ["caption", "image"]
+                return _read(document, delimiter, header, 0, None)
+    return None
+
+
+def _given(columns: Columns) -> list[str]:
+    return [name for value in columns.values() for name in ([value] if isinstance(value, str) else value)]
+
+
+def _is_name(cell: str) -> bool:
+    return bool(IMAGE_NAME.search(cell)) and " " not in cell.strip() or cell.startswith(("http://", "https://"))
+
+
+def _read(document: Document, delimiter: str, header: list[str], skip: int, columns: Columns | None) -> Annotations:
+    parsed = [_parse(document.text, delimiter, quoting) for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE)]
+    # Some files quote no cell, but have captions with a quotation mark.
+    rows = min(parsed, key=lambda rows: sum(len(row) != len(header) for row in rows))[skip:]
+    caption_last = header[-1] in find_columns(header, columns)["caption"]
+    records, bad = [], []
+    for number, row in enumerate(rows, 1 + skip):
+        if len(row) > len(header) and caption_last:  # a caption with the delimiter in it
+            row = [*row[: len(header) - 1], delimiter.join(row[len(header) - 1 :])]
+        if len(row) == len(header):
+            records.append(dict(zip(header, row, strict=True)))
+        else:
+            bad.append((number, row))
+    if len(bad) > _MAX_BAD * len(rows) + 1 or not records:
+        example = f"row {bad[0][0]} has {len(bad[0][1])}" if bad else "it has no rows"
+        raise UserError(f"{document.path}: the header has {len(header)} columns, but {example}; correct the rows")
+    if columns is None and not skip and header[0] == "caption":
+        records = [{"image": record["image"], "caption": record["caption"]} for record in records]
+    annotations = read_records(records, str(document.path), _DELIMITERS[delimiter], columns, typed=False)
+    if bad:
+        annotations.notes.append(
+            f"{len(bad)} rows left out, because they have another number of columns than the header; "
+            f"the first is row {bad[0][0]}: {short(bad[0][1])}"
+        )
+    return annotations
+
+
+def _parse(text: str, delimiter: str, quoting: Any = csv.QUOTE_MINIMAL) -> list[list[str]]:
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, skipinitialspace=True)
+    try:
+        return [[cell.strip() for cell in row] for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error:
+        return []
