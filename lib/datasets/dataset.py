@@ -31,7 +31,7 @@ class Dataset:
         for column, keys in (("image_id", ["image_id"]), ("member", ["archive", "member"])):
             doubled = self.images.duplicated(keys) & self.images["member"].notna()
             if doubled.any():
-                first = self.images.loc[doubled, column].iloc[0]
+                first = self.images.loc[doubled, column].tolist()[0]
                 splits = sorted(set(self.images.loc[self.images[column] == first, "split"]))
                 problem = f"{doubled.sum()} images have the {column} of another one, such as {reprlib.repr(first)}"
                 problem += f" (in {' and '.join(splits)})" if len(splits) > 1 else ""

@@ -29,10 +29,10 @@ SUMMARY = "annotations.json"  # name of the source, format, notes
 
 # Files that are no images for sure. The format of an image is known by its content, so any other name may be one.
 _NOT_IMAGES = {
-    ".bin", ".bz2", ".caption", ".csv", ".css", ".db", ".doc", ".docx", ".gz", ".h5", ".html", ".ini", ".ipynb", ".js",
-    ".json", ".jsonl", ".lock", ".log", ".m4a", ".mat", ".md", ".mov", ".mp3", ".mp4", ".npy", ".npz", ".parquet", ".pdf",
-    ".pkl", ".pt", ".pth", ".py", ".rtf", ".safetensors", ".sh", ".tar", ".tex", ".tfrecord", ".tgz", ".token", ".toml",
-    ".tsv", ".txt", ".wav", ".xls", ".xlsx", ".xml", ".xmp", ".yaml", ".yml", ".zip",
+    ".bin", ".bz2", ".caption", ".csv", ".css", ".db", ".doc", ".docx", ".gz", ".h5", ".html", ".ini", ".ipynb",
+    ".js", ".json", ".jsonl", ".log", ".md", ".mov", ".mp3", ".mp4", ".npy", ".npz", ".parquet", ".pdf", ".pkl", ".pt",
+    ".pth", ".py", ".safetensors", ".sh", ".tar", ".tgz", ".token", ".toml", ".tsv", ".txt", ".wav", ".xls", ".xlsx",
+    ".xml", ".xmp", ".yaml", ".yml", ".zip",
 }  # fmt: skip
 
 
@@ -46,7 +46,7 @@ class Loaded:
     notes: list[str]  # what was read, left out, and found under another name
 
     def check_missing(self, max_skipped: float) -> None:
-        """Print how many images are missing, by reason. Raises UserError if it is more than a share of `max_skipped`."""
+        """Print how many images are missing, by reason. Raises UserError if their share is above `max_skipped`."""
         lines = []
         for reason, rows in self.missing.groupby("reason", sort=False):
             name, nearest_name = rows[["file_name", "nearest"]].iloc[0]
@@ -86,7 +86,9 @@ def _import_images(images: Path, raw: Path) -> None:
         shards = [path for path in sorted(images.rglob("*.tar")) if path.is_file()]
         for shard in shards:
             if not is_tar(shard):
-                raise UserError(f"dataset.local.images={images}: {shard.relative_to(images)} is not a tar; copy it again")
+                raise UserError(
+                    f"dataset.local.images={images}: {shard.relative_to(images)} is not a tar; copy it again"
+                )
             shutil.copyfile(shard, raw / shard.relative_to(images).as_posix().replace("/", "--"))
         if not shards:
             pack_images(images, raw / IMAGES)
@@ -147,7 +149,9 @@ def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Loa
     elif absent := sorted({"val", "test"} - set(images["split"])):  # such as TextCaps' file of train
         moved = (images["split"] == "train") & drawn.isin(absent)
         images.loc[moved, "split"] = drawn[moved]
-        notes.append(f"the annotations have no split {' and no split '.join(absent)}: {moved.sum()} images of train became it")
+        notes.append(
+            f"the annotations have no split {' and no split '.join(absent)}: {moved.sum()} images of train became it"
+        )
     members = _members(raw)
     names = list(members)
     matches = match_names(images["file_name"].tolist(), names)
@@ -160,20 +164,25 @@ def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Loa
     )
     # The nearest name is for the message; finding it takes a while.
     first = ~missing["reason"].duplicated()
-    missing["nearest"] = [nearest(name, names) if f else "" for name, f in zip(missing["file_name"], first, strict=True)]
+    missing["nearest"] = [
+        nearest(name, names) if f else "" for name, f in zip(missing["file_name"], first, strict=True)
+    ]
     notes += _inexact(images["file_name"].tolist(), matches)
     notes.insert(0, f"read {source} as {summary['format']}: {len(images)} images, {len(captions)} captions")
     columns = ["image_id", "archive", "member", "split"]
-    dataset = Dataset(images.loc[found | ~has_caption, columns].reset_index(drop=True), captions, source)
-    return Loaded(dataset, int(has_caption.sum()), missing, notes)
+    images = images.loc[found | ~has_caption, columns].reset_index(drop=True)
+    captions = captions[captions["image_id"].isin(images["image_id"])]
+    return Loaded(Dataset(images, captions, source), int(has_caption.sum()), missing, notes)
 
 
 def _members(raw: Path) -> dict[str, tuple[str, str]]:
     """Return (archive, member) by the name of each file; with several archives, the archive's name is a folder."""
     archives = sorted(path for path in raw.iterdir() if path.suffix in (".zip", ".tar"))
-    members = {}
+    members: dict[str, tuple[str, str]] = {}
     for path in archives:
-        folder = f"{path.name.replace('--', '/')}/" if len(archives) > 1 or path.name not in (IMAGES, "images.tar") else ""
+        folder = (
+            f"{path.name.replace('--', '/')}/" if len(archives) > 1 or path.name not in (IMAGES, "images.tar") else ""
+        )
         members |= {f"{folder}{name}": (path.name, name) for name in open_archive(path).namelist()}
     return members
 

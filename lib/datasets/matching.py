@@ -99,7 +99,9 @@ def split_path(name: str) -> Parts:
     return tuple(parts)
 
 
-def _tail_match(name: str, by_file: dict[str, list[tuple[Parts, str]]], by_stem: dict[str, list[tuple[Parts, str]]]) -> Match:
+def _tail_match(
+    name: str, by_file: dict[str, list[tuple[Parts, str]]], by_stem: dict[str, list[tuple[Parts, str]]]
+) -> Match:
     parts = split_path(name)
     if not parts:
         return Match(None, reason="missing")
@@ -144,7 +146,7 @@ def _common_tail(a: Parts, b: Parts) -> int:
 
 
 def _are_siblings(a: str, b: str) -> bool:
-    """Return whether two different folders look like two of a series: train and test, site1 and site2, cam_a and cam_b."""
+    """Return whether two folders look like two of a series: train and test, site1 and site2, cam_a and cam_b."""
     if split_word(a) and split_word(b):
         return True
     series = [re.sub(r"([_ -]?[0-9]+|[_ -][a-z])$", "", part) for part in (a, b)]

@@ -66,7 +66,9 @@ def read_source(source: Path | Mapping[str, Path], columns: Columns | None = Non
         for part in _parts(path, columns):
             own = set(part.annotations.images.get("split", ()))
             if own - {split}:
-                problem = f"the file has images of the split {sorted(own - {split})[0]}; give it alone, without a mapping"
+                problem = (
+                    f"the file has images of the split {sorted(own - {split})[0]}; give it alone, without a mapping"
+                )
                 raise UserError(f"dataset.local.annotations.{split}={path}: {problem}")
             parts.append(_Part(split if part.name == path.name else f"{split}/{part.name}", split, part.annotations))
     return _combine(parts, Path(", ".join(path.name for path in source.values())))
@@ -192,7 +194,9 @@ def _combine(parts: Sequence[_Part], source: Path) -> Annotations:
     if len(parts) > 1 and any(own) | any(named) and not all(a or b for a, b in zip(own, named, strict=True)):
         which = next(part.name for part, a, b in zip(parts, own, named, strict=True) if not (a or b))
         problem = f"{which} says no split, in its content or its name, but other files do"
-        raise UserError(f"dataset.local.annotations={source}: {problem}; rename it or give a mapping of train, val, test")
+        raise UserError(
+            f"dataset.local.annotations={source}: {problem}; rename it or give a mapping of train, val, test"
+        )
     # A single file is called train.json by someone who has no other.
     images = [
         part.annotations.images.assign(split=part.split) if part.split and not has_split else part.annotations.images
@@ -225,4 +229,3 @@ def _separate_ids(
         [t.assign(image_id=f"{label}/" + t["image_id"].astype("str")) for t, label in zip(tables, labels, strict=True)]
         for tables in (images, captions)
     )
-

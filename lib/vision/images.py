@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from lib.core.zips import MAX_IMAGE_BYTES
 if TYPE_CHECKING:  # its import takes half a second, and `caption` needs none
     import pandas as pd
 
-ImageRow = tuple[int | str, str, str]  # image id, archive, member
+ImageRow = tuple[Any, str, str]  # image id (int or text), archive, member
 
 _MAX_PIXELS = 150_000_000  # 450 MB as RGB: more than any camera's, and less than a decompression bomb
 Image.MAX_IMAGE_PIXELS = None  # replaced by the limit above, because PIL's own only warns at first
@@ -113,7 +113,7 @@ def image_rows(images: "pd.DataFrame") -> list[ImageRow]:
     return list(images[["image_id", "archive", "member"]].itertuples(index=False, name=None))
 
 
-def decoded_pixels(archives: Archives, preprocess: Preprocess, row: ImageRow) -> tuple[int | str, np.ndarray | str]:
+def decoded_pixels(archives: Archives, preprocess: Preprocess, row: ImageRow) -> tuple[Any, np.ndarray | str]:
     """Return the image id with its pixels (size, size, 3) uint8, or with the reason if the image cannot be read."""
     image_id, archive, member = row
     try:
@@ -124,7 +124,7 @@ def decoded_pixels(archives: Archives, preprocess: Preprocess, row: ImageRow) ->
 
 def read_pixels(
     images: "pd.DataFrame", raw: Path, preprocess: Preprocess, workers: int
-) -> tuple[np.ndarray, list[int | str]]:
+) -> tuple[np.ndarray, list[Any]]:
     """Return the pixels (I, size, size, 3) uint8 and the ids of the readable images. Raises UserError if none is."""
     with ThreadPoolExecutor(workers) as pool:
         results = pool.map(partial(decoded_pixels, Archives(raw), preprocess), image_rows(images))

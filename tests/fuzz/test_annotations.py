@@ -12,6 +12,7 @@ from lib.core.tables import SPLITS, write_table
 from lib.core.zips import open_zip, read_member
 from lib.datasets import local, remote
 from lib.datasets.annotations import read_karpathy_lists
+from lib.datasets.dataset import Dataset
 from lib.datasets.loaders import load_flickr8k
 from tests.fuzz.strategies import TEXTS, corrupted, fuzz, mutated, parse_or_reject
 
@@ -43,6 +44,11 @@ def raw(tmp_path_factory):
     return folder
 
 
+def imported(raw) -> Dataset:
+    local.import_local(raw / local.IMAGES, raw / "captions.json", raw / "raw")
+    return local.load_local(raw / "raw", 1, 0.2, 0.2).dataset.checked()
+
+
 JSON = st.one_of(mutated(COCO), mutated(KARPATHY)).map(lambda content: json.dumps(content).encode())
 BYTES = corrupted(json.dumps(COCO).encode(), json.dumps(KARPATHY).encode())
 
@@ -50,8 +56,8 @@ BYTES = corrupted(json.dumps(COCO).encode(), json.dumps(KARPATHY).encode())
 @pytest.mark.parametrize("draw", [JSON, BYTES])
 @fuzz(data=st.data())
 def test_local_annotations(raw, draw, data):
-    (raw / local.ANNOTATIONS).write_bytes(data.draw(draw))
-    dataset = parse_or_reject(lambda: local.load_local(raw, 1, 0.2, 0.2).checked(), raw / local.ANNOTATIONS)
+    (raw / "captions.json").write_bytes(data.draw(draw))
+    dataset = parse_or_reject(lambda: imported(raw), "captions.json")
     if dataset is not None:
         assert dataset.images["image_id"].is_unique
         assert set(dataset.images["split"]) == set(SPLITS)
@@ -62,8 +68,8 @@ def test_local_annotations(raw, draw, data):
 
 @pytest.mark.parametrize("content", [COCO, KARPATHY])
 def test_the_unchanged_annotations_are_valid(raw, content):
-    (raw / local.ANNOTATIONS).write_text(json.dumps(content))
-    assert len(local.load_local(raw, 1, 0.2, 0.2).checked().images) == len(NAMES)
+    (raw / "captions.json").write_text(json.dumps(content))
+    assert len(imported(raw).images) == len(NAMES)
 
 
 @fuzz(content=mutated(KARPATHYS_LIST))

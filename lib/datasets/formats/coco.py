@@ -9,7 +9,12 @@ from lib.core.errors import UserError
 from lib.datasets.formats.document import Annotations, Document, UnknownFormatError
 from lib.datasets.formats.ids import parse_id
 from lib.datasets.formats.records import (
-    REJECTED, caption_texts, check_text, parse_split, rejected_note, tables,
+    REJECTED,
+    caption_texts,
+    check_text,
+    parse_split,
+    rejected_note,
+    tables,
 )  # fmt: skip
 
 _NAMES = ("file_name", "filename", "coco_url", "flickr_url", "url", "path")
@@ -43,10 +48,14 @@ def read_coco(content: Any, source: str) -> Annotations:
         images[image_id] = value
     if doubled:
         fix = "list each image once, with its folder and all its captions"
-        raise UserError(f"{source}: {len(doubled)} images have the image_id of another one, such as {doubled[0]!r}; {fix}")
+        raise UserError(
+            f"{source}: {len(doubled)} images have the image_id of another one, such as {doubled[0]!r}; {fix}"
+        )
     rows = rows_of(content, "annotations", source)
     if rows and not any("caption" in row or "captions" in row for row in rows):
-        problem = f"annotations[0]['caption'] is missing, as in all annotations, which have {', '.join(list(rows[0])[:6])}"
+        problem = (
+            f"annotations[0]['caption'] is missing, as in all annotations, which have {', '.join(list(rows[0])[:6])}"
+        )
         raise UnknownFormatError(f"{source} has no captions: {problem}. Use the file that has the captions")
     captions, rejected = [], 0
     for i, row in enumerate(rows):
@@ -80,5 +89,6 @@ def field(row: dict[str, Any], names: tuple[str, ...], where: str) -> Any:
             return row[name]
     if names[0] in row:
         return row[names[0]]
-    raise UserError(f"{where}[{names[0]!r}] is missing; the object has {', '.join(map(repr, list(row)[:8])) or 'nothing'}")
-
+    raise UserError(
+        f"{where}[{names[0]!r}] is missing; the object has {', '.join(map(repr, list(row)[:8])) or 'nothing'}"
+    )

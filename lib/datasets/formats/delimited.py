@@ -27,9 +27,9 @@ def read(document: Document, columns: Columns | None = None) -> Annotations | No
             continue
         known = set(_given(columns)) <= set(header) if columns else True
         found = find_columns(header, columns if known else None)
-        if found["caption"] and (found["file_name"] or found["image_id"] or found["loose_id"]) and known:
-            if best is None or len(header) > best[0]:
-                best = len(header), delimiter, header
+        is_known = known and found["caption"] and (found["file_name"] or found["image_id"])
+        if is_known and (best is None or len(header) > best[0]):
+            best = len(header), delimiter, header
     if best:
         return _read(document, best[1], best[2], 1, columns)
     for delimiter in _DELIMITERS:
@@ -47,7 +47,7 @@ def _given(columns: Columns) -> list[str]:
 
 
 def _is_name(cell: str) -> bool:
-    return bool(IMAGE_NAME.search(cell)) and " " not in cell.strip() or cell.startswith(("http://", "https://"))
+    return (bool(IMAGE_NAME.search(cell)) and " " not in cell.strip()) or cell.startswith(("http://", "https://"))
 
 
 def _read(document: Document, delimiter: str, header: list[str], skip: int, columns: Columns | None) -> Annotations:

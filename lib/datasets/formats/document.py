@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import json
 import unicodedata
 from dataclasses import dataclass, field
@@ -86,7 +87,9 @@ class Document:
         if text is None:
             raise UserError(f"{self.path} is not text in UTF-8 or UTF-16; save it as UTF-8")
         if encoding == "cp1252":
-            self.notes.append("the file is not UTF-8 and was read as Windows-1252; save it as UTF-8 if accents are wrong")
+            self.notes.append(
+                "the file is not UTF-8 and was read as Windows-1252; save it as UTF-8 if accents are wrong"
+            )
         return text
 
     @cached_property
@@ -129,7 +132,7 @@ def _windows_1252(content: bytes) -> str | None:
     if text is None:
         return None
     other = [i for i, character in enumerate(text) if not character.isascii()]
-    in_runs = sum(1 for i, j in zip(other, other[1:], strict=False) if j == i + 1)
+    in_runs = sum(1 for i, j in itertools.pairwise(other) if j == i + 1)
     plausible = sum(unicodedata.category(text[i])[0] in "LP" or text[i] in "€£°\xa0" for i in other)
     is_plausible = plausible > 0.9 * len(other) and in_runs <= 0.1 * len(other) and len(other) < 0.2 * len(text)
     return text if is_plausible else None

@@ -11,7 +11,7 @@ ImageId = int | str
 
 
 def parse_id(value: Any, where: str) -> ImageId:
-    """Return an id as an int (64 bits) or as text: 42.0 becomes 42, "007" stays. Raises UserError, which names `where`."""
+    """Return an id as an int (64 bits) or as text: 42.0 becomes 42, "007" stays. Raises UserError; it names `where`."""
     if isinstance(value, bool) or not isinstance(value, int | float | str) or value == "":
         raise UserError(f"{where}: an image id must be a number or text; got {reprlib.repr(value)}")
     if isinstance(value, float):

@@ -12,7 +12,13 @@ import pandas as pd
 from lib.core.errors import UserError, readable_errors
 from lib.datasets.formats.document import Annotations, Document
 from lib.datasets.formats.records import (
-    IMAGE_NAME, Columns, find_columns, is_record, read_records, split_word, tables,
+    IMAGE_NAME,
+    Columns,
+    find_columns,
+    is_record,
+    read_records,
+    split_word,
+    tables,
 )  # fmt: skip
 
 _LISTS = ("data", "annotations", "images", "items", "records", "rows", "samples", "captions")

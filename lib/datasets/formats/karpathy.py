@@ -46,5 +46,7 @@ def read(document: Document) -> Annotations | None:
             captions += [(image_id, text) for text in texts or [""]]
     if doubled:
         fix = "list each image once, with its folder and all its captions"
-        raise UserError(f"{source}: {len(doubled)} images have the image_id of another one, such as {doubled[0]!r}; {fix}")
+        raise UserError(
+            f"{source}: {len(doubled)} images have the image_id of another one, such as {doubled[0]!r}; {fix}"
+        )
     return tables(source, "Karpathy JSON", images, captions, [])

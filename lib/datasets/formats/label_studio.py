@@ -31,5 +31,7 @@ def _texts(result: Any) -> list[Any]:
 
 
 def _is_task(task: Any) -> bool:
-    is_task = isinstance(task, dict) and isinstance(task.get("data"), dict) and isinstance(task.get("annotations"), list)
+    is_task = (
+        isinstance(task, dict) and isinstance(task.get("data"), dict) and isinstance(task.get("annotations"), list)
+    )
     return is_task and bool(find_columns(list(task["data"]))["file_name"])

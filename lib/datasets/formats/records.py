@@ -73,7 +73,9 @@ def find_columns(names: Sequence[str], columns: Columns | None = None) -> dict[s
     for role, given in (columns or {}).items():
         given = [given] if isinstance(given, str) else list(given)
         if missing := [name for name in given if name not in names]:
-            raise UserError(f"dataset.local.columns.{role}: there is no column {missing[0]!r}; there are {short(names)}")
+            raise UserError(
+                f"dataset.local.columns.{role}: there is no column {missing[0]!r}; there are {short(names)}"
+            )
         found[role] = given
     return found
 
