@@ -122,9 +122,53 @@ def _tree_parts(tree: _Tree, columns: Columns | None) -> list[_Part]:
     if not parts:
         problem = f"none of its files is of a known caption format ({short(left_out or tree.names, 4)})"
         raise UnknownFormatError(f"dataset.local.annotations={tree.path}: {problem}; see docs/datasets.md")
+    if lists := _split_lists(tree, left_out, parts):
+        left_out = [name for name in left_out if name not in lists]
+        _apply_split_lists(tree, lists, parts)
     if left_out:
         parts[0].annotations.notes.append(f"{len(left_out)} files without captions were not used: {short(left_out, 3)}")
     return parts
+
+
+def _split_lists(tree: _Tree, names: Sequence[str], parts: Sequence[_Part]) -> list[str]:
+    """Return the files that list the images of a split, one per line, such as Flickr_8k.trainImages.txt."""
+    if any(part.split or "split" in part.annotations.images for part in parts):
+        return []
+    known = {key for part in parts for name in part.annotations.images["file_name"] for key in _keys(name)}
+    lists = [name for name in names if PurePosixPath(name).suffix.lower() in _TEXTS and _split_in(name)]
+    return [
+        name
+        for name in lists
+        if (lines := _lines(tree, name)) and sum(line in known for line in lines) > len(lines) / 2
+    ]
+
+
+def _apply_split_lists(tree: _Tree, lists: Sequence[str], parts: Sequence[_Part]) -> None:
+    splits: dict[str, str] = {}
+    for name in lists:
+        for line in _lines(tree, name):
+            if splits.setdefault(line, str(_split_in(name))) != _split_in(name):
+                raise UserError(
+                    f"{tree.path / name}: the image {line!r:.80} is in another list, too; correct the lists"
+                )
+    for part in parts:
+        images, captions = part.annotations.images, part.annotations.captions
+        split = [next((splits[key] for key in _keys(name) if key in splits), None) for name in images["file_name"]]
+        images = images.assign(split=split)
+        part.annotations.images = images.dropna(subset="split").reset_index(drop=True).astype({"split": "str"})
+        kept = captions["image_id"].isin(part.annotations.images["image_id"])
+        part.annotations.captions = captions[kept].reset_index(drop=True)
+        part.annotations.notes.append(f"splits are from {short(lists, 3)}")
+        if unlisted := len(images) - len(part.annotations.images):
+            part.annotations.notes.append(f"{unlisted} images left out, because no list of a split has them")
+
+
+def _keys(name: str) -> tuple[str, str, str]:
+    return name, name.rpartition("/")[2], PurePosixPath(name).stem
+
+
+def _lines(tree: _Tree, name: str) -> list[str]:
+    return [line.strip() for line in Document(tree.read(name), tree.path / name).lines if line.strip()]
 
 
 def _text_parts(tree: _Tree, texts: Sequence[str], names: Mapping[str, str]) -> list[_Part]:
@@ -177,7 +221,8 @@ def _stem(name: str) -> str:
 def _split_in(name: str) -> str | None:
     """Return the split that a file's name says, else its folders: captions_train2014.json, valid/metadata.csv."""
     for part in reversed(name.split("/")):
-        found = {split for word in re.findall(r"[a-z]+", part.lower()) if (split := split_word(word))}
+        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", part)
+        found = {split for word in words if (split := split_word(word))}
         if len(found) == 1:
             return found.pop()
     return None
@@ -210,7 +255,8 @@ def _combine(parts: Sequence[_Part], source: Path) -> Annotations:
     all_images = pd.concat(images, ignore_index=True)
     if len(parts) > 1:  # the same image in two files of one split, such as one file per annotator
         all_images = all_images.drop_duplicates(ignore_index=True)
-    kind = " and ".join(formats) + (f" in {len(parts)} files" if len(parts) > 1 else "")
+    files = f" in {len(parts)} files ({short([part.name for part in parts], 3)})" if len(parts) > 1 else ""
+    kind = " and ".join(formats) + files
     return Annotations(kind, all_images, pd.concat(captions, ignore_index=True), notes)
 
 

@@ -7,6 +7,7 @@ UserError that it is of this one but malformed. To add a format, write a module 
 from collections.abc import Callable
 from functools import partial
 
+from lib.core.errors import UserError, readable_errors
 from lib.datasets.formats import coco, delimited, flickr_tokens, json_lists, karpathy, label_studio
 from lib.datasets.formats.document import Annotations, Document, UnknownFormatError
 from lib.datasets.formats.records import Columns
@@ -28,7 +29,12 @@ def read_document(document: Document, columns: Columns | None = None) -> Annotat
     readers: list[Reader] = [reader.read for reader in _READERS]
     readers += [partial(reader.read, columns=columns) for reader in _TABLE_READERS]
     for read in readers:
-        if (annotations := read(document)) is not None:
+        with readable_errors(path):  # malformed content raises many kinds of error
+            annotations = read(document)
+        if annotations is not None:
+            if columns and read in readers[: len(_READERS)]:
+                problem = f"{path} is not a table, but {annotations.format}"
+                raise UserError(f"dataset.local.columns={dict(columns)}: {problem}; set the columns to null")
             annotations.notes += document.notes
             return annotations
     content = None if document.is_parquet else document.json

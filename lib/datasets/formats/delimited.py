@@ -6,6 +6,7 @@ needs two columns: file names or URLs, and captions (Conceptual Captions).
 
 import csv
 import io
+import re
 from typing import Any
 
 from lib.core.errors import UserError
@@ -13,6 +14,7 @@ from lib.datasets.formats.document import Annotations, Document
 from lib.datasets.formats.records import IMAGE_NAME, Columns, find_columns, read_records, short
 
 _DELIMITERS = {",": "CSV", "\t": "TSV", ";": "CSV with ;", "|": "CSV with |"}
+_HIDDEN_ROW = re.compile(r"(?i)\n[^\n,;|\t]*\.(jpe?g|png|webp|gif)[,;|\t]")
 _MAX_BAD = 0.05  # share of rows that do not fit the header
 
 
@@ -22,12 +24,11 @@ def read(document: Document, columns: Columns | None = None) -> Annotations | No
     text = document.text
     best: tuple[int, str, list[str]] | None = None
     for delimiter in _DELIMITERS:
-        header = next(iter(_parse(text[:100_000], delimiter)), [])
+        header = [cell.strip() for cell in next(iter(_parse(text[:100_000], delimiter)), [])]
         if len(header) < 2 or len(set(header)) < len(header):
             continue
-        known = set(_given(columns)) <= set(header) if columns else True
-        found = find_columns(header, columns if known else None)
-        is_known = known and found["caption"] and (found["file_name"] or found["image_id"])
+        found = find_columns(header)
+        is_known = columns or (found["caption"] and (found["file_name"] or found["image_id"]))
         if is_known and (best is None or len(header) > best[0]):
             best = len(header), delimiter, header
     if best:
@@ -42,10 +43,6 @@ def read(document: Document, columns: Columns | None = None) -> Annotations | No
     return None
 
 
-def _given(columns: Columns) -> list[str]:
-    return [name for value in columns.values() for name in ([value] if isinstance(value, str) else value)]
-
-
 def _is_name(cell: str) -> bool:
     return (bool(IMAGE_NAME.search(cell)) and " " not in cell.strip()) or cell.startswith(("http://", "https://"))
 
@@ -53,21 +50,23 @@ def _is_name(cell: str) -> bool:
 def _read(document: Document, delimiter: str, header: list[str], skip: int, columns: Columns | None) -> Annotations:
     parsed = [_parse(document.text, delimiter, quoting) for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE)]
     # Some files quote no cell, but have captions with a quotation mark.
-    rows = min(parsed, key=lambda rows: sum(len(row) != len(header) for row in rows))[skip:]
+    # A quotation mark that is never closed makes one row of many, so more rows are better.
+    rows = min(parsed, key=lambda rows: (sum(len(row) != len(header) for row in rows), -len(rows)))[skip:]
     caption_last = header[-1] in find_columns(header, columns)["caption"]
     records, bad = [], []
     for number, row in enumerate(rows, 1 + skip):
         if len(row) > len(header) and caption_last:  # a caption with the delimiter in it
             row = [*row[: len(header) - 1], delimiter.join(row[len(header) - 1 :])]
         if len(row) == len(header):
-            records.append(dict(zip(header, row, strict=True)))
+            if any("\n" in cell and _HIDDEN_ROW.search(cell) for cell in row):
+                problem = f"row {number} has rows in a cell ({row[0]:.60}); close its quotation mark"
+                raise UserError(f"{document.path}: {problem}")
+            records.append({name: cell.strip() for name, cell in zip(header, row, strict=True)})
         else:
             bad.append((number, row))
     if len(bad) > _MAX_BAD * len(rows) + 1 or not records:
         example = f"row {bad[0][0]} has {len(bad[0][1])}" if bad else "it has no rows"
         raise UserError(f"{document.path}: the header has {len(header)} columns, but {example}; correct the rows")
-    if columns is None and not skip and header[0] == "caption":
-        records = [{"image": record["image"], "caption": record["caption"]} for record in records]
     annotations = read_records(records, str(document.path), _DELIMITERS[delimiter], columns, typed=False)
     if bad:
         annotations.notes.append(
@@ -79,8 +78,10 @@ def _read(document: Document, delimiter: str, header: list[str], skip: int, colu
 
 def _parse(text: str, delimiter: str, quoting: Any = csv.QUOTE_MINIMAL) -> list[list[str]]:
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, skipinitialspace=True)
+    blank = f'{delimiter} "' in text  # a blank before a quoted cell is not part of it
+    file = io.StringIO(text, newline="")
+    reader = csv.reader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=blank)
     try:
-        return [[cell.strip() for cell in row] for row in reader if any(cell.strip() for cell in row)]
+        return [row for row in reader if any(cell.strip() for cell in row)]
     except csv.Error:
         return []

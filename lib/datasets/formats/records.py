@@ -173,6 +173,8 @@ def tables(
             problem = f"no caption's image_id is the id of an image: captions have {example!r:.80}"
             raise UserError(f"{source}: {problem}, images have {next(iter(images))!r:.80}; correct the ids")
         notes = [*notes, f"{orphans} captions left out, because they are of no image, such as image_id {example!r:.80}"]
+    for text in (*(text for _, text in kept), *(str(i) for i in images), *(name for name, _ in images.values())):
+        check_text(text, source)
     types = {"image_id": "int64" if all(isinstance(image_id, int) for image_id in images) else "str"}
     columns: dict[str, Any] = {"image_id": list(images), "file_name": [name for name, _ in images.values()]}
     if any(split is not None for _, split in images.values()):
