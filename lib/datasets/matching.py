@@ -55,10 +55,11 @@ def match_names(wanted: Sequence[str], existing: Sequence[str]) -> list[Match]:
             by_stem[stem].append(((*parts[:-1], stem), name))
     matches = {name: Match(name) if name in exact else _tail_match(name, by_file, by_stem) for name in set(wanted)}
     matches = _check_prefixes(matches)
+    inexact = any(match.rule for match in matches.values())
     # Two names that claim one file: both may be wrong.
     claims: dict[str, set[Parts]] = defaultdict(set)
     for name, match in matches.items():
-        if match.name is not None:
+        if match.name is not None and (match.rule or inexact):
             claims[match.name].add(split_path(name))
     for name, match in matches.items():
         if match.name is not None and match.rule and len(claims[match.name]) > 1:
@@ -89,9 +90,9 @@ def split_path(name: str) -> Parts:
     if is_url:
         text = text.partition("#")[0]
     text = unquote(text)
+    text = text.lower() if text.isascii() else normalize("NFC", normalize("NFC", text).casefold())
     parts: list[str] = []
-    for part in text.replace("\\", "/").split("/"):
-        part = normalize("NFC", normalize("NFC", part.strip()).casefold())
+    for part in map(str.strip, text.replace("\\", "/").split("/")):
         if part == ".." and parts:
             parts.pop()
         elif part not in ("", ".", ".."):

@@ -115,8 +115,8 @@ def test_a_split_without_words_is_rejected_before_training(tmp_path, monkeypatch
     for image in content["images"]:
         if image["split"] == split:
             image["sentences"] = captions
-    params = local(tmp_path, content, ["a.png"])
-    with pytest.raises(UserError, match=rf"annotations\.json: the {split} split"):
+    params = local(tmp_path, content, [name for _, name, _ in rows()])
+    with pytest.raises(UserError, match=rf"captions\.json: the {split} split"):
         run(tmp_path / "empty", monkeypatch, STAGES[:2], **params)
 
 

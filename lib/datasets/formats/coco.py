@@ -59,6 +59,10 @@ def read_coco(content: Any, source: str) -> Annotations:
         raise UnknownFormatError(f"{source} has no captions: {problem}. Use the file that has the captions")
     captions, rejected = [], 0
     for i, row in enumerate(rows):
+        image_id, text = row.get("image_id"), row.get("caption")
+        if type(image_id) is int and type(text) is str and text.isascii() and REJECTED[0] not in row:  # fast: COCO has 600,000
+            captions.append((image_id, text))
+            continue
         where = f"{source}: annotations[{i}]"
         image_id = parse_id(field(row, ("image_id",), where), f"{where}['image_id']")
         texts = caption_texts(field(row, ("caption", "captions"), where), f"{where}['caption']")

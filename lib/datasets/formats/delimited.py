@@ -48,7 +48,8 @@ def _is_name(cell: str) -> bool:
 
 
 def _read(document: Document, delimiter: str, header: list[str], skip: int, columns: Columns | None) -> Annotations:
-    parsed = [_parse(document.text, delimiter, quoting) for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE)]
+    quotings = (csv.QUOTE_MINIMAL, csv.QUOTE_NONE) if '"' in document.text else (csv.QUOTE_MINIMAL,)
+    parsed = [_parse(document.text, delimiter, quoting) for quoting in quotings]
     # Some files quote no cell, but have captions with a quotation mark.
     # A quotation mark that is never closed makes one row of many, so more rows are better.
     rows = min(parsed, key=lambda rows: (sum(len(row) != len(header) for row in rows), -len(rows)))[skip:]
@@ -82,6 +83,6 @@ def _parse(text: str, delimiter: str, quoting: Any = csv.QUOTE_MINIMAL) -> list[
     file = io.StringIO(text, newline="")
     reader = csv.reader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=blank)
     try:
-        return [row for row in reader if any(cell.strip() for cell in row)]
+        return [row for row in reader if any(map(str.strip, row))]
     except csv.Error:
         return []

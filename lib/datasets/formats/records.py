@@ -136,7 +136,9 @@ def read_records(
             rejected += 1
             continue
         for column in found["caption"]:
-            texts = caption_texts(row.get(column), f"{where}: {column}")
+            value = row.get(column)
+            is_plain = type(value) is str and value and not value.startswith("[")
+            texts = [value] if is_plain else caption_texts(value, f"{where}: {column}")
             empty += not texts
             captions += [(image_id, text) for text in texts]
     used = {name_column, id_column, *found["caption"], *splits, *found["rejected"]}
