@@ -17,7 +17,7 @@ import pandas as pd
 from lib.core.archives import is_tar, open_archive
 from lib.core.errors import UserError, readable_errors
 from lib.core.tables import read_table, write_table
-from lib.core.zips import MAX_IMAGE_BYTES, write_stored_zip
+from lib.core.zips import IMAGE_SUFFIXES, MAX_IMAGE_BYTES, write_stored_zip
 from lib.datasets.annotations import hashed_split
 from lib.datasets.dataset import Dataset
 from lib.datasets.formats import Annotations, Columns
@@ -83,7 +83,9 @@ def import_local(
 def _import_images(images: Path, raw: Path) -> None:
     """Copy an archive or the shards of a folder; pack other folders and compressed tars into one stored zip."""
     if images.is_dir():
-        shards = [path for path in sorted(images.rglob("*.tar")) if path.is_file()]
+        files = [path for path in sorted(images.rglob("*")) if path.is_file()]
+        has_images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in files)
+        shards = [] if has_images else [path for path in files if path.suffix == ".tar"]
         for shard in shards:
             if not is_tar(shard):
                 raise UserError(
@@ -195,6 +197,10 @@ def _inexact(names: list[str], matches: list[Match]) -> list[str]:
             rules.setdefault(match.rule, []).append((name, match.name))
     notes = []
     for rule, pairs in rules.items():
-        how = {"name": "by the end of the path", "extension": "without an extension"}.get(rule, "under another folder")
+        how = {
+            "name": "by the end of the path",
+            "extension": "without an extension",
+            "upload": "without the upload's prefix",
+        }.get(rule, "under another folder")
         notes.append(f"{len(pairs)} images found {how}: {pairs[0][0]!r:.120} is {pairs[0][1]!r:.120}")
     return notes

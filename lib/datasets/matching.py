@@ -22,6 +22,7 @@ from lib.datasets.formats.records import IMAGE_NAME, split_word
 
 _URL = re.compile(r"(?i)^[a-z][a-z0-9+.-]+://[^/]*")
 _ABSOLUTE = re.compile(r"(?i)^\s*([a-z][a-z0-9+.-]+://|[a-z]:[\\/]|[\\/~])")
+_UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts it before the name of an uploaded file
 _MAX_COMPARED = 20_000  # names that are searched for the nearest one
 Parts = tuple[str, ...]
 
@@ -107,6 +108,8 @@ def _tail_match(
     if not parts:
         return Match(None, reason="missing")
     rule, found = "name", by_file.get(parts[-1], [])
+    if not found and (original := _UPLOAD_PREFIX.sub("", parts[-1])) != parts[-1]:
+        rule, found, parts = "upload", by_file.get(original, []), (original,)
     if not found and not IMAGE_NAME.search(parts[-1]):
         rule, found = "extension", by_stem.get(parts[-1], [])
     fitting = defaultdict(list)  # existing names by length of the common tail and how the rest agrees

@@ -87,7 +87,9 @@ def _parts(path: Path, columns: Columns | None) -> list[_Part]:
 
 
 def _tree_parts(tree: _Tree, columns: Columns | None) -> list[_Part]:
-    if isinstance(tree, _Folder) and (shards := [name for name in tree.names if name.endswith(".tar")]):
+    suffixes = {PurePosixPath(name).suffix.lower() for name in tree.names}
+    if isinstance(tree, _Folder) and ".tar" in suffixes and suffixes.isdisjoint(IMAGE_SUFFIXES):
+        shards = [name for name in tree.names if name.endswith(".tar")]
         return [_Part(n, _split_in(n), _read_shard(open_archive(tree.path / n), n, tree.path / n)) for n in shards]
     if isinstance(tree, _Archive) and isinstance(tree._archive, Tar):
         return [_Part(tree.path.name, None, _read_shard(tree._archive, "", tree.path))]

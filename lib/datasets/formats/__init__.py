@@ -20,7 +20,7 @@ Reader = Callable[[Document], Annotations | None]
 _READERS = [coco, karpathy, label_studio, flickr_tokens]
 _TABLE_READERS = [json_lists, delimited]  # they take dataset.local.columns
 
-_NAMES = "COCO or Karpathy JSON, CSV or TSV with a header, JSON Lines, Parquet, a Flickr token file, a JSON list"
+_NAMES = "COCO or Karpathy JSON, CSV or TSV, JSON Lines, a JSON list, Parquet, Flickr token files"
 
 
 def read_document(document: Document, columns: Columns | None = None) -> Annotations:
@@ -40,4 +40,5 @@ def read_document(document: Document, columns: Columns | None = None) -> Annotat
     content = None if document.is_parquet else document.json
     if isinstance(content, dict) and isinstance(content.get("images"), list):
         raise UnknownFormatError(f"{path} has no captions: it lists images only. Use the file that has the captions")
-    raise UnknownFormatError(f"{path} is of no known caption format. Read are: {_NAMES}. See docs/datasets.md")
+    hint = "" if content is not None or document.is_parquet else delimited.describe_header(document)
+    raise UnknownFormatError(f"{path} is of no known caption format. Read are: {_NAMES}. See docs/datasets.md.{hint}")

@@ -60,7 +60,9 @@ def read_coco(content: Any, source: str) -> Annotations:
     captions, rejected = [], 0
     for i, row in enumerate(rows):
         image_id, text = row.get("image_id"), row.get("caption")
-        if type(image_id) is int and type(text) is str and text.isascii() and REJECTED[0] not in row:  # fast: COCO has 600,000
+        if (
+            type(image_id) is int and type(text) is str and text.isascii() and REJECTED[0] not in row
+        ):  # fast: COCO has 600,000
             captions.append((image_id, text))
             continue
         where = f"{source}: annotations[{i}]"

@@ -28,7 +28,7 @@ def read(document: Document, columns: Columns | None = None) -> Annotations | No
         if len(header) < 2 or len(set(header)) < len(header):
             continue
         found = find_columns(header)
-        is_known = columns or (found["caption"] and (found["file_name"] or found["image_id"]))
+        is_known = columns or (found["caption"] and (found["file_name"] or found["image_id"] or found["loose_id"]))
         if is_known and (best is None or len(header) > best[0]):
             best = len(header), delimiter, header
     if best:
@@ -41,6 +41,15 @@ def read(document: Document, columns: Columns | None = None) -> Annotations | No
                 header = ["image", "caption"] if name_column == 0 else ["caption", "image"]
                 return _read(document, delimiter, header, 0, None)
     return None
+
+
+def describe_header(document: Document) -> str:
+    """Return a hint if the content looks like a table whose columns are not known, else an empty text."""
+    for delimiter, name in _DELIMITERS.items():
+        rows = _parse(document.text[:100_000], delimiter)
+        if len(rows) > 1 and len(rows[0]) > 1 and len({len(row) for row in rows[:5]}) == 1:
+            return f" As {name}, its columns are {short(rows[0], 6)}: name them in dataset.local.columns."
+    return ""
 
 
 def _is_name(cell: str) -> bool:

@@ -8,7 +8,7 @@ from lib.datasets.formats.document import Annotations, Document
 from lib.datasets.formats.records import tables
 
 # Flickr8k-CN writes name.jpg#zhc#0 and a blank.
-_LINE = re.compile(r"([^\t]*\.\w{2,5}(?:\.\d)?)#(?:\w+#)?(?:\w*)[ \t]+(.*)")
+_LINE = re.compile(r"([^\t]*\.\w{2,5}(?:\.\d)?|[^\t#]+(?=#\w+\t))#(?:\w+#)?(?:\w*)[ \t]+(.*)")
 
 
 def read(document: Document) -> Annotations | None:

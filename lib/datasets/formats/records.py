@@ -18,13 +18,14 @@ Columns = Mapping[str, Any]  # dataset.local.columns: file_name, caption (one or
 FILE_NAMES = (
     "file_name", "filename", "image_file_name", "image_filename", "image_file", "image_name", "img_name", "image_path",
     "img_path", "file_path", "filepath", "image", "img", "file", "path", "picture", "photo", "photo_name", "name",
-    "image_url", "img_url", "image_urls", "photo_image_url", "coco_url", "url", "uri", "image_link",
+    "key", "image_url", "img_url", "image_urls", "photo_image_url", "coco_url", "url", "uri", "image_link",
 )  # fmt: skip
 IDS = ("image_id", "img_id", "imgid", "cocoid", "photo_id", "imageid")
 LOOSE_IDS = ("id", "key")  # of the image in some files, of the row in others
 CAPTIONS = (
     "caption", "captions", "caption_text", "caption_str", "text", "texts", "sentence", "sentences", "comment",
-    "comments", "description", "descriptions", "references", "raw", "alt_text", "prompt",
+    "comments", "description", "descriptions", "image_caption", "image_description", "photo_description", "references",
+    "raw", "alt_text", "title", "prompt",
 )  # fmt: skip
 SPLITS = ("split", "set_name", "subset", "partition", "set", "dataset_split")
 REJECTED = ("is_rejected", "is_precanned")  # VizWiz: spam, and answers such as "quality issues are too severe"
@@ -85,7 +86,7 @@ def is_record(row: Any, columns: Columns | None = None) -> bool:
     if not isinstance(row, dict):
         return False
     found = find_columns(list(row), None if columns and not set(_given(columns)) <= set(row) else columns)
-    return bool(found["caption"] and (found["file_name"] or found["image_id"]))
+    return bool(found["caption"] and (found["file_name"] or found["image_id"] or found["loose_id"]))
 
 
 def _given(columns: Columns) -> list[str]:
@@ -107,7 +108,7 @@ def read_records(
     if not id_column and loose and name_column and _one_to_one(rows, loose, name_column):
         id_column = loose
     if not name_column:
-        name_column = id_column
+        name_column = id_column or (loose if all(_is_stem(row.get(loose)) for row in rows) else None)
     if not name_column:
         raise UserError(f"{source} names no image: its columns are {short(names)}; see docs/datasets.md")
     splits = [column for column in found["split"] if any(row.get(column) not in (None, "") for row in rows)]
@@ -229,6 +230,10 @@ def short(names: Sequence[Any], limit: int = 8) -> str:
 
 def _is_image_name(value: Any) -> bool:
     return isinstance(value, str) and bool(IMAGE_NAME.search(value))
+
+
+def _is_stem(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and not value.strip().isdecimal()
 
 
 def _is_true(value: Any) -> bool:
