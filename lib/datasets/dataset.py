@@ -29,7 +29,7 @@ class Dataset:
         """
         # A file with two ids could be in train and in test.
         for column, keys in (("image_id", ["image_id"]), ("member", ["archive", "member"])):
-            doubled = self.images.duplicated(keys) & self.images["member"].notna()
+            doubled = self.images.duplicated(keys)
             if doubled.any():
                 first = self.images.loc[doubled, column].tolist()[0]
                 splits = sorted(set(self.images.loc[self.images[column] == first, "split"]))

@@ -9,7 +9,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -38,15 +38,18 @@ _NOT_IMAGES = {
 
 @dataclass(frozen=True)
 class Loaded:
-    """The data set, and the images that are not in the archives: file_name, reason, nearest name that exists."""
+    """The data set, and which of its images with captions are not in the archives."""
 
-    dataset: Dataset
-    total: int  # images in the annotations
-    missing: pd.DataFrame
+    dataset: Dataset  # a missing image is among its images, under the name in the annotations; `features` lists it
+    total: int  # images with captions
+    missing: pd.DataFrame  # image_id, file_name, reason (missing or ambiguous), nearest name that exists
     notes: list[str]  # what was read, left out, and found under another name
 
     def check_missing(self, max_skipped: float) -> None:
-        """Print how many images are missing, by reason. Raises UserError if their share is above `max_skipped`."""
+        """Print how many images are missing, by reason.
+
+        Raises UserError if their share is above `max_skipped`, or if a split has no other image.
+        """
         lines = []
         for reason, rows in self.missing.groupby("reason", sort=False):
             name, nearest_name = rows[["file_name", "nearest"]].iloc[0]
@@ -55,8 +58,10 @@ class Loaded:
         if len(self.missing) > max_skipped * self.total:
             fix = f"correct the names, or raise features.max_skipped={max_skipped}"
             raise UserError(f"{self.dataset.source}: {'; '.join(lines)}; {fix}")
+        found = self.dataset.images[~self.dataset.images["image_id"].isin(self.missing["image_id"])]
+        replace(self.dataset, images=found).checked()
         for line in lines:
-            print(f"left out: {line}")
+            print(f"skipped by features: {line}")
 
 
 def import_local(
@@ -157,24 +162,21 @@ def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Loa
     members = _members(raw)
     names = list(members)
     matches = match_names(images["file_name"].tolist(), names)
-    places = [members[match.name] if match.name is not None else (None, None) for match in matches]
-    images["archive"], images["member"] = (pd.array([place[i] for place in places], "str") for i in (0, 1))
-    found = images["member"].notna()
-    has_caption = images["image_id"].isin(captions["image_id"])
-    missing = images.loc[~found & has_caption, ["file_name"]].assign(
-        reason=[m.reason for m, f, c in zip(matches, found, has_caption, strict=True) if not f and c]
-    )
-    # The nearest name is for the message; finding it takes a while.
-    first = ~missing["reason"].duplicated()
-    missing["nearest"] = [
-        nearest(name, names) if f else "" for name, f in zip(missing["file_name"], first, strict=True)
+    archive = next((archive for archive, _ in members.values()), IMAGES)
+    places = [
+        members.get(match.name or "", (archive, name)) for name, match in zip(images["file_name"], matches, strict=True)
     ]
+    images["archive"], images["member"] = (pd.array([place[i] for place in places], "str") for i in (0, 1))
+    has_caption = images["image_id"].isin(captions["image_id"])
+    missing = images[["image_id", "file_name"]].assign(reason=[match.reason for match in matches])
+    missing = missing[(missing["reason"] != "") & has_caption]
+    # The nearest name is for the message; finding it takes a while.
+    wanted = missing["file_name"].where(~missing["reason"].duplicated())
+    missing = missing.assign(nearest=[nearest(name, names) if isinstance(name, str) else None for name in wanted])
     notes += _inexact(images["file_name"].tolist(), matches)
     notes.insert(0, f"read {source} as {summary['format']}: {len(images)} images, {len(captions)} captions")
-    columns = ["image_id", "archive", "member", "split"]
-    images = images.loc[found | ~has_caption, columns].reset_index(drop=True)
-    captions = captions[captions["image_id"].isin(images["image_id"])]
-    return Loaded(Dataset(images, captions, source), int(has_caption.sum()), missing, notes)
+    dataset = Dataset(images[["image_id", "archive", "member", "split"]], captions, source)
+    return Loaded(dataset, int(has_caption.sum()), missing, notes)
 
 
 def _members(raw: Path) -> dict[str, tuple[str, str]]:

@@ -182,7 +182,9 @@ def test_a_path_in_the_annotations_is_looked_up_in_the_zip_only(folder, tmp_path
     images = [{**image, "filename": name} if image["imgid"] == 2 else image for image in KARPATHY["images"]]
     loaded = imported(folder, {"images": images}, tmp_path)
     assert loaded.missing["file_name"].tolist() == [name]
-    assert loaded.dataset.images["image_id"].tolist() == [0, 1, 3]
+    member = loaded.dataset.images["member"].tolist()[2]
+    with zipfile.ZipFile(tmp_path / "raw" / "images.zip") as archive, pytest.raises(KeyError):
+        archive.getinfo(member)
 
 
 def test_a_path_in_a_zip_is_never_written_to(tmp_path):
