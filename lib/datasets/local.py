@@ -58,6 +58,8 @@ class Loaded:
         if len(self.missing) > max_skipped * self.total:
             fix = f"correct the names, or raise features.max_skipped={max_skipped}"
             raise UserError(f"{self.dataset.source}: {'; '.join(lines)}; {fix}")
+        if not lines:
+            return
         found = self.dataset.images[~self.dataset.images["image_id"].isin(self.missing["image_id"])]
         replace(self.dataset, images=found).checked()
         for line in lines:
@@ -163,16 +165,16 @@ def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Loa
     names = list(members)
     matches = match_names(images["file_name"].tolist(), names)
     archive = next((archive for archive, _ in members.values()), IMAGES)
-    places = [
-        members.get(match.name or "", (archive, name)) for name, match in zip(images["file_name"], matches, strict=True)
-    ]
+    wanted = zip(images["file_name"], matches, strict=True)
+    places = [members[match.name] if match.name is not None else (archive, name) for name, match in wanted]
     images["archive"], images["member"] = (pd.array([place[i] for place in places], "str") for i in (0, 1))
     has_caption = images["image_id"].isin(captions["image_id"])
     missing = images[["image_id", "file_name"]].assign(reason=[match.reason for match in matches])
     missing = missing[(missing["reason"] != "") & has_caption]
     # The nearest name is for the message; finding it takes a while.
-    wanted = missing["file_name"].where(~missing["reason"].duplicated())
-    missing = missing.assign(nearest=[nearest(name, names) if isinstance(name, str) else None for name in wanted])
+    is_example = ~missing["reason"].duplicated()
+    pairs = zip(missing["file_name"], is_example, strict=True)
+    missing = missing.assign(nearest=[nearest(name, names) if example else None for name, example in pairs])
     notes += _inexact(images["file_name"].tolist(), matches)
     notes.insert(0, f"read {source} as {summary['format']}: {len(images)} images, {len(captions)} captions")
     dataset = Dataset(images[["image_id", "archive", "member", "split"]], captions, source)

@@ -57,7 +57,8 @@ def read_coco(content: Any, source: str) -> Annotations:
             f"annotations[0]['caption'] is missing, as in all annotations, which have {', '.join(list(rows[0])[:6])}"
         )
         raise UnknownFormatError(f"{source} has no captions: {problem}. Use the file that has the captions")
-    captions, rejected = [], 0
+    captions: list[tuple[Any, str]] = []
+    rejected = 0
     for i, row in enumerate(rows):
         image_id, text = row.get("image_id"), row.get("caption")
         if (

@@ -138,8 +138,8 @@ def read_records(
             continue
         for column in found["caption"]:
             value = row.get(column)
-            is_plain = type(value) is str and value and not value.startswith("[")
-            texts = [value] if is_plain else caption_texts(value, f"{where}: {column}")
+            is_plain = isinstance(value, str) and value != "" and not value.startswith("[")
+            texts = [str(value)] if is_plain else caption_texts(value, f"{where}: {column}")
             empty += not texts
             captions += [(image_id, text) for text in texts]
     used = {name_column, id_column, *found["caption"], *splits, *found["rejected"]}
