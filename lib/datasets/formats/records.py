@@ -107,8 +107,9 @@ def read_records(
     loose = next(iter(found["loose_id"]), None)
     if not id_column and loose and name_column and _one_to_one(rows, loose, name_column):
         id_column = loose
-    if not name_column:
-        name_column = id_column or (loose if all(_is_stem(row.get(loose)) for row in rows) else None)
+    if not name_column and not id_column and loose and all(_is_stem(row.get(loose)) for row in rows):
+        name_column = loose
+    name_column = name_column or id_column
     if not name_column:
         raise UserError(f"{source} names no image: its columns are {short(names)}; see docs/datasets.md")
     splits = [column for column in found["split"] if any(row.get(column) not in (None, "") for row in rows)]
