@@ -15,12 +15,12 @@ from lib.text.tokenizer import Tokenizer
 from lib.text.vocabulary import Vocabulary
 from stages.common.entrypoint import run
 from stages.common.paths import ANNOTATED_IMAGES, CAPTION_TABLE, RAW, VOCABULARY
-from stages.params import DatasetParams, TextParams, VocabularyParams, read_params
+from stages.params import DatasetParams, FeaturesParams, TextParams, VocabularyParams, read_params
 
 
 def main() -> None:
     params = read_params(DatasetParams)
-    annotated = load_dataset(params)
+    annotated = load_dataset(params, read_params(FeaturesParams).max_skipped)
     dataset = annotated.checked()
     _report_left_out(annotated, dataset, "without a caption", "of no image")
     if params.limit is not None:
@@ -39,12 +39,17 @@ def main() -> None:
     print(f"{len(images)} images, {len(captions)} captions, {vocabulary.num_words} words in the vocabulary")
 
 
-def load_dataset(params: DatasetParams) -> Dataset:
+def load_dataset(params: DatasetParams, max_skipped: float) -> Dataset:
     match params.name:
         case "scenes":
             return load_scenes(RAW)
         case "local":
-            return load_local(RAW, params.local.split_seed, params.local.val_share, params.local.test_share)
+            local = params.local
+            loaded = load_local(RAW, local.split_seed, local.val_share, local.test_share)
+            for note in loaded.notes:
+                print(f"captions: {note}")
+            loaded.check_missing(max_skipped)
+            return loaded.dataset
         case name:
             return load_named(name, RAW)
 

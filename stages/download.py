@@ -17,7 +17,9 @@ def main() -> None:
         mix = scenes.mix.model_dump()
         write_scenes(RAW, counts, seed=scenes.seed, size=scenes.size, mix=mix, workers=worker_count())
     elif params.name == "local":
-        import_local(user_path(params.local.images), user_path(params.local.annotations), RAW)
+        local, source = params.local, params.local.annotations
+        captions = user_path(source) if isinstance(source, str) else {key: user_path(source[key]) for key in source}
+        import_local(user_path(local.images), captions, RAW, local.columns.model_dump(exclude_none=True))
     else:
         files = remote_files(params.name, params.mirror, user_path(params.checksums) if params.checksums else None)
         fetch_dataset(params.name, files, RAW, limit=params.limit, store=DOWNLOADS, cache=dvc_cache())

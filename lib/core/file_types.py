@@ -31,7 +31,7 @@ READ_TYPES = {"JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "HEIF", "JPEG
 _BMP_HEADERS = {12, 40, 52, 56, 64, 108, 124}  # bytes; "BM" alone may begin a text
 
 # A file with such a name is meant as a picture even if its content is damaged or in a format that is not read.
-_PICTURE_SUFFIXES = {
+IMAGE_SUFFIXES = {
     ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jif", ".jp2", ".jpc", ".jpe", ".jpeg",
     ".jpf", ".jpg", ".jpx", ".jxl", ".png", ".tif", ".tiff", ".webp",
     ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pgm", ".ppm", ".psd", ".raf", ".rw2", ".svg", ".tga",
@@ -61,7 +61,7 @@ def is_image(name: str, head: bytes) -> bool:
     Content counts first, so that a picture needs no extension. A file that only its name calls a picture counts too:
     a reader rejects it with a reason, and nobody misses it without a word.
     """
-    return image_type(head) is not None or PurePath(name).suffix.lower() in _PICTURE_SUFFIXES
+    return image_type(head) is not None or PurePath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def placeholder(head: bytes) -> str | None:

@@ -34,12 +34,13 @@ def read_images(path: Path, split: str) -> pd.DataFrame:
     return read_table(path, filters=[("split", "==", split)])
 
 
-def read_tokens(path: Path, image_ids: Iterable[int]) -> dict[int, list[list[str]]]:
-    """Return the tokenised captions of each image, in the given order; an empty list for an unknown image.
+def read_tokens(path: Path, image_ids: Iterable[Any]) -> dict[Any, list[list[str]]]:
+    """Return the tokenised captions by image id, in the given order; an empty list for an unknown image.
 
     Equal words are one object, because COCO has seven million words. Raises UserError.
     """
-    references: dict[int, list[list[str]]] = {int(image_id): [] for image_id in image_ids}
+    ids = image_ids.tolist() if isinstance(image_ids, pd.Series) else image_ids
+    references: dict[Any, list[list[str]]] = {image_id: [] for image_id in ids}
     with readable_errors(path):
         table = pq.read_table(path, columns=["image_id", "tokens"], filters=[("image_id", "in", list(references))])
         captions = table["tokens"].combine_chunks()

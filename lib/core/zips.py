@@ -5,9 +5,7 @@ Zips come from strangers. So a member name is looked up in the zip only, never o
 
 import zipfile
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
-from unicodedata import normalize
 
 from lib.core.errors import one_line, readable_errors
 
@@ -55,22 +53,3 @@ def read_zipped_file(path: Path, name: str) -> bytes:
     """Return the content of an annotation file in the zip at `path`. Raises UserError, which names `path`/`name`."""
     with open_zip(path) as archive, readable_errors(path / name):
         return read_member(archive, name, _MAX_ANNOTATION_BYTES)
-
-
-def find_members(wanted: Iterable[str], names: list[str]) -> list[str]:
-    """Return the zip's own name (one of `names`) of each wanted image.
-
-    Look for the exact name, then for the name in another Unicode form (macOS writes é as two characters), then for a
-    file name that only one folder of the zip has. Return a name that is not found as it is.
-    """
-    nfc = partial(normalize, "NFC")
-    by_name = {nfc(name): name for name in names} | {name: name for name in names}
-    by_file_name: dict[str, str | None] = {}
-    for name in names:
-        key = nfc(name).rpartition("/")[2]
-        by_file_name[key] = None if key in by_file_name else name
-
-    def find(name: str) -> str:
-        return by_name.get(name) or by_name.get(nfc(name)) or by_file_name.get(nfc(name).rpartition("/")[2]) or name
-
-    return [find(name) for name in wanted]

@@ -1,7 +1,9 @@
 """The two tables of every data set, and their checks.
 
-images    image_id (int), archive (a zip in the raw folder), member (of that zip), split (train, val or test)
-captions  image_id (int), caption
+images    image_id, archive (a zip or tar in the raw folder), member (of that archive), split (train, val or test)
+captions  image_id, caption
+
+An image id is an int64, or text if the user's ids are not all whole numbers.
 """
 
 import reprlib
@@ -27,11 +29,14 @@ class Dataset:
         """
         # A file with two ids could be in train and in test.
         for column, keys in (("image_id", ["image_id"]), ("member", ["archive", "member"])):
-            duplicates = self.images.loc[self.images.duplicated(keys), column].tolist()
-            if duplicates:
-                problem = f"{len(duplicates)} images have the {column} of another one, such as"
+            doubled = self.images.duplicated(keys)
+            if doubled.any():
+                first = self.images.loc[doubled, column].tolist()[0]
+                splits = sorted(set(self.images.loc[self.images[column] == first, "split"]))
+                problem = f"{doubled.sum()} images have the {column} of another one, such as {reprlib.repr(first)}"
+                problem += f" (in {' and '.join(splits)})" if len(splits) > 1 else ""
                 fix = "list each image once, with its folder and all its captions"
-                raise UserError(f"{self.source}: {problem} {reprlib.repr(duplicates[0])}; {fix}")
+                raise UserError(f"{self.source}: {problem}; {fix}")
         captions = self.captions[self.captions["image_id"].isin(self.images["image_id"])]
         images = self.images[self.images["image_id"].isin(captions["image_id"])]
         for split in SPLITS:

@@ -13,9 +13,11 @@ import pandas as pd
 
 from lib.core.errors import UserError, readable_errors
 from lib.core.tables import SPLITS
-from lib.core.zips import find_members, open_zip, read_zipped_file
-from lib.datasets.annotations import read_coco, read_karpathy_lists
+from lib.core.zips import open_zip, read_zipped_file
+from lib.datasets.annotations import read_karpathy_lists
 from lib.datasets.dataset import Dataset
+from lib.datasets.formats.coco import read_coco
+from lib.datasets.matching import match_names
 
 
 def load_named(name: str, raw: Path) -> Dataset:
@@ -35,8 +37,9 @@ def load_coco(raw: Path, year: int) -> Dataset:
         source = archive / f"annotations/captions_{part}.json"
         with readable_errors(source):
             content = json.loads(read_zipped_file(archive, f"annotations/{source.name}"))
-        images, captions = read_coco(content, source)
-        parts.append((images.assign(archive=f"{part}.zip", member=f"{part}/" + images["file_name"]), captions))
+        annotations = read_coco(content, str(source))
+        images = annotations.images.assign(member=f"{part}/" + annotations.images["file_name"])
+        parts.append((images.assign(archive=f"{part}.zip"), annotations.captions))
     images, captions = (pd.concat(tables, ignore_index=True) for tables in zip(*parts, strict=True))
     splits = read_karpathy_lists({split: raw / f"coco_karpathy_{split}.json" for split in SPLITS})
     images = images.assign(split=images["image_id"].map(splits)).dropna(subset="split")
@@ -61,7 +64,8 @@ def load_flickr8k(raw: Path) -> Dataset:
     members = [f"Flicker8k_Dataset/{name}" for name in listed]
     if photographs.exists():
         with open_zip(photographs) as zipped:
-            members = find_members(members, zipped.namelist())
+            matches = match_names(list(listed), zipped.namelist())
+        members = [match.name or member for match, member in zip(matches, members, strict=True)]
     images = pd.DataFrame(listed.values(), columns=["image_id", "split"])
     images = images.assign(archive=photographs.name, member=members)[["image_id", "archive", "member", "split"]]
     captions = []

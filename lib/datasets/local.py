@@ -1,37 +1,135 @@
-"""`local`: your own images (a folder or a zip) and captions (a file of any supported format)."""
+"""`local`: your own images and captions, in the forms that exist.
 
+`import_local` brings both into the raw folder: the images as one or more archives, and the captions, of whatever
+format, as two tables. `load_local` ties them together.
+"""
+
+import json
 import shutil
+import tarfile
 import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pandas as pd
+
+from lib.core.archives import is_tar, open_archive
 from lib.core.errors import UserError, readable_errors
-from lib.core.file_types import HEAD_BYTES, is_image
-from lib.core.zips import find_members, open_zip, write_stored_zip
-from lib.datasets.annotations import hashed_split, read_annotations
+from lib.core.file_types import IMAGE_SUFFIXES
+from lib.core.tables import read_table, write_table
+from lib.core.zips import MAX_IMAGE_BYTES, write_stored_zip
+from lib.datasets.annotations import hashed_split
 from lib.datasets.dataset import Dataset
+from lib.datasets.formats import Annotations, Columns
+from lib.datasets.matching import Match, is_hidden, match_names, nearest
+from lib.datasets.sources import read_source
 
-IMAGES, ANNOTATIONS = "images.zip", "annotations.json"
+IMAGES, IMAGE_TABLE, CAPTION_TABLE = "images.zip", "annotations-images.parquet", "annotations-captions.parquet"
+SUMMARY = "annotations.json"  # name of the source, format, notes
+
+# Files that are no images for sure. The format of an image is known by its content, so any other name may be one.
+_NOT_IMAGES = {
+    ".bin", ".bz2", ".caption", ".csv", ".css", ".db", ".doc", ".docx", ".gz", ".h5", ".html", ".ini", ".ipynb",
+    ".js", ".json", ".jsonl", ".log", ".md", ".mov", ".mp3", ".mp4", ".npy", ".npz", ".parquet", ".pdf", ".pkl", ".pt",
+    ".pth", ".py", ".safetensors", ".sh", ".tar", ".tgz", ".token", ".toml", ".tsv", ".txt", ".wav", ".xls", ".xlsx",
+    ".xml", ".xmp", ".yaml", ".yml", ".zip",
+}  # fmt: skip
 
 
-def import_local(images: Path, captions: Path, raw: Path) -> None:
-    """Copy the user's files into `raw`; pack a folder of images into one stored zip. Raises UserError."""
-    for path, param in ((images, "dataset.local.images"), (captions, "dataset.local.annotations")):
+@dataclass(frozen=True)
+class Loaded:
+    """The data set, and which of its images with captions are not in the archives."""
+
+    dataset: Dataset  # a missing image is among its images, under the name in the annotations; `features` lists it
+    total: int  # images with captions
+    missing: pd.DataFrame  # image_id, file_name, reason (missing or ambiguous), nearest name that exists
+    notes: list[str]  # what was read, left out, and found under another name
+
+    def check_missing(self, max_skipped: float) -> None:
+        """Print how many images are missing, by reason.
+
+        Raises UserError if their share is above `max_skipped`, or if a split has no other image.
+        """
+        lines = []
+        for reason, rows in self.missing.groupby("reason", sort=False):
+            name, nearest_name = rows[["file_name", "nearest"]].iloc[0]
+            what = "are not in the images" if reason == "missing" else "have several images whose names fit"
+            lines.append(f"{len(rows)} of {self.total} {what}, such as {name!r:.120} (nearest: {nearest_name!r:.120})")
+        if len(self.missing) > max_skipped * self.total:
+            fix = f"correct the names, or raise features.max_skipped={max_skipped}"
+            raise UserError(f"{self.dataset.source}: {'; '.join(lines)}; {fix}")
+        if not lines:
+            return
+        found = self.dataset.images[~self.dataset.images["image_id"].isin(self.missing["image_id"])]
+        replace(self.dataset, images=found).checked()
+        for line in lines:
+            print(f"skipped by features: {line}")
+
+
+def import_local(
+    images: Path, captions: Path | Mapping[str, Path], raw: Path, columns: Columns | None = None
+) -> Annotations:
+    """Copy the user's images and captions into `raw`, and return the captions. Raises UserError."""
+    sources = {"": captions} if isinstance(captions, Path) else captions
+    paths = {"dataset.local.images": images}
+    paths |= {f"dataset.local.annotations{'.' * bool(key)}{key}": path for key, path in sources.items()}
+    for param, path in paths.items():
         if not path.exists():
             raise UserError(f"{param}={path} does not exist")
-    read_annotations(captions)  # here its errors name the user's own file
+    annotations = read_source(captions, columns)  # before the images, which take longer
     raw.mkdir(parents=True, exist_ok=True)
+    _import_images(images, raw)
+    write_table(annotations.images, raw / IMAGE_TABLE)
+    write_table(annotations.captions, raw / CAPTION_TABLE)
+    name = ", ".join(path.name for path in sources.values())
+    summary = {"source": name, "format": annotations.format, "notes": annotations.notes}
+    (raw / SUMMARY).write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    return annotations
+
+
+def _import_images(images: Path, raw: Path) -> None:
+    """Copy an archive or the shards of a folder; pack other folders and compressed tars into one stored zip."""
     if images.is_dir():
-        pack_images(images, raw / IMAGES)
+        files = [path for path in sorted(images.rglob("*")) if path.is_file()]
+        has_images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in files)
+        shards = [] if has_images else [path for path in files if path.suffix == ".tar"]
+        for shard in shards:
+            if not is_tar(shard):
+                raise UserError(
+                    f"dataset.local.images={images}: {shard.relative_to(images)} is not a tar; copy it again"
+                )
+            shutil.copyfile(shard, raw / shard.relative_to(images).as_posix().replace("/", "--"))
+        if not shards:
+            pack_images(images, raw / IMAGES)
     elif zipfile.is_zipfile(images):
         shutil.copyfile(images, raw / IMAGES)
+    elif is_tar(images):
+        shutil.copyfile(images, raw / "images.tar")
+    elif tarfile.is_tarfile(images):
+        with readable_errors(images), tarfile.open(images) as archive:
+            write_stored_zip(raw / IMAGES, _tar_members(archive))
     else:
-        raise UserError(f"dataset.local.images={images} is neither a folder nor a zip")
-    shutil.copyfile(captions, raw / ANNOTATIONS)
+        raise UserError(f"dataset.local.images={images} is neither a folder nor a zip or tar")
+
+
+def _tar_members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
+    """Yield the files of a compressed tar, which has no random access, in its order."""
+    seen = set()
+    for member in archive:
+        if member.isreg() and member.size <= MAX_IMAGE_BYTES and member.name not in seen and _may_be_image(member.name):
+            seen.add(member.name)
+            yield member.name, archive.extractfile(member).read()  # type: ignore[union-attr]
+
+
+def _may_be_image(name: str) -> bool:
+    return not is_hidden(name.removeprefix("./")) and Path(name).suffix.lower() not in _NOT_IMAGES
 
 
 def pack_images(folder: Path, archive: Path) -> None:
-    """Pack the image files below `folder` into one stored zip, sorted by name. Raises UserError."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and _is_image(path))
+    """Pack the files below `folder` that may be images into one stored zip, sorted by name. Raises UserError."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [path for path in paths if _may_be_image(path.relative_to(folder).as_posix())]
     if not files:
         raise UserError(f"dataset.local.images={folder} contains no image file")
     # In a folder from a stranger, photo.jpg may link to a private file of the user, which `dvc push` would publish.
@@ -46,18 +144,68 @@ def pack_images(folder: Path, archive: Path) -> None:
         raise UserError(f"dataset.local.images={folder}: {error.object!r} is not UTF-8; rename the file") from error
 
 
-def _is_image(path: Path) -> bool:
-    with readable_errors(path), path.open("rb") as file:
-        return is_image(path.name, file.read(HEAD_BYTES))
+def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Loaded:
+    """Read what `import_local` wrote to `raw`, and find each image in the archives. Raises UserError.
 
-
-def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Dataset:
-    """Read what `import_local` wrote to `raw`. If the annotations name no split, draw it by a hash of the image id."""
-    source = raw / ANNOTATIONS
-    images, captions = read_annotations(source)
+    If the annotations have no split, it is drawn by a hash of the image id.
+    """
+    with readable_errors(raw / SUMMARY):
+        summary = json.loads((raw / SUMMARY).read_text("utf-8"))
+        source, notes = Path(summary["source"]), list(summary["notes"])
+    images, captions = read_table(raw / IMAGE_TABLE), read_table(raw / CAPTION_TABLE)
+    drawn = pd.Series([hashed_split(i, seed, val_share, test_share) for i in images["image_id"]], dtype="str")
     if "split" not in images:
-        images["split"] = [hashed_split(image_id, seed, val_share, test_share) for image_id in images["image_id"]]
-    with open_zip(raw / IMAGES) as archive:
-        members = find_members(images["file_name"], archive.namelist())
-    images = images.assign(archive=IMAGES, member=members)
-    return Dataset(images[["image_id", "archive", "member", "split"]], captions, source)
+        images["split"] = drawn
+    elif absent := sorted({"val", "test"} - set(images["split"])):  # such as TextCaps' file of train
+        moved = (images["split"] == "train") & drawn.isin(absent)
+        images.loc[moved, "split"] = drawn[moved]
+        notes.append(
+            f"the annotations have no split {' and no split '.join(absent)}: {moved.sum()} images of train became it"
+        )
+    members = _members(raw)
+    names = list(members)
+    matches = match_names(images["file_name"].tolist(), names)
+    archive = next((archive for archive, _ in members.values()), IMAGES)
+    wanted = zip(images["file_name"], matches, strict=True)
+    places = [members[match.name] if match.name is not None else (archive, name) for name, match in wanted]
+    images["archive"], images["member"] = (pd.array([place[i] for place in places], "str") for i in (0, 1))
+    has_caption = images["image_id"].isin(captions["image_id"])
+    missing = images[["image_id", "file_name"]].assign(reason=[match.reason for match in matches])
+    missing = missing[(missing["reason"] != "") & has_caption]
+    # The nearest name is for the message; finding it takes a while.
+    is_example = ~missing["reason"].duplicated()
+    pairs = zip(missing["file_name"], is_example, strict=True)
+    missing = missing.assign(nearest=[nearest(name, names) if example else None for name, example in pairs])
+    notes += _inexact(images["file_name"].tolist(), matches)
+    notes.insert(0, f"read {source} as {summary['format']}: {len(images)} images, {len(captions)} captions")
+    dataset = Dataset(images[["image_id", "archive", "member", "split"]], captions, source)
+    return Loaded(dataset, int(has_caption.sum()), missing, notes)
+
+
+def _members(raw: Path) -> dict[str, tuple[str, str]]:
+    """Return (archive, member) by the name of each file; with several archives, the archive's name is a folder."""
+    archives = sorted(path for path in raw.iterdir() if path.suffix in (".zip", ".tar"))
+    members: dict[str, tuple[str, str]] = {}
+    for path in archives:
+        folder = (
+            f"{path.name.replace('--', '/')}/" if len(archives) > 1 or path.name not in (IMAGES, "images.tar") else ""
+        )
+        members |= {f"{folder}{name}": (path.name, name) for name in open_archive(path).namelist()}
+    return members
+
+
+def _inexact(names: list[str], matches: list[Match]) -> list[str]:
+    """Return a line for each way in which names differ from those of the files."""
+    rules: dict[str, list[tuple[str, str]]] = {}
+    for name, match in zip(names, matches, strict=True):
+        if match.name is not None and match.rule:
+            rules.setdefault(match.rule, []).append((name, match.name))
+    notes = []
+    for rule, pairs in rules.items():
+        how = {
+            "name": "by the end of the path",
+            "extension": "without an extension",
+            "upload": "without the upload's prefix",
+        }.get(rule, "under another folder")
+        notes.append(f"{len(pairs)} images found {how}: {pairs[0][0]!r:.120} is {pairs[0][1]!r:.120}")
+    return notes

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,14 +17,15 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from tqdm import tqdm
 
+from lib.core.archives import Tar, Zip, open_archive
 from lib.core.errors import UserError, one_line
 from lib.core.file_types import HEAD_BYTES, READ_TYPES, image_type, placeholder
-from lib.core.zips import MAX_IMAGE_BYTES, open_zip, read_member
+from lib.core.zips import MAX_IMAGE_BYTES
 
 if TYPE_CHECKING:  # its import takes half a second, and `caption` needs none
     import pandas as pd
 
-ImageRow = tuple[int, str, str]  # image id, archive, member
+ImageRow = tuple[Any, str, str]  # image id (int or text), archive, member
 
 _MAX_PIXELS = 2**28  # 268 million, 0.8 GB as RGB: cameras have up to 200 million, and a decompression bomb has more
 Image.MAX_IMAGE_PIXELS = None  # replaced by the limit above, because PIL's own only warns at first
@@ -89,24 +90,24 @@ class ImageError(Exception):
 
 
 class Archives:
-    """The zips of a folder, each opened once, and closed with this object. Several threads may read."""
+    """The zips and tars of a folder, each opened once, and closed with this object. Several threads may read."""
 
     def __init__(self, folder: Path):
         self._folder = folder
-        self._open: dict[str, zipfile.ZipFile] = {}
+        self._open: dict[str, Zip | Tar] = {}
         self._lock = threading.Lock()
 
     def read(self, archive: str, member: str) -> bytes:
-        """Return the bytes of a member. Raises ImageError if it is missing or broken, UserError if the zip is."""
+        """Return the bytes of a member. Raises ImageError if it is missing or broken, UserError if the archive is."""
         with self._lock:
             if archive not in self._open:
-                self._open[archive] = open_zip(self._folder / archive)
+                self._open[archive] = open_archive(self._folder / archive)
         try:
-            return read_member(self._open[archive], member, MAX_IMAGE_BYTES)
+            return self._open[archive].read(member, MAX_IMAGE_BYTES)
         except KeyError:
             raise ImageError("missing") from None
         except zipfile.BadZipFile as error:
-            raise ImageError(f"broken zip member: {error}") from error
+            raise ImageError(f"broken archive member: {error}") from error
 
 
 def image_rows(images: "pd.DataFrame") -> list[ImageRow]:
@@ -114,7 +115,7 @@ def image_rows(images: "pd.DataFrame") -> list[ImageRow]:
     return list(images[["image_id", "archive", "member"]].itertuples(index=False, name=None))
 
 
-def decoded_pixels(archives: Archives, preprocess: Preprocess, row: ImageRow) -> tuple[int, np.ndarray | str]:
+def decoded_pixels(archives: Archives, preprocess: Preprocess, row: ImageRow) -> tuple[Any, np.ndarray | str]:
     """Return the image id with its pixels (size, size, 3) uint8, or with the reason if the image cannot be read."""
     image_id, archive, member = row
     try:
@@ -125,7 +126,7 @@ def decoded_pixels(archives: Archives, preprocess: Preprocess, row: ImageRow) ->
 
 def read_pixels(
     images: "pd.DataFrame", raw: Path, preprocess: Preprocess, workers: int
-) -> tuple[np.ndarray, list[int]]:
+) -> tuple[np.ndarray, list[Any]]:
     """Return the pixels (I, size, size, 3) uint8 and the ids of the readable images. Raises UserError if none is."""
     with ThreadPoolExecutor(workers) as pool:
         results = pool.map(partial(decoded_pixels, Archives(raw), preprocess), image_rows(images))

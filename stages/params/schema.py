@@ -55,12 +55,34 @@ class Scenes(Section):
     mix: Mix
 
 
+class Columns(Section):
+    """The names of columns of the user's table; null looks for the usual names."""
+
+    file_name: str | None
+    caption: str | list[str] | None
+    image_id: str | None
+    split: str | None
+
+
 class Local(Section):
     images: str
-    annotations: str
+    annotations: str | dict[str, str]
+    columns: Columns
     val_share: SplitShare
     test_share: SplitShare
     split_seed: int
+
+    @field_validator("annotations")
+    @classmethod
+    def _one_file_per_split(cls, value: str | dict[str, str]) -> str | dict[str, str]:
+        """Accept valid, validation and dev for val."""
+        if isinstance(value, str):
+            return value
+        usual = {**dict.fromkeys(("valid", "validation", "dev"), "val"), "training": "train", "testing": "test"}
+        by_split = {usual.get(key, key): path for key, path in value.items()}
+        if len(by_split) < len(value) or set(by_split) != {"train", "val", "test"}:
+            raise ValueError(f"should be a path, or a path for each of train, val and test; got {', '.join(value)}")
+        return {split: by_split[split] for split in ("train", "val", "test")}
 
 
 class DatasetParams(Section):

@@ -5,6 +5,7 @@ import io
 import json
 import zipfile
 
+import pandas as pd
 import pytest
 from hypothesis import strategies as st
 
@@ -12,7 +13,9 @@ from lib.core.tables import SPLITS, write_table
 from lib.core.zips import open_zip, read_member
 from lib.datasets import local, remote
 from lib.datasets.annotations import read_karpathy_lists
+from lib.datasets.dataset import Dataset
 from lib.datasets.loaders import load_flickr8k
+from lib.datasets.sources import read_source
 from tests.fuzz.strategies import TEXTS, corrupted, fuzz, mutated, parse_or_reject
 
 NAMES = [f"{split}/{i}.jpg" for split in SPLITS for i in range(2)]
@@ -43,6 +46,18 @@ def raw(tmp_path_factory):
     return folder
 
 
+def zipped(method: int) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("a.jpg"), b"some bytes", method)
+    return buffer.getvalue()
+
+
+def imported(raw) -> Dataset:
+    local.import_local(raw / local.IMAGES, raw / "captions.json", raw / "raw")
+    return local.load_local(raw / "raw", 1, 0.2, 0.2).dataset.checked()
+
+
 JSON = st.one_of(mutated(COCO), mutated(KARPATHY)).map(lambda content: json.dumps(content).encode())
 BYTES = corrupted(json.dumps(COCO).encode(), json.dumps(KARPATHY).encode())
 
@@ -50,8 +65,8 @@ BYTES = corrupted(json.dumps(COCO).encode(), json.dumps(KARPATHY).encode())
 @pytest.mark.parametrize("draw", [JSON, BYTES])
 @fuzz(data=st.data())
 def test_local_annotations(raw, draw, data):
-    (raw / local.ANNOTATIONS).write_bytes(data.draw(draw))
-    dataset = parse_or_reject(lambda: local.load_local(raw, 1, 0.2, 0.2).checked(), raw / local.ANNOTATIONS)
+    (raw / "captions.json").write_bytes(data.draw(draw))
+    dataset = parse_or_reject(lambda: imported(raw), "captions.json")
     if dataset is not None:
         assert dataset.images["image_id"].is_unique
         assert set(dataset.images["split"]) == set(SPLITS)
@@ -60,10 +75,43 @@ def test_local_annotations(raw, draw, data):
         write_table(dataset.captions, raw / "captions.parquet")
 
 
+ROWS = [(name, f"A dog, {i}.") for i, name in enumerate(NAMES)]
+TABLES = corrupted(
+    "".join(f'{name};"{caption}"\r\n' for name, caption in [("image", "caption"), *ROWS]).encode("utf-8-sig"),
+    "".join(f"{name}\t{caption}\n" for name, caption in ROWS).encode("utf-16"),
+    "".join(f"{name}#0\t{caption}\n" for name, caption in ROWS).encode(),
+    "".join(json.dumps({"file_name": name, "text": caption}) + "\n" for name, caption in ROWS).encode(),
+    pd.DataFrame(ROWS, columns=["file_name", "caption"]).to_parquet(),
+    zipped(zipfile.ZIP_DEFLATED),
+)
+CLEAR = st.one_of(
+    mutated(
+        [
+            {"image": name, "image_id": i, "caption": [caption], "split": name[:-6]}
+            for i, (name, caption) in enumerate(ROWS)
+        ]
+    ),
+    mutated({"data": [{"image_id": name, "caption_str": caption, "set_name": name[:-6]} for name, caption in ROWS]}),
+    mutated({name: [caption] for name, caption in ROWS}),
+    mutated([{"id": 1, "data": {"image": NAMES[0]}, "annotations": [{"result": [{"value": {"text": ["A."]}}]}]}]),
+).map(lambda content: json.dumps(content).encode())
+
+
+@fuzz(content=st.one_of(TABLES, CLEAR, st.binary(max_size=50)))
+def test_other_formats(raw, content):
+    (raw / "captions.json").write_bytes(content)
+    annotations = parse_or_reject(lambda: read_source(raw / "captions.json"), "captions.json")
+    if annotations is not None:
+        assert set(annotations.captions["image_id"]) <= set(annotations.images["image_id"])
+        assert set(annotations.images.get("split", ())) <= set(SPLITS)
+        write_table(annotations.images, raw / "images.parquet")
+        write_table(annotations.captions, raw / "captions.parquet")
+
+
 @pytest.mark.parametrize("content", [COCO, KARPATHY])
 def test_the_unchanged_annotations_are_valid(raw, content):
-    (raw / local.ANNOTATIONS).write_text(json.dumps(content))
-    assert len(local.load_local(raw, 1, 0.2, 0.2).checked().images) == len(NAMES)
+    (raw / "captions.json").write_text(json.dumps(content))
+    assert len(imported(raw).images) == len(NAMES)
 
 
 @fuzz(content=mutated(KARPATHYS_LIST))
@@ -88,13 +136,6 @@ def test_checksums(raw, content):
     (raw / "md5s").write_bytes(content)
     files = parse_or_reject(lambda: remote.remote_files("flickr8k", None, raw / "md5s"), raw / "md5s")
     assert files is None or len(files) == 2
-
-
-def zipped(method: int) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(zipfile.ZipInfo("a.jpg"), b"some bytes", method)
-    return buffer.getvalue()
 
 
 @fuzz(content=corrupted(zipped(zipfile.ZIP_STORED), zipped(zipfile.ZIP_DEFLATED)))

@@ -8,7 +8,7 @@ import pytest
 
 from lib.core.errors import UserError
 from lib.core.tables import SPLITS
-from lib.datasets.annotations import read_coco, read_json
+from lib.datasets.annotations import read_annotations, read_json
 from lib.datasets.loaders import load_coco
 from tests import miniature
 from tests.realdata import REALDATA, needs_realdata
@@ -95,7 +95,7 @@ EMPTY = {"images": [], "annotations": []}
     ("images", "captions", "expected"),
     [
         ([{**IMAGE, "id": True}], [], "images[0]['id']"),
-        ([{**IMAGE, "id": 2**70}], [], "images[0]['id']"),
+        ([{**IMAGE, "id": {}}], [], "images[0]['id']"),
         ([{**IMAGE, "id": float("inf")}], [], "images[0]['id']"),
         ([{**IMAGE, "file_name": 3}], [], "images[0]['file_name']"),
         ([IMAGE], [{**CAPTION, "caption": None}], "annotations[0]['caption']"),
@@ -144,7 +144,7 @@ def test_a_path_in_a_file_name_is_kept_as_a_name(raw, year):
 @needs_realdata
 def test_the_real_captions_of_val2017_are_read():
     source = REAL / "captions_val2017.json"
-    images, captions = read_coco(read_json(source), source)
+    images, captions = read_annotations(source)
     assert (len(images), len(captions)) == (5000, 25014)
     assert images["image_id"].is_unique
     assert set(captions["image_id"]) == set(images["image_id"])

@@ -12,9 +12,10 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torchvision.transforms._presets import ImageClassification
 
+from lib.core.archives import open_archive
 from lib.core.errors import UserError
 from lib.core.file_types import HEAD_BYTES, is_image
-from lib.core.zips import open_zip, write_stored_zip
+from lib.core.zips import write_stored_zip
 from lib.vision import images
 from lib.vision.images import Archives, ImageError, Preprocess, decode
 from tests.pictures import saved
@@ -68,9 +69,9 @@ def test_a_zip_that_several_threads_read_is_opened_once(tmp_path, monkeypatch):
     def slowly(path):
         opened.append(path)
         time.sleep(0.05)
-        return open_zip(path)
+        return open_archive(path)
 
-    monkeypatch.setattr(images, "open_zip", slowly)
+    monkeypatch.setattr(images, "open_archive", slowly)
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(Archives(tmp_path).read, ["a.zip"] * 8, ["a"] * 8)) == [b"a"] * 8
     assert len(opened) == 1
@@ -189,7 +190,7 @@ def test_a_missing_or_broken_member_is_an_image_error_and_a_broken_zip_a_user_er
     with pytest.raises(ImageError, match="missing"):
         archives.read("a.zip", "gone.png")
     path.write_bytes(path.read_bytes().replace(b"IDAT", b"idat"))
-    with pytest.raises(ImageError, match="broken zip member"):
+    with pytest.raises(ImageError, match="broken archive member"):
         Archives(tmp_path).read("a.zip", "here.png")
     path.write_bytes(b"no zip")
     with pytest.raises(UserError, match=r"a\.zip"):

@@ -74,6 +74,15 @@ def coco() -> dict:
     return {"images": images, "annotations": annotations, "info": None}
 
 
+def text_ids() -> dict:
+    """Return a COCO captions JSON with a split, whose ids are text."""
+    images, annotations = [], []
+    for i, (split, name, captions) in enumerate(rows()):
+        images.append({"id": f"00{i}/é", "file_name": name, "split": split})
+        annotations += [{"image_id": f"00{i}/é", "caption": caption} for caption in captions]
+    return {"images": images, "annotations": annotations}
+
+
 def local(folder: Path, annotations: object, names: list[str]) -> dict[str, object]:
     """Write a zip of images and the annotations, and return the params that use them."""
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
@@ -85,12 +94,13 @@ def local(folder: Path, annotations: object, names: list[str]) -> dict[str, obje
     return {"dataset.name": "local", "generate.max_length": 30, **local}
 
 
-@pytest.mark.parametrize("annotations", [karpathy, coco])
+@pytest.mark.parametrize("annotations", [karpathy, coco, text_ids])
 def test_an_unusual_data_set_runs_through_to_the_report(tmp_path, monkeypatch, capsys, annotations):
     params = local(tmp_path, annotations(), [name for _, name, _ in rows()])
     run(tmp_path / "unusual", monkeypatch, **params)
     output = capsys.readouterr().out
-    assert f"left out: 6 images without a caption, {int(annotations is coco)} captions " in output
+    assert "left out: 6 images without a caption, 0 captions " in output
+    assert ("1 captions left out, because they are of no image" in output) == (annotations is coco)
     assert "left out: 1 images whose captions have no words, " in output
     images = pd.read_parquet("data/captions/images.parquet")
     assert images["split"].value_counts().to_dict() == {"train": len(TRAIN), "val": 1, "test": 1}
@@ -117,8 +127,8 @@ def test_a_split_without_words_is_rejected_before_training(tmp_path, monkeypatch
     for image in content["images"]:
         if image["split"] == split:
             image["sentences"] = captions
-    params = local(tmp_path, content, ["a.png"])
-    with pytest.raises(UserError, match=rf"annotations\.json: the {split} split"):
+    params = local(tmp_path, content, [name for _, name, _ in rows()])
+    with pytest.raises(UserError, match=rf"captions\.json: the {split} split"):
         run(tmp_path / "empty", monkeypatch, STAGES[:2], **params)
 
 

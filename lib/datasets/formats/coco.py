@@ -1,0 +1,99 @@
+"""COCO captions JSON (Chen et al. 2015): images and annotations in two lists, tied by image ids.
+
+An image may have a `split`, and an annotation a list of captions. VizWiz marks captions as rejected.
+"""
+
+from typing import Any
+
+from lib.core.errors import UserError
+from lib.datasets.formats.document import Annotations, Document, UnknownFormatError
+from lib.datasets.formats.ids import parse_id
+from lib.datasets.formats.records import (
+    REJECTED,
+    caption_texts,
+    check_text,
+    parse_split,
+    rejected_note,
+    tables,
+)  # fmt: skip
+
+_NAMES = ("file_name", "filename", "coco_url", "flickr_url", "url", "path")
+
+
+def read(document: Document) -> Annotations | None:
+    content = document.json
+    if not isinstance(content, dict) or not {"images", "annotations"} <= content.keys():
+        return None
+    annotations = read_coco(content, str(document.path))
+    if annotations.captions.empty:
+        raise UnknownFormatError(f"{document.path} has no captions: its list of annotations has none. Use another file")
+    return annotations
+
+
+def read_coco(content: Any, source: str) -> Annotations:
+    """Read a parsed COCO captions JSON. Raises UserError, which names `source` and the place."""
+    images: dict[Any, tuple[str, str | None]] = {}
+    doubled = []
+    rows = rows_of(content, "images", source)
+    has_split = any(row.get("split") not in (None, "") for row in rows)
+    for i, row in enumerate(rows):
+        where = f"{source}: images[{i}]"
+        image_id = parse_id(field(row, ("id", "image_id"), where), f"{where}['id']")
+        name = field(row, _NAMES, where)
+        if not isinstance(name, str):
+            raise UserError(f"{where}['file_name'] must be text; got {name!r:.80}")
+        value = check_text(name, where), parse_split(row.get("split"), f"{where}['split']") if has_split else None
+        if image_id in images:
+            doubled.append(image_id)
+        images[image_id] = value
+    if doubled:
+        fix = "list each image once, with its folder and all its captions"
+        raise UserError(
+            f"{source}: {len(doubled)} images have the image_id of another one, such as {doubled[0]!r}; {fix}"
+        )
+    rows = rows_of(content, "annotations", source)
+    if rows and not any("caption" in row or "captions" in row for row in rows):
+        problem = (
+            f"annotations[0]['caption'] is missing, as in all annotations, which have {', '.join(list(rows[0])[:6])}"
+        )
+        raise UnknownFormatError(f"{source} has no captions: {problem}. Use the file that has the captions")
+    captions: list[tuple[Any, str]] = []
+    rejected = 0
+    for i, row in enumerate(rows):
+        own_id, text = row.get("image_id"), row.get("caption")
+        if type(own_id) is int and type(text) is str and text.isascii() and row.keys().isdisjoint(REJECTED):
+            captions.append((own_id, text))  # without the text for errors, because COCO has 600,000 captions
+            continue
+        where = f"{source}: annotations[{i}]"
+        image_id = parse_id(field(row, ("image_id",), where), f"{where}['image_id']")
+        texts = caption_texts(field(row, ("caption", "captions"), where), f"{where}['caption']")
+        if row.get("caption", "") is None:
+            raise UserError(f"{where}['caption'] must be text; got None")
+        if any(row.get(flag) for flag in REJECTED):
+            rejected += 1
+        else:
+            captions += [(image_id, text) for text in texts or [""]]
+    return tables(source, "COCO captions JSON", images, captions, rejected_note(rejected))
+
+
+def rows_of(content: Any, key: str, source: str) -> list[dict[str, Any]]:
+    """Return the list of objects `content[key]`. Raises UserError."""
+    rows = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(rows, list):
+        raise UserError(f"{source} is not a COCO captions JSON: {key}: it must be a list; got {rows!r:.80}")
+    for i, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise UserError(f"{source}: {key}[{i}] must be an object; got {row!r:.80}")
+    return rows
+
+
+def field(row: dict[str, Any], names: tuple[str, ...], where: str) -> Any:
+    """Return the first field that the row has. Raises UserError."""
+    for name in names:
+        if row.get(name) is not None or (name in row and len(names) == 1):
+            return row[name]
+    if names[0] in row:
+        return row[names[0]]
+    raise UserError(
+        f"{where}[{names[0]!r}] is missing; the object has {', '.join(map(repr, list(row)[:8])) or 'nothing'}"
+    )

@@ -1,0 +1,97 @@
+"""CSV and TSV: Kaggle's Flickr8k captions.txt, Flickr30k's results.csv, and any with a column of file names.
+
+The delimiter (comma, tab, semicolon or |) is the one that makes the header's columns known. A file without a header
+needs two columns: file names or URLs, and captions (Conceptual Captions).
+"""
+
+import csv
+import io
+import re
+from typing import Any
+
+from lib.core.errors import UserError
+from lib.datasets.formats.document import Annotations, Document
+from lib.datasets.formats.records import IMAGE_NAME, Columns, find_columns, read_records, short
+
+_DELIMITERS = {",": "CSV", "\t": "TSV", ";": "CSV with ;", "|": "CSV with |"}
+_HIDDEN_ROW = re.compile(r"(?i)\n[^\n,;|\t]*\.(jpe?g|png|webp|gif)[,;|\t]")
+_MAX_BAD = 0.05  # share of rows that do not fit the header
+
+
+def read(document: Document, columns: Columns | None = None) -> Annotations | None:
+    if document.is_parquet or document.json is not None:
+        return None
+    text = document.text
+    best: tuple[int, str, list[str]] | None = None
+    for delimiter in _DELIMITERS:
+        header = [cell.strip() for cell in next(iter(_parse(text[:100_000], delimiter)), [])]
+        if len(header) < 2 or len(set(header)) < len(header):
+            continue
+        found = find_columns(header)
+        is_known = columns or (found["caption"] and (found["file_name"] or found["image_id"] or found["loose_id"]))
+        if is_known and (best is None or len(header) > best[0]):
+            best = len(header), delimiter, header
+    if best:
+        return _read(document, best[1], best[2], 1, columns)
+    for delimiter in _DELIMITERS:
+        rows = _parse(text, delimiter)
+        for name_column in (0, 1):
+            fitting = sum(len(row) == 2 and _is_name(row[name_column]) for row in rows)
+            if rows and fitting >= 0.95 * len(rows):
+                header = ["image", "caption"] if name_column == 0 else ["caption", "image"]
+                return _read(document, delimiter, header, 0, None)
+    return None
+
+
+def describe_header(document: Document) -> str:
+    """Return a hint if the content looks like a table whose columns are not known, else an empty text."""
+    for delimiter, name in _DELIMITERS.items():
+        rows = _parse(document.text[:100_000], delimiter)
+        if len(rows) > 1 and len(rows[0]) > 1 and len({len(row) for row in rows[:5]}) == 1:
+            return f" As {name}, its columns are {short(rows[0], 6)}: name them in dataset.local.columns."
+    return ""
+
+
+def _is_name(cell: str) -> bool:
+    return (bool(IMAGE_NAME.search(cell)) and " " not in cell.strip()) or cell.startswith(("http://", "https://"))
+
+
+def _read(document: Document, delimiter: str, header: list[str], skip: int, columns: Columns | None) -> Annotations:
+    quotings = (csv.QUOTE_MINIMAL, csv.QUOTE_NONE) if '"' in document.text else (csv.QUOTE_MINIMAL,)
+    parsed = [_parse(document.text, delimiter, quoting) for quoting in quotings]
+    # Some files quote no cell, but have captions with a quotation mark.
+    # A quotation mark that is never closed makes one row of many, so more rows are better.
+    rows = min(parsed, key=lambda rows: (sum(len(row) != len(header) for row in rows), -len(rows)))[skip:]
+    caption_last = header[-1] in find_columns(header, columns)["caption"]
+    records, bad = [], []
+    for number, row in enumerate(rows, 1 + skip):
+        if len(row) > len(header) and caption_last:  # a caption with the delimiter in it
+            row = [*row[: len(header) - 1], delimiter.join(row[len(header) - 1 :])]
+        if len(row) == len(header):
+            if any("\n" in cell and _HIDDEN_ROW.search(cell) for cell in row):
+                problem = f"row {number} has rows in a cell ({row[0]:.60}); close its quotation mark"
+                raise UserError(f"{document.path}: {problem}")
+            records.append({name: cell.strip() for name, cell in zip(header, row, strict=True)})
+        else:
+            bad.append((number, row))
+    if len(bad) > _MAX_BAD * len(rows) + 1 or not records:
+        example = f"row {bad[0][0]} has {len(bad[0][1])}" if bad else "it has no rows"
+        raise UserError(f"{document.path}: the header has {len(header)} columns, but {example}; correct the rows")
+    annotations = read_records(records, str(document.path), _DELIMITERS[delimiter], columns, typed=False)
+    if bad:
+        annotations.notes.append(
+            f"{len(bad)} rows left out, because they have another number of columns than the header; "
+            f"the first is row {bad[0][0]}: {short(bad[0][1])}"
+        )
+    return annotations
+
+
+def _parse(text: str, delimiter: str, quoting: Any = csv.QUOTE_MINIMAL) -> list[list[str]]:
+    csv.field_size_limit(2**31 - 1)
+    blank = f'{delimiter} "' in text  # a blank before a quoted cell is not part of it
+    file = io.StringIO(text, newline="")
+    reader = csv.reader(file, delimiter=delimiter, quoting=quoting, skipinitialspace=blank)
+    try:
+        return [row for row in reader if any(map(str.strip, row))]
+    except csv.Error:
+        return []

@@ -1,0 +1,247 @@
+"""Rows with named fields, as in CSV, JSON Lines, Parquet and lists in JSON: one row per image or per caption."""
+
+import json
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from lib.core.errors import UserError
+from lib.datasets.formats.document import Annotations
+from lib.datasets.formats.ids import from_text, parse_id, str_id
+
+Columns = Mapping[str, Any]  # dataset.local.columns: file_name, caption (one or a list), image_id, split
+
+# Names in lower case with _ between words. The first one that a file has is used.
+FILE_NAMES = (
+    "file_name", "filename", "image_file_name", "image_filename", "image_file", "image_name", "img_name", "image_path",
+    "img_path", "file_path", "filepath", "image", "img", "file", "path", "picture", "photo", "photo_name", "name",
+    "key", "image_url", "img_url", "image_urls", "photo_image_url", "coco_url", "url", "uri", "image_link",
+)  # fmt: skip
+IDS = ("image_id", "img_id", "imgid", "cocoid", "photo_id", "imageid")
+LOOSE_IDS = ("id", "key")  # of the image in some files, of the row in others
+CAPTIONS = (
+    "caption", "captions", "caption_text", "caption_str", "text", "texts", "sentence", "sentences", "comment",
+    "comments", "description", "descriptions", "image_caption", "image_description", "photo_description", "references",
+    "raw", "alt_text", "title", "prompt",
+)  # fmt: skip
+SPLITS = ("split", "set_name", "subset", "partition", "set", "dataset_split")
+REJECTED = ("is_rejected", "is_precanned")  # VizWiz: spam, and answers such as "quality issues are too severe"
+_NUMBERED = re.compile(r"(caption|comment|sentence|description|text)s?_?[0-9]+")
+IMAGE_NAME = re.compile(r"(?i)\.(jpe?g|jfif|png|gif|bmp|webp|tiff?|avif|hei[cf]|jp2|jpe)([?#].*)?\s*$")
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "restval", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+def split_word(value: Any) -> str | None:
+    """Return train, val or test for one of their usual names, or None."""
+    return _SPLIT_WORDS.get(value.strip().lower()) if isinstance(value, str) else None
+
+
+def parse_split(value: Any, where: str) -> str:
+    """Return train, val or test. Raises UserError, which names `where`."""
+    if split := split_word(value):
+        return split
+    raise UserError(f"{where}: the split is {reprlib.repr(value)}; it must be train, val (or valid, dev) or test")
+
+
+def normalise(column: Any) -> str:
+    """Return a column's name in lower case with _ between words: "Image Name" and "imageName" become image_name."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", str(column).strip())
+    return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
+
+
+def find_columns(names: Sequence[str], columns: Columns | None = None) -> dict[str, list[str]]:
+    """Return the columns of each role (file_name, image_id, loose_id, caption, split, rejected); [] if there is none.
+
+    `columns` names some of them, and must fit. Raises UserError.
+    """
+    by_name = {normalise(name): name for name in reversed(names)}
+    numbered = [name for name in names if _NUMBERED.fullmatch(normalise(name))]
+    first = {
+        "file_name": FILE_NAMES, "image_id": IDS, "loose_id": LOOSE_IDS, "caption": CAPTIONS, "split": SPLITS,
+    }  # fmt: skip
+    found = {role: [by_name[name] for name in known if name in by_name][:1] for role, known in first.items()}
+    if numbered:
+        base = [name for name in found["caption"] if normalise(name) in ("caption", "comment", "sentence")]
+        found["caption"] = base + numbered
+    found["rejected"] = [by_name[name] for name in REJECTED if name in by_name]
+    for role, given in (columns or {}).items():
+        given = [given] if isinstance(given, str) else list(given)
+        if missing := [name for name in given if name not in names]:
+            raise UserError(
+                f"dataset.local.columns.{role}: there is no column {missing[0]!r}; there are {short(names)}"
+            )
+        found[role] = given
+    return found
+
+
+def is_record(row: Any, columns: Columns | None = None) -> bool:
+    """Return whether a row is a mapping that names an image and has a caption."""
+    if not isinstance(row, dict):
+        return False
+    found = find_columns(list(row), None if columns and not set(_given(columns)) <= set(row) else columns)
+    return bool(found["caption"] and (found["file_name"] or found["image_id"] or found["loose_id"]))
+
+
+def _given(columns: Columns) -> list[str]:
+    return [name for value in columns.values() for name in ([value] if isinstance(value, str) else value)]
+
+
+def read_records(
+    rows: Sequence[Mapping[str, Any]], source: str, kind: str, columns: Columns | None = None, typed: bool = True
+) -> Annotations:
+    """Return the annotations of `rows`; `typed` is False for a text file. Raises UserError, which names `source`."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    found = find_columns(names, columns)
+    if not found["caption"]:
+        raise UserError(f"{source} has no captions: its columns are {short(names)}; see docs/datasets.md")
+    name_column, id_column = next(iter(found["file_name"]), None), next(iter(found["image_id"]), None)
+    if id_column and all(_is_image_name(row.get(id_column)) for row in rows) and "file_name" not in (columns or {}):
+        name_column = id_column  # AI Challenger's image_id is the file name
+    loose = next(iter(found["loose_id"]), None)
+    if not id_column and loose and name_column and _one_to_one(rows, loose, name_column):
+        id_column = loose
+    if not name_column and not id_column and loose and all(_is_stem(row.get(loose)) for row in rows):
+        name_column = loose
+    name_column = name_column or id_column
+    if not name_column:
+        raise UserError(f"{source} names no image: its columns are {short(names)}; see docs/datasets.md")
+    splits = [column for column in found["split"] if any(row.get(column) not in (None, "") for row in rows)]
+
+    images: dict[Any, tuple[str, str | None]] = {}
+    captions: list[tuple[Any, str]] = []
+    rejected, empty = 0, 0
+    for number, row in enumerate(rows, 1):
+        where = f"{source}, row {number}"
+        name = row.get(name_column)
+        if isinstance(name, dict):  # a cell of Hugging Face's image feature
+            name = name.get("path")
+        if name_column == id_column and not isinstance(name, str):
+            name = str_id(parse_id(name, where))
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"{where}: {name_column} must be a file name; got {reprlib.repr(name)}")
+        image_id = name if id_column is None else row.get(id_column)
+        image_id = parse_id(image_id.strip() if isinstance(image_id, str) and not typed else image_id, where)
+        split = parse_split(row.get(splits[0]), where) if splits else None
+        if images.setdefault(image_id, (name, split)) != (name, split):
+            raise UserError(
+                f"{where}: the image {reprlib.repr(image_id)} has {name!r} in {split or 'no split'}, "
+                f"but an earlier row has {images[image_id][0]!r} in {images[image_id][1] or 'no split'}; correct one"
+            )
+        if any(_is_true(row.get(column)) for column in found["rejected"]):
+            rejected += 1
+            continue
+        for column in found["caption"]:
+            value = row.get(column)
+            is_plain = isinstance(value, str) and value != "" and not value.startswith("[")
+            texts = [str(value)] if is_plain else caption_texts(value, f"{where}: {column}")
+            empty += not texts
+            captions += [(image_id, text) for text in texts]
+    used = {name_column, id_column, *found["caption"], *splits, *found["rejected"]}
+    if not typed and id_column:
+        ids = dict(zip(images, from_text([str(key) for key in images]), strict=True))
+        images, captions = {ids[key]: value for key, value in images.items()}, [(ids[key], c) for key, c in captions]
+    notes = rejected_note(rejected)
+    if empty:
+        notes.append(f"{empty} empty cells of captions")
+    if unused := [name for name in names if name not in used]:
+        notes.append(f"columns not used: {short(unused)}")
+    shown = [name for name in (id_column, name_column, *found["caption"], *splits) if name]
+    kind = f"{kind} ({', '.join(dict.fromkeys(str(name).strip() for name in shown))})"
+    return tables(source, kind, images, captions, notes)
+
+
+def tables(
+    source: str,
+    kind: str,
+    images: Mapping[Any, tuple[str, str | None]],
+    captions: Sequence[tuple[Any, str]],
+    notes: list[str],
+) -> Annotations:
+    """Return annotations from (file name, split or None) by image id, and (image id, caption) pairs.
+
+    Captions of no image are left out, with a note. The ids are int64 if all are numbers, else text. Raises UserError,
+    which names `source`, if no caption is of an image.
+    """
+    as_text = {str(image_id): image_id for image_id in images}  # an id may be 42 in one list and "42" in the other
+    kept = [(as_text[str(image_id)], text) for image_id, text in captions if str(image_id) in as_text]
+    if orphans := len(captions) - len(kept):
+        example = next(image_id for image_id, _ in captions if str(image_id) not in as_text)
+        if not kept and images:
+            problem = f"no caption's image_id is the id of an image: captions have {example!r:.80}"
+            raise UserError(f"{source}: {problem}, images have {next(iter(images))!r:.80}; correct the ids")
+        notes = [*notes, f"{orphans} captions left out, because they are of no image, such as image_id {example!r:.80}"]
+    for text in (*(text for _, text in kept), *(str(i) for i in images), *(name for name, _ in images.values())):
+        check_text(text, source)
+    types = {"image_id": "int64" if all(isinstance(image_id, int) for image_id in images) else "str"}
+    columns: dict[str, Any] = {"image_id": list(images), "file_name": [name for name, _ in images.values()]}
+    if any(split is not None for _, split in images.values()):
+        columns["split"] = [split for _, split in images.values()]
+    image_table = pd.DataFrame(columns, dtype="object").astype(dict.fromkeys(columns, "str") | types)
+    caption_table = pd.DataFrame(kept, columns=["image_id", "caption"], dtype="object")
+    return Annotations(kind, image_table, caption_table.astype({"caption": "str"} | types), notes)
+
+
+def caption_texts(value: Any, where: str) -> list[str]:
+    """Return the captions in a cell: text, a list of texts (also as JSON), or objects with a text. Raises UserError."""
+    if value is None or value == "" or (isinstance(value, float) and value != value):
+        return []
+    if isinstance(value, str):
+        if value[:2] == '["' and value[-2:] == '"]':
+            try:
+                return caption_texts(json.loads(value), where)
+            except ValueError:
+                pass
+        return [check_text(value, where)]
+    if isinstance(value, dict):
+        for name in ("raw", "caption", "text", "sentence"):
+            if isinstance(value.get(name), str):
+                return [check_text(value[name], where)]
+        if isinstance(value.get("tokens"), list) and all(isinstance(token, str) for token in value["tokens"]):
+            return [check_text(" ".join(value["tokens"]), where)]
+    if isinstance(value, list):
+        return [text for part in value for text in caption_texts(part, where)]
+    raise UserError(f"{where}: a caption must be text or a list of texts; got {reprlib.repr(value)}")
+
+
+def check_text(text: str, where: str) -> str:
+    """Return the text. Raises UserError if it has half of a surrogate pair, which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: {reprlib.repr(text)} is not valid Unicode; correct it") from error
+    return text
+
+
+def rejected_note(count: int) -> list[str]:
+    return [f"{count} captions left out, because the file marks them as {' or '.join(REJECTED)}"] if count else []
+
+
+def short(names: Sequence[Any], limit: int = 8) -> str:
+    """Return the first names, separated by commas."""
+    shown = ", ".join(reprlib.repr(str(name).strip())[1:-1] for name in list(names)[:limit])
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "") or "none"
+
+
+def _is_image_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(IMAGE_NAME.search(value))
+
+
+def _is_stem(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and not value.strip().isdecimal()
+
+
+def _is_true(value: Any) -> bool:
+    return value.strip().lower() in ("true", "1", "yes") if isinstance(value, str) else bool(value)
+
+
+def _one_to_one(rows: Sequence[Mapping[str, Any]], id_column: str, name_column: str) -> bool:
+    pairs = {(str(row.get(id_column)), str(row.get(name_column))) for row in rows}
+    ids, names = {image_id for image_id, _ in pairs}, {name for _, name in pairs}
+    return len(pairs) == len(ids) == len(names) and not ids & {"None", ""}

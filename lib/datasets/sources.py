@@ -1,0 +1,279 @@
+"""Annotations from one file, a file per split, or a folder (or a zip) of files."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from lib.core.archives import Tar, Zip, is_tar, open_archive
+from lib.core.errors import UserError, readable_errors
+from lib.core.file_types import IMAGE_SUFFIXES
+from lib.datasets.formats import Annotations, Columns, read_document
+from lib.datasets.formats.document import MAX_BYTES, Document, UnknownFormatError
+from lib.datasets.formats.records import caption_texts, find_columns, short, split_word, tables
+from lib.datasets.matching import is_hidden
+
+_SUFFIXES = {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".token", ".gz"}
+_TEXTS = {".txt", ".caption"}
+
+
+class _Folder:
+    """A folder as a flat list of files."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        files = (file for file in sorted(path.rglob("*")) if file.is_file())
+        self.names = [name for file in files if not is_hidden(name := file.relative_to(path).as_posix())]
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+
+class _Archive:
+    """A zip or tar as a flat list of files."""
+
+    def __init__(self, path: Path):
+        self.path, self._archive = path, open_archive(path)
+        self.names = sorted(name for name in self._archive.namelist() if not is_hidden(name))
+
+    def read(self, name: str) -> bytes:
+        return self._archive.read(name, MAX_BYTES)
+
+
+_Tree = _Folder | _Archive
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The annotations of one file, and the split that its name or the user says."""
+
+    name: str
+    split: str | None
+    annotations: Annotations
+
+
+def read_source(source: Path | Mapping[str, Path], columns: Columns | None = None) -> Annotations:
+    """Read a file or a folder, or a mapping of train, val and test to files or folders. Raises UserError.
+
+    `columns` names the columns of tables. Files that have no captions are left out of a folder, with a note.
+    """
+    if isinstance(source, Path):
+        return _combine(_parts(source, columns), source)
+    parts = []
+    for split, path in source.items():
+        for part in _parts(path, columns):
+            own = set(part.annotations.images.get("split", ()))
+            if own - {split}:
+                problem = (
+                    f"the file has images of the split {sorted(own - {split})[0]}; give it alone, without a mapping"
+                )
+                raise UserError(f"dataset.local.annotations.{split}={path}: {problem}")
+            parts.append(_Part(split if part.name == path.name else f"{split}/{part.name}", split, part.annotations))
+    return _combine(parts, Path(", ".join(path.name for path in source.values())))
+
+
+def _parts(path: Path, columns: Columns | None) -> list[_Part]:
+    if path.is_dir():
+        return _tree_parts(_Folder(path), columns)
+    with readable_errors(path):
+        content = path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_BYTES else b""
+        if content[:4] == b"PK\x03\x04" or is_tar(path):
+            return _tree_parts(_Archive(path), columns)
+        if not content:
+            raise UserError(f"{path} is empty, not a file, or larger than {MAX_BYTES} bytes; use another file")
+    return [_Part(path.name, None, read_document(Document(content, path), columns))]
+
+
+def _tree_parts(tree: _Tree, columns: Columns | None) -> list[_Part]:
+    suffixes = {PurePosixPath(name).suffix.lower() for name in tree.names}
+    if isinstance(tree, _Folder) and ".tar" in suffixes and suffixes.isdisjoint(IMAGE_SUFFIXES):
+        shards = [name for name in tree.names if name.endswith(".tar")]
+        return [_Part(n, _split_in(n), _read_shard(open_archive(tree.path / n), n, tree.path / n)) for n in shards]
+    if isinstance(tree, _Archive) and isinstance(tree._archive, Tar):
+        return [_Part(tree.path.name, None, _read_shard(tree._archive, "", tree.path))]
+    files = [name for name in tree.names if PurePosixPath(name).suffix.lower() in _SUFFIXES]
+    texts = [name for name in tree.names if PurePosixPath(name).suffix.lower() in _TEXTS]
+    stems = {_stem(name): name for name in tree.names if PurePosixPath(name).suffix.lower() not in _TEXTS | _SUFFIXES}
+    beside = [name for name in texts if _stem(name) in stems]
+    if not files and beside:
+        return _text_parts(tree, beside, stems)
+    parts, left_out = [], []
+    for name in files + [name for name in texts if name not in beside]:
+        path = tree.path / name
+        with readable_errors(path):
+            content = tree.read(name)
+        try:
+            annotations = read_document(Document(content, path), columns)
+        except UnknownFormatError:
+            left_out.append(name)
+            continue
+        folder = name.rpartition("/")[0]
+        if folder and PurePosixPath(name).stem == "metadata":  # Hugging Face's names are relative to the file
+            names = folder + "/" + annotations.images["file_name"]
+            ids = annotations.images["file_name"].equals(annotations.images["image_id"])
+            if ids:  # the file name is the id
+                captions = annotations.captions
+                annotations.captions = captions.assign(image_id=folder + "/" + captions["image_id"])
+                annotations.images = annotations.images.assign(image_id=names)
+            annotations.images = annotations.images.assign(file_name=names)
+        parts.append(_Part(name, None if "split" in annotations.images else _split_in(name), annotations))
+    if not parts and len(left_out) > 1 and set(left_out) <= set(texts):  # captions alone; images are elsewhere
+        return _text_parts(tree, texts, {_stem(name): _stem(name) for name in texts})
+    if not parts:
+        problem = f"none of its files is of a known caption format ({short(left_out or tree.names, 4)})"
+        raise UnknownFormatError(f"dataset.local.annotations={tree.path}: {problem}; see docs/datasets.md")
+    if lists := _split_lists(tree, left_out, parts):
+        left_out = [name for name in left_out if name not in lists]
+        _apply_split_lists(tree, lists, parts)
+    if left_out:
+        parts[0].annotations.notes.append(f"{len(left_out)} files without captions were not used: {short(left_out, 3)}")
+    return parts
+
+
+def _split_lists(tree: _Tree, names: Sequence[str], parts: Sequence[_Part]) -> list[str]:
+    """Return the files that list the images of a split, one per line, such as Flickr_8k.trainImages.txt."""
+    if any(part.split or "split" in part.annotations.images for part in parts):
+        return []
+    known = {key for part in parts for name in part.annotations.images["file_name"] for key in _keys(name)}
+    lists = [name for name in names if PurePosixPath(name).suffix.lower() in _TEXTS and _split_in(name)]
+    return [
+        name
+        for name in lists
+        if (lines := _lines(tree, name)) and sum(line in known for line in lines) > len(lines) / 2
+    ]
+
+
+def _apply_split_lists(tree: _Tree, lists: Sequence[str], parts: Sequence[_Part]) -> None:
+    splits: dict[str, str] = {}
+    for name in lists:
+        for line in _lines(tree, name):
+            if splits.setdefault(line, str(_split_in(name))) != _split_in(name):
+                raise UserError(
+                    f"{tree.path / name}: the image {line!r:.80} is in another list, too; correct the lists"
+                )
+    for part in parts:
+        images, captions = part.annotations.images, part.annotations.captions
+        split = [next((splits[key] for key in _keys(name) if key in splits), None) for name in images["file_name"]]
+        images = images.assign(split=split)
+        part.annotations.images = images.dropna(subset="split").reset_index(drop=True).astype({"split": "str"})
+        kept = captions["image_id"].isin(part.annotations.images["image_id"])
+        part.annotations.captions = captions[kept].reset_index(drop=True)
+        part.annotations.notes.append(f"splits are from {short(lists, 3)}")
+        if unlisted := len(images) - len(part.annotations.images):
+            part.annotations.notes.append(f"{unlisted} images left out, because no list of a split has them")
+
+
+def _keys(name: str) -> tuple[str, str, str]:
+    return name, name.rpartition("/")[2], PurePosixPath(name).stem
+
+
+def _lines(tree: _Tree, name: str) -> list[str]:
+    return [line.strip() for line in Document(tree.read(name), tree.path / name).lines if line.strip()]
+
+
+def _text_parts(tree: _Tree, texts: Sequence[str], names: Mapping[str, str]) -> list[_Part]:
+    """Read text files that have the captions of one image each, one per line."""
+    images, captions = {}, []
+    splits = {name: _split_of_folder(name) for name in texts}
+    has_split = all(splits.values())
+    for text in texts:
+        name = names[_stem(text)]
+        images[name] = name, splits[text] if has_split else None
+        lines = Document(tree.read(text), tree.path / text).lines
+        captions += [(name, line.strip()) for line in lines if line.strip()]
+    return [_Part(tree.path.name, None, tables(str(tree.path), "text files by image", images, captions, []))]
+
+
+def _read_shard(shard: Zip | Tar, prefix: str, path: Path) -> Annotations:
+    """Read a WebDataset shard: files with the same name up to the first dot are of one example."""
+    examples: dict[str, dict[str, str]] = {}
+    for member in shard.namelist():
+        folder, _, name = member.rpartition("/")
+        stem, _, extension = name.partition(".")
+        if not is_hidden(member):
+            examples.setdefault(f"{folder}/{stem}".lstrip("/"), {})[extension.lower()] = member
+    images, captions, without = {}, [], 0
+    for key, files in examples.items():
+        image = next((member for extension, member in files.items() if f".{extension}" in IMAGE_SUFFIXES), None)
+        texts: list[str] = []
+        with readable_errors(path / key):
+            if "txt" in files:
+                texts = Document(shard.read(files["txt"], MAX_BYTES), path / files["txt"]).text.splitlines()
+            elif "json" in files:
+                content = Document(shard.read(files["json"], MAX_BYTES), path / files["json"]).json
+                columns = find_columns(list(content))["caption"] if isinstance(content, dict) else []
+                texts = [text for name in columns for text in caption_texts(content[name], f"{path / files['json']}")]
+        if image is None or not texts:
+            without += 1
+            continue
+        images[key] = f"{prefix}/{image}".lstrip("/"), None
+        captions += [(key, text.strip()) for text in texts if text.strip()]
+    if not images:
+        raise UnknownFormatError(f"{path} has no image with a .txt or .json of the same name; see docs/datasets.md")
+    notes = [f"{without} examples of {path.name} have no image or no caption"] if without else []
+    return tables(str(path), "WebDataset", images, captions, notes)
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def _split_in(name: str) -> str | None:
+    """Return the split that a file's name says, else its folders: captions_train2014.json, valid/metadata.csv."""
+    for part in reversed(name.split("/")):
+        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", part)
+        found = {split for word in words if (split := split_word(word))}
+        if len(found) == 1:
+            return found.pop()
+    return None
+
+
+def _split_of_folder(name: str) -> str | None:
+    return next((split for part in name.split("/")[:-1] if (split := split_word(part))), None)
+
+
+def _combine(parts: Sequence[_Part], source: Path) -> Annotations:
+    """Return one table of images and of captions. The ids of each file are its own. Raises UserError."""
+    own = ["split" in part.annotations.images for part in parts]
+    named = [part.split is not None for part in parts]
+    if len(parts) > 1 and any(own) | any(named) and not all(a or b for a, b in zip(own, named, strict=True)):
+        which = next(part.name for part, a, b in zip(parts, own, named, strict=True) if not (a or b))
+        problem = f"{which} says no split, in its content or its name, but other files do"
+        raise UserError(
+            f"dataset.local.annotations={source}: {problem}; rename it or give a mapping of train, val, test"
+        )
+    # A single file is called train.json by someone who has no other.
+    images = [
+        part.annotations.images.assign(split=part.split) if part.split and not has_split else part.annotations.images
+        for part, has_split in zip(parts, own, strict=True)
+    ]
+    captions = [part.annotations.captions for part in parts]
+    if len(parts) > 1:
+        images, captions = _separate_ids(parts, images, captions)
+    formats = list(dict.fromkeys(part.annotations.format for part in parts))
+    notes = [note if len(parts) == 1 else f"{p.name}: {note}" for p in parts for note in p.annotations.notes]
+    all_images = pd.concat(images, ignore_index=True)
+    if len(parts) > 1:  # the same image in two files of one split, such as one file per annotator
+        all_images = all_images.drop_duplicates(ignore_index=True)
+    files = f" in {len(parts)} files ({short([part.name for part in parts], 3)})" if len(parts) > 1 else ""
+    kind = " and ".join(formats) + files
+    return Annotations(kind, all_images, pd.concat(captions, ignore_index=True), notes)
+
+
+def _separate_ids(
+    parts: Sequence[_Part], images: list[pd.DataFrame], captions: list[pd.DataFrame]
+) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
+    """Put the file's name or split before each id, if an id means another image in another file."""
+    if {str(table["image_id"].dtype) for table in images} != {"int64"}:
+        images, captions = ([t.astype({"image_id": "str"}) for t in tables] for tables in (images, captions))
+    together = pd.concat(images).drop_duplicates(["image_id", "file_name"])
+    if not together["image_id"].duplicated().any():
+        return images, captions
+    splits = [part.split for part in parts]
+    labels = splits if None not in splits and len(set(splits)) == len(splits) else [part.name for part in parts]
+    return tuple(  # type: ignore[return-value]
+        [t.assign(image_id=f"{label}/" + t["image_id"].astype("str")) for t, label in zip(tables, labels, strict=True)]
+        for tables in (images, captions)
+    )
