@@ -12,7 +12,7 @@ def main() -> None:
     hypotheses = tokenize_results(read_json("captions.json"))
     references = read_tokens(CAPTION_TABLE, read_images(IMAGES, "test")["image_id"])
     for name, score in {"METEOR": meteor, "SPICE": spice}.items():
-        print(f"{name} {score(references, hypotheses):.3f} of {len(hypotheses)} captions", flush=True)
+        print(f"{name} {score(references, hypotheses):.3f} on {len(hypotheses)} captions", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Test whether one run scores higher than another, by a paired bootstrap: `make diff A=... B=...`.
 
-A run is a Git revision or an experiment, read from DVC's cache; `workspace`; or the folder of another project.
+A run is a Git revision, an experiment, `workspace`, or the folder of another project. The first two are read from DVC's
+cache.
 """
 
 import io
@@ -24,12 +25,13 @@ from stages.common.paths import CAPTION_TABLE, METRICS
 
 def main() -> None:
     if len(sys.argv) != 3:
-        raise UserError("make diff needs two runs, A=... and B=...: a Git revision, experiment, folder or workspace")
+        raise UserError("make diff needs two runs, A=... and B=... (each a revision, experiment, folder or workspace)")
     a, b = sys.argv[1:]
     references, captions_a, true_a = _load(a)
     references_b, captions_b, true_b = _load(b)
     if references != references_b or captions_a.keys() != captions_b.keys():
-        raise UserError(f"{a} and {b} have different test images or reference captions: use runs on the same data set")
+        fix = "Use runs on the same data set."
+        raise UserError(f"{a} and {b} have different test images or reference captions. {fix}")
     measures_a = measure(references, captions_a)
     measures_b = measure(references, {image_id: captions_b[image_id] for image_id in captions_a})
     scores_a, scores_b = corpus_scores(measures_a), corpus_scores(measures_b)
@@ -48,7 +50,7 @@ def main() -> None:
 
 
 def _load(name: str) -> tuple[dict[int, list[list[str]]], dict[int, list[str]], pd.Series | None]:
-    """Return by image id the tokens of a run's references and captions and, if they were judged, which are true."""
+    """Return a run's reference tokens, caption tokens and, if judged, whether each caption is true, by image id."""
     captions = _read(name, METRICS / "captions.json", lambda file: tokenize_results(json.load(file)))
     table = _read(name, CAPTION_TABLE, lambda file: pd.read_parquet(file, columns=["image_id", "caption"]))
     judged = _read(name, METRICS / "per_image.parquet", lambda file: pd.read_parquet(file).set_index("image_id"))
@@ -58,7 +60,7 @@ def _load(name: str) -> tuple[dict[int, list[list[str]]], dict[int, list[str]], 
 
 
 def _read(name: str, path: Path, parse: Callable[[io.BytesIO], Any]) -> Any:
-    """Parse a file of a run. Errors name it as Git does, revision:path."""
+    """Parse a file of a run. Errors name the file as Git does, revision:path."""
     folder = Path() if name == "workspace" else Path(name)
     local = (folder / METRICS).is_dir()
     try:
