@@ -1,15 +1,15 @@
-# make setup       create .venv with all that requirements.lock names; every other target does this first if needed
+# make setup       create .venv with the packages of requirements.lock; every other target does this first if needed
 # make repro       run the whole pipeline
 # make test        run the linter, the type checker and the tests; make test-all adds the long end-to-end tests
 # make bench       measure speed, as ratios
 # make coco2014 | coco2017 | flickr8k    download that data set and run the pipeline on it
 # make local SET="-S dataset.local.images=... -S dataset.local.annotations=..."    run it on your own images
-# make compare     train an RNN and an LSTM with all else equal, and compare them in metrics/compare
+# make compare     train an RNN and an LSTM with otherwise equal params, and compare them in metrics/compare
 # make caption IMAGE=photo.jpg    caption an image, or a folder of images, with the trained model
 # make demo        serve a page on http://127.0.0.1:8000 that captions images
-# make diff A=... B=...    test whether two runs score differently: revisions, experiments, folders or workspace
+# make diff A=... B=...    test whether two runs score differently; A and B: revision, experiment, folder or workspace
 # make verify      re-read the outputs and DVC's cache, and list damaged files; MEND=1 removes them
-# make provenance  print what made the model: params, inputs, commit, versions, machine; MODEL=folder for another model
+# make provenance  print how the model was made: params, inputs, commit, versions, machine; MODEL=folder for another model
 # make server      caption val2014 and test2014 for COCO's evaluation server
 # Targets for developers are in tests/developer.mk.
 
@@ -44,7 +44,7 @@ needs-git:
 repro: scm
 	dvc repro
 
-# One process per core, each with one thread, because threads would compete for the cores. A file's tests share a process.
+# One process per core, each with one thread, because threads would compete for the cores. One process runs all tests of a file.
 test: check
 	OMP_NUM_THREADS=1 pytest -m "not slow" --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
@@ -66,8 +66,8 @@ PHOTOGRAPHS := -S backbone.name=resnet50 -S backbone.weights=DEFAULT -S features
 coco2014 coco2017: needs-git scm
 	dvc exp run -S dataset.name=$@ $(PHOTOGRAPHS) $(SET)
 
-# With thousands of images, not a hundred thousand: first tune the CNN on the words of the captions, and rerank captions
-# by those of similar train images.
+# Settings for data sets of thousands of images (COCO has a hundred thousand): first tune the CNN on the words of the
+# captions; rerank captions by the captions of similar train images.
 FEW := -S backbone.tune.epochs=8 -S backbone.tune.size=192 -S generate.beam_size=20 -S generate.length_penalty=1.0 \
 	-S generate.consensus.neighbours=20 -S generate.consensus.weight=3.0
 

@@ -1,4 +1,4 @@
-"""finetune: self-critical training of the decoder, if asked for; then the complete model in one folder."""
+"""finetune: train the decoder self-critically, if finetune.epochs is above 0; write the complete model."""
 
 from dataclasses import asdict
 
@@ -23,7 +23,7 @@ def main() -> None:
     max_length = read_params(VocabularyParams).max_length
     decoder, vocabulary = load_decoder(DECODER)
     val = training_data("val", vocabulary, max_length)
-    # Without an epoch nothing is learned from the train split, and reading COCO's takes half a minute.
+    # With 0 epochs the train split is not used, and reading that of COCO takes half a minute.
     train = training_data("train", vocabulary, max_length) if config.epochs else val
     check_features(decoder.config, val.features.shape, FEATURES)
     make_deterministic(config.seed)
@@ -39,7 +39,7 @@ def main() -> None:
     best = best_epoch(curve, config.monitor)
     val_scores = {name.removeprefix("val_"): value for name, value in best.items() if name.startswith("val_")}
     params = {name: read_params(schema).model_dump() for name, schema in SECTIONS.items() if name != "generate"}
-    del params["dataset"]["mirror"]  # where files come from does not change them
+    del params["dataset"]["mirror"]  # the mirror does not change the files
     if ready_source(read_params(FeaturesParams)) is None:
         del params["features"]["source"]
     write_card(MODEL, decoder.config, params, val_scores)

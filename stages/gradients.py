@@ -1,4 +1,4 @@
-"""gradients: how far a word's gradient reaches back through an RNN and an LSTM, on the captions of the train split."""
+"""gradients: measure how far a word's gradient reaches back through an RNN and an LSTM, on the train captions."""
 
 from lib.core.tables import read_images, read_tokens
 from lib.gradients.gradient_flow import gradient_flow
@@ -8,7 +8,7 @@ from stages.common.entrypoint import run
 from stages.common.paths import ANNOTATED_IMAGES, CAPTION_TABLE, METRICS, VOCABULARY
 from stages.params import ModelParams, TrainParams, read_params
 
-_MAX_IMAGES = 5000  # enough captions to measure on
+_MAX_IMAGES = 5000  # their captions suffice for the measurement
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     METRICS.mkdir(exist_ok=True)
     table.to_csv(METRICS / "gradients.csv", index=False, float_format="%.6g")
     steps, rnn, lstm = table.iloc[-1][["steps_back", "rnn_trained", "lstm_trained"]]
-    print(f"share of a word's gradient that is left {steps:.0f} words back: RNN {rnn:.1e}, LSTM {lstm:.1e}")
+    print(f"gradient norm {steps:.0f} words back, relative to 1 word back: RNN {rnn:.1e}, LSTM {lstm:.1e}")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def chromium() -> Iterator[Any]:
     """Start a browser. Skip the test if playwright is not installed."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with playwright.sync_playwright() as driver:
-        # root cannot use the sandbox
+        # --no-sandbox, because the sandbox does not work for root
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()

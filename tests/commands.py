@@ -42,6 +42,6 @@ def stages_run(output: str) -> list[str]:
 
 
 def outputs(folder: Path) -> dict[str, bytes]:
-    """Return by path the outputs of all stages that DVC tracks, not Git."""
+    """Return path -> content of all outputs that DVC, not Git, tracks."""
     names = command(folder, "dvc", "list", "--recursive", "--dvc-only", ".").split()
     return {name: (folder / name).read_bytes() for name in names}

@@ -11,20 +11,20 @@ from tests.commands import command, commit
 from tests.stages.imports import ROOT
 from tests.stages.tiny import write_params
 
-# Settings of the user's own runs.
+# Unset variables that the user may have set for other runs.
 for name in ("CAPTION_SCRATCH", "CAPTION_PROCESSES", "RAY_ADDRESS"):
     os.environ.pop(name, None)
 
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
-# A shell starts background processes with SIGINT ignored, and the processes that tests start would inherit that.
+# A shell starts background processes with SIGINT ignored. The processes that tests start would inherit this setting.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def _finished(tmp_path_factory):
-    """A clone with the working tree's files, tiny params committed, and the whole DAG run once."""
+    """Return a clone with the working tree's files and tiny params, committed after one run of the whole DAG."""
     if not (ROOT / ".git").exists():
         pytest.skip("needs a Git clone of the project")
     folder = tmp_path_factory.mktemp("finished") / "project"
@@ -45,7 +45,7 @@ def _finished(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clone(_finished, tmp_path_factory):
-    """A copy of the finished project with its hard links, for the tests of one module to change."""
+    """Return a copy of the finished project with its hard links. The tests of one module may change it."""
     folder = tmp_path_factory.mktemp("clone")
     command(folder, "cp", "-a", str(_finished), ".")
     return folder / "project"

@@ -1,7 +1,7 @@
 # Targets for developers, included by the Makefile.
-# make check          run the linter, the formatter's check and the type checker
+# make check          run the linter, the format check and the type checker
 # make check-lock     check without the data, as CI does, that dvc.lock matches the code and params; list outdated stages
-# make lock           update requirements.lock after a change of pyproject.toml; UPGRADE=1 takes the newest versions
+# make lock           update requirements.lock after a change of pyproject.toml; UPGRADE=1 selects the newest versions
 # make audit          check requirements.lock for known vulnerabilities
 # make chaos          kill every stage ten times with every signal, and check that nothing is lost
 # make fuzz           feed 1,000 malformed inputs to every parser; N=20000 for more
@@ -15,7 +15,7 @@ check: $(READY)
 	ruff format --check
 	mypy
 
-# dvc exits with 0 if a stage would run, so its last line decides.
+# dvc exits with 0 even if a stage would run, so check its last line of output.
 check-lock: $(READY)
 	@if output=$$(dvc repro --dry --allow-missing --keep-going 2>&1) && echo "$$output" | grep -q "^Data and pipelines are up to date"; \
 	then echo "dvc.lock is up to date"; \

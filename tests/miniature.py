@@ -13,7 +13,7 @@ from lib.scenes.dataset import make_scene
 from lib.scenes.world import KINDS
 
 PICTURES = 40
-# The role of image 1, 2, 3 and so on, repeated. Karpathy puts restval, a part of val2014, into train.
+# Roles of images 1 to 10; they repeat for the next images. Karpathy adds restval, a part of val2014, to train.
 _ROLES = [*["train"] * 6, "restval", "val", "test", "unlisted"]
 
 
@@ -31,7 +31,7 @@ def file_name(image_id: int, year: int) -> str:
     if year == 2014:
         part = "train2014" if roles()[image_id] == "train" else "val2014"
         return f"{part}/COCO_{part}_{image_id:012d}.jpg"
-    # val2017 is a part of val2014, of every split.
+    # val2017 is a part of val2014, and has images of every split.
     part = "val2017" if roles()[image_id] != "train" and image_id <= PICTURES // 2 else "train2017"
     return f"{part}/{image_id:012d}.jpg"
 
@@ -73,7 +73,7 @@ def write_coco(folder: Path, year: int) -> list[Path]:
 
 
 def write_annotations(folder: Path, year: int, captions: dict[str, dict]) -> None:
-    """Write COCO's annotation zip: `captions` of each part (train2014 and val2014), and a file that is not used."""
+    """Write COCO's annotation zip: `captions` of each part (train2014 and val2014), and an unused file."""
     texts = {f"annotations/captions_{part}.json": json.dumps(content) for part, content in captions.items()}
     _write_deflated(folder / f"annotations_trainval{year}.zip", texts | {"annotations/instances.json": "[1, 2, 3]"})
 
@@ -85,7 +85,7 @@ def _write_deflated(path: Path, texts: dict[str, str]) -> None:
 
 
 def karpathy_rows(split: str, image_id: int, captions: list[str]) -> list[dict]:
-    """Return the rows of one image: one per caption for train, else one for all captions."""
+    """Return the rows of one image: in train one row per caption, in val and test one row with all captions."""
     name = file_name(image_id, 2014)
     if split == "train":
         return [{"caption": caption, "image": name, "image_id": f"coco_{image_id}"} for caption in captions]

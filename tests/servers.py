@@ -22,7 +22,7 @@ class Page:
     stalls: list[int] = field(default_factory=list)  # bytes of the body after which the server stays silent
     head: bool = True  # whether HEAD reports the length
     ranges: bool = True  # whether the server supports Range
-    length: int = 0  # added to the true Content-Length
+    length: int = 0  # this number is added to the true Content-Length
     misplace: int = 0  # bytes by which a range starts too late
     redirect: str = ""  # the URL to redirect to
     headers: dict[str, str] = field(default_factory=dict)

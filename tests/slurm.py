@@ -16,13 +16,13 @@ from tests.commands import attempt, free_port
 from tests.waiting import until
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
-PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])  # where Debian has the daemons
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin"])  # Debian installs the daemons in /usr/sbin
 missing = [name for name in PROGRAMS if not shutil.which(name, path=PATH)]
 needs_slurm = pytest.mark.skipif(bool(missing), reason=f"needs Slurm: {', '.join(missing)}")
 
 KILL_WAIT = 60  # seconds from SIGTERM to SIGKILL
 
-# A job in `urgent` preempts one in `spot`, which returns to the queue. Needs no cgroups and no other user.
+# A job in `urgent` preempts a job in `spot`, which returns to the queue. The cluster needs no cgroups and one user.
 CONFIG = """
 ClusterName=captions
 SlurmctldHost={host}(127.0.0.1)
@@ -59,7 +59,7 @@ def cluster(folder: Path) -> Iterator[Path]:
     key.touch(0o600)
     key.write_bytes(secrets.token_bytes(128))
     daemons = [
-        # --force: else munged needs every folder above its socket to be open to all.
+        # Without --force, munged requires that all users can open every folder above its socket.
         ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket",
          *(f"--{name}-file={folder}/munge.{name}" for name in ("seed", "pid", "log"))],
         ["slurmctld", "-D", "-i", "-f", str(config)],

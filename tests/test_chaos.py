@@ -79,7 +79,7 @@ def unfinished(folder: Path) -> list[Path]:
 
 
 def changed(folder: Path) -> str:
-    """Return what Git reports as changed, without dvc.lock, where the order of the stages may change."""
+    """Return what Git reports as changed, without dvc.lock, whose order of stages may change."""
     return command(folder, "git", "status", "--porcelain", "--", ".", ":!dvc.lock")
 
 
@@ -104,26 +104,26 @@ def test_killed_stages_end_with_the_outputs_of_an_uninterrupted_run(clone, tmp_p
             return start(disturbed, stage)
 
     for stage in STAGES:
-        shutil.rmtree(scratch, ignore_errors=True)  # else the stage finds its finished work there
+        shutil.rmtree(scratch, ignore_errors=True)  # otherwise the stage finds its finished work there
         begun = time.monotonic()
         code, output = finish(start(disturbed, stage))
         assert code == 0, output
         longest, killed = time.monotonic() - begun, 0
         assert (scratch / stage).exists() == (stage in RESUMABLE)
         for _ in range(10 * KILLS):
-            from_start = killed % 3 == 0  # else it resumes
+            from_start = killed % 3 == 0  # otherwise the stage resumes
             if from_start:
                 shutil.rmtree(scratch, ignore_errors=True)
             begun = time.monotonic()
             process = begin(stage)
-            # Imports take half of a short stage, so wait until it works.
+            # Imports take half the time of a short stage, so wait until its work starts.
             while from_start and stage in RESUMABLE and process.poll() is None and not (scratch / stage).exists():
                 time.sleep(0.01)
             time.sleep(rng.uniform(0, max(0.0, begun + longest - time.monotonic())))
             if process.poll() is None:
                 os.killpg(process.pid, next(SIGNALS))
                 code, _ = finish(process)
-                killed += code != 0  # else the stage had ended
+                killed += code != 0  # 0: the stage had already ended
             if killed == KILLS:
                 break
         assert killed == KILLS

@@ -13,7 +13,7 @@ from tests.stages.imports import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
-# Examples of a change that the reader makes.
+# Examples in the docs: files that the reader may create.
 EXAMPLES = {"stages.lengths", "lib/cells/gru.py", "stages/lengths.py"}
 
 pytestmark = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())

@@ -102,7 +102,7 @@ def test_a_comparison_counts_uncommitted_changes_and_leaves_the_workspace_unchan
 
     files = {path.name: path.read_bytes() for path in compared.iterdir()}
     output = command(clone, *MAKE, "compare", "SET=-S train.epochs=1")
-    assert set(stages_run(output)) <= {"report"}  # which shows a comparison that Git tracks
+    assert set(stages_run(output)) <= {"report"}  # the report includes a comparison if Git tracks it
     assert {path.name: path.read_bytes() for path in compared.iterdir()} == files
     experiments = command(clone, "dvc", "exp", "list")
     done = attempt(clone, *MAKE, "compare", "SET=-S train.epochs=none")

@@ -14,7 +14,7 @@ from tests.commands import command, commit, outputs, stages_run
 pytestmark = pytest.mark.slow
 
 LEARNING = ["train", "finetune", "generate", "evaluate", "report"]
-# In this order, each on top of the one before: the changed params, and the stages that run.
+# name -> changed params, stages that run. Each change is added to the changes before it.
 CHANGES: dict[str, tuple[dict[str, object], list[str]]] = {
     "decoding": ({"generate.min_length": 3}, ["generate", "evaluate", "report"]),
     "model": ({"model.hidden": 24}, ["gradients", *LEARNING]),
@@ -63,7 +63,7 @@ def test_a_change_runs_the_stages_that_depend_on_it_and_undoing_it_runs_none(clo
         assert stages_run(command(clone, "dvc", "repro")) == []
         assert outputs(clone) == made[name]
 
-    # Only the params go back, so DVC finds the earlier run in its run cache.
+    # Only the params are restored, so DVC finds the earlier run in its run cache.
     command(clone, "git", "checkout", "-q", "HEAD", "--", "params.yaml")
     output = command(clone, "dvc", "repro")
     assert stages_run(output) == []

@@ -1,6 +1,6 @@
 """Faults under real `dvc` commands: a full disk, read-only folders, two runs at once, stale locks, a wrong clock.
 
-Each ends in a one-line error or in the right result.
+Each fault ends in a one-line error or in the right result.
 """
 
 import json
@@ -37,13 +37,13 @@ def failed(done: subprocess.CompletedProcess[str]) -> str:
 
 @pytest.fixture
 def before(clone):
-    """The outputs before the test. `repro` restores them after each fault."""
+    """Return the outputs before the test. `dvc repro` must restore them after each fault."""
     return outputs(clone)
 
 
 @pytest.fixture(scope="module")
 def small_disk(clone):
-    """A copy of the project on a disk of 64 MB."""
+    """Yield a copy of the project on a disk of 64 MB."""
     folder = clone.parent / "disk"
     folder.mkdir()
     done = attempt(folder, "sh", "-c", f"mount -t tmpfs -o size=64m small {folder}")
@@ -58,7 +58,7 @@ def small_disk(clone):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_full_disk_is_reported_and_nothing_is_lost(small_disk, clone, stage):
-    shutil.rmtree(small_disk / ".scratch", ignore_errors=True)  # else there may be nothing left to write
+    shutil.rmtree(small_disk / ".scratch", ignore_errors=True)  # otherwise the stage may have nothing left to write
     process, ballast = start(small_disk, stage), small_disk.parent / "ballast"
     os.killpg(process.pid, signal.SIGSTOP)
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
@@ -100,7 +100,7 @@ def test_a_read_only_folder_is_named(clone, before, stage, folder):
 @pytest.mark.parametrize("second", ["train", "features"])
 def test_a_second_run_at_the_same_time_is_rejected_and_the_first_one_finishes(clone, before, second):
     first = start(clone, "train")
-    os.killpg(first.pid, signal.SIGSTOP)  # else it may end too early
+    os.killpg(first.pid, signal.SIGSTOP)  # so that the first run cannot end too early
     try:
         output = failed(attempt(clone, *REPRO, second))
     finally:
@@ -235,7 +235,7 @@ def test_four_interrupted_workers_repeat_no_work_and_write_the_bytes_of_one(clon
 
 
 def test_the_workers_of_a_killed_stage_end(clone, tmp_path, monkeypatch):
-    """Without memory the kernel kills one process, not its group."""
+    """If memory runs out, the kernel kills one process, not its group."""
     monkeypatch.setenv("CAPTION_WORKERS", "2")
     folder = larger(clone, tmp_path / "project")
     stage = subprocess.Popen([sys.executable, "-m", "stages.download"], cwd=folder, stderr=subprocess.DEVNULL)

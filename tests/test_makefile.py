@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("make") or os.name != "posix", 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project that is set up, whose commands print their arguments, one per line."""
+    """Return a project after setup. Its commands print their arguments, one per line."""
     for name in ("MAKEFLAGS", "MAKELEVEL"):  # set if `make test` runs these tests
         monkeypatch.delenv(name, raising=False)
     programs = tmp_path / ".venv/bin"

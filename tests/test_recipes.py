@@ -29,11 +29,11 @@ EPOCHS = 150  # long enough to be preempted before the end
 
 @pytest.fixture(scope="module")
 def undisturbed(clone, tmp_path_factory):
-    """The outputs of an uninterrupted run. In `clone`, train is the next stage to run."""
+    """Yield the outputs of an uninterrupted run. In `clone`, train is the next stage to run."""
     write_params(clone, **{"train.epochs": EPOCHS, "model.dropout": 0.3})
     folder = shutil.copytree(clone, tmp_path_factory.mktemp("undisturbed") / "copy", symlinks=True)
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the bytes depend on it, and a job may get any number of cores
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the bytes depend on it, and jobs may get any number of cores
         command(folder, "dvc", "repro")
         yield outputs(folder)
 
@@ -51,7 +51,7 @@ def _slurm(tmp_path_factory):
 
 
 def assert_resumed(output: str) -> None:
-    """Check the output of two runs, one after the other: the second one resumed."""
+    """Check that the second of two runs resumed. `output` is the output of both."""
     assert output.count("Running stage 'train'") == 2, output
     training = output.partition("Running stage 'finetune'")[0]
     epochs = [int(number) for number in re.findall(r"^epoch (\d+):", training, re.MULTILINE)]
@@ -78,7 +78,7 @@ def test_slurm_starts_a_preempted_job_again(copy, undisturbed, tmp_path):
     until(lambda: log.exists() and "epoch 3:" in log.read_text(), seconds=LONG)
     assert job(copy, following)["Reason"] == "Dependency"
 
-    # As at the start of a GraceTime: it would end what srun had started, and the job with it.
+    # Simulate Slurm's warning at the start of a GraceTime. If the recipe used srun, this signal would end the job.
     command(copy, "scancel", "--signal=TERM", number)
     begun = time.monotonic()
     submit(tmp_path, tmp_path / "log-of-urgent", "--partition=urgent", f"--wrap=touch {urgent}; sleep 3")
@@ -117,7 +117,7 @@ def test_kubernetes_signals_the_first_process_and_starts_another_pod(copy, undis
         try:
             yield process
         finally:
-            process.kill()  # ends the namespace too
+            process.kill()  # also ends the namespace
             process.wait()
 
     with running() as process:

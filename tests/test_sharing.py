@@ -20,7 +20,7 @@ def local_remote(tmp_path):
 
 @pytest.fixture
 def s3_remote(monkeypatch):
-    """A local S3 server: moto."""
+    """Yield the settings of a remote on a local S3 server (moto)."""
     for name in ("dvc_s3", "flask_cors"):
         pytest.importorskip(name)
     boto3, servers = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
@@ -29,7 +29,7 @@ def s3_remote(monkeypatch):
         monkeypatch.setenv(*variable.split("="))
     server = servers.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else it prints every request
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # otherwise it prints every request
     url = "http://{}:{}".format(*server.get_host_and_port())
     boto3.client("s3", endpoint_url=url).create_bucket(Bucket="captions")
     yield {"url": "s3://captions/pipeline", "endpointurl": url}

@@ -41,7 +41,7 @@ link_into(scratch.iterdir(), Path("data/drawn"))
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A project of two stages after `dvc repro` and `dvc push`; its outputs are hard links to the cache."""
+    """Return the parent of a project of two stages, after `dvc repro` and `dvc push`. Outputs are hard links."""
     folder = tmp_path_factory.mktemp("finished") / "project"
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -58,11 +58,11 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def project(finished, tmp_path, monkeypatch):
-    """A copy of the project to damage, with its hard links, as the current folder."""
+    """Copy the project, with its hard links, to damage it, and change the current folder to the copy."""
     command(tmp_path, "cp", "-a", *map(str, finished.iterdir()), ".")
     monkeypatch.chdir(tmp_path / "project")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    command(Path(), "dvc", "status")  # DVC records the times of the files and does not read them again
+    command(Path(), "dvc", "status")  # DVC records the times of the files, so it does not read them again
     return Path()
 
 
@@ -88,7 +88,7 @@ def entry(md5: str) -> Path:
 
 
 def cached(path: Path) -> Path:
-    """Return the cache file of an output; for a folder, of its manifest."""
+    """Return the cache file of an output; for a folder, the cache file of its manifest."""
     stages = yaml.safe_load(Path("dvc.lock").read_text())["stages"].values()
     return entry(next(out["md5"] for stage in stages for out in stage["outs"] if out["path"] == str(path)))
 
@@ -103,7 +103,7 @@ def flip(path: Path) -> None:
     """Flip one bit as a failing disk does, without a change of size, time or mode."""
     status, data = path.stat(), path.read_bytes()
     path.chmod(0o644)
-    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])  # in place: hard links change too
+    path.write_bytes(bytes([data[0] ^ 1]) + data[1:])  # in place, so that hard links change too
     path.chmod(status.st_mode)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
@@ -120,7 +120,7 @@ def test_an_undamaged_project_does_not_change(project, verify):
     assert content() == before
 
 
-# Each returns the files that `make verify` must name, and the stages that must run again.
+# Each function damages files. It returns the files that `make verify` must name, and the stages that must run again.
 
 
 def flip_output_and_cache():
@@ -162,7 +162,8 @@ def test_damage_is_named_and_repro_restores_the_same_bytes(project, verify, dama
     after = content()
     faults, last = verify()
     assert faults.keys() == damaged
-    assert last.startswith(f"error: faults: {len(damaged)}; make verify MEND=1 ")
+    assert last.startswith("error: ")
+    assert f" {len(damaged)}. Run make verify MEND=1 " in last
     assert content() == after
 
     removed, last = verify("mend")
@@ -189,7 +190,8 @@ def test_an_unreadable_file_is_named_and_the_others_are_still_read(project, veri
     faults, _ = verify("mend")
     monkeypatch.setattr(Path, "open", open_file)
     assert {path for path, fault in faults.items() if fault == "Input/output error"} == unreadable
-    assert {path for path, fault in faults.items() if fault == "damaged"} == links - {A}  # A is listed in the manifest
+    # Only the manifest lists A, and it is unreadable.
+    assert {path for path, fault in faults.items() if fault == "damaged"} == links - {A}
     assert not A.exists()
     assert stages_run(command(project, "dvc", "repro")) == ["draw", "write"]
     assert content() == before

@@ -15,5 +15,5 @@ def until(done: Callable[[], Found], *processes: subprocess.Popen, seconds: floa
         assert time.monotonic() < end, "it never happened"
         assert all(process.poll() is None for process in processes), "it ended before"
         time.sleep(pause)
-        pause = min(1.1 * pause, 0.1)  # because `done` may be slow
+        pause = min(1.1 * pause, 0.1)  # wait longer each time, because `done` may be slow
     return found

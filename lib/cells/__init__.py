@@ -1,7 +1,7 @@
 """RNN and LSTM from scratch: single steps and whole sequences, forward and backward.
 
 `rnn` and `lstm` are the readable reference: functions with the interface of Stanford's CS231n assignment 3.
-`modules` has the same equations, optimised, as drop-in modules for `torch.nn.RNN` and `torch.nn.LSTM`.
+`modules` implements the same equations, optimised, as drop-in replacements for `torch.nn.RNN` and `torch.nn.LSTM`.
 """
 
 from collections.abc import Callable

@@ -21,7 +21,8 @@ Backward. dh and dc are the gradients of h_t and c_t; sigmoid'(a) = s (1 - s), s
     dc_{t-1} = dc * f             dx_t = da Wx^T                      dh_{t-1} = da Wh^T
     dWx += x_t^T da               dWh += h_{t-1}^T da                 db += sum_n da
 
-From c_t to c_{t-1} the gradient is multiplied by f only, not by a matrix or tanh': with f near 1 it lasts many steps.
+From c_t to c_{t-1}, the gradient is multiplied by f only, not by a matrix or tanh'. If f is near 1, the gradient stays
+large over many steps.
 """
 
 from typing import NamedTuple
@@ -56,7 +57,7 @@ def lstm_step_forward(
 def lstm_step_backward(
     dnext_h: Tensor, dnext_c: Tensor, cache: LSTMStepCache
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of a step. dnext_h, dnext_c (N, H) -> dx, dprev_h, dprev_c, dWx, dWh, db."""
+    """Return the gradients of one step. dnext_h, dnext_c (N, H) -> dx, dprev_h, dprev_c, dWx, dWh, db."""
     x, prev_h, prev_c, (i, f, g, o), next_c, Wx, Wh = cache
     tanh_c = torch.tanh(next_c)
     dc = dnext_c + dnext_h * o * (1 - tanh_c**2)
@@ -85,7 +86,7 @@ def lstm_forward(x: Tensor, h0: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tu
 def lstm_backward(dh: Tensor, cache: list[LSTMStepCache]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Backpropagate through time. dh (N, T, H) -> dx (N, T, D), dh0 (N, H), dWx (D, 4H), dWh (H, 4H), db (4H,).
 
-    `dh[:, t]` is the gradient of h_t from the output only; that from later steps is added here.
+    `dh[:, t]` is the gradient of h_t from the output only; the gradient from later steps is added here.
     """
     last = cache[-1]
     dx, dprev_h, dprev_c = [], torch.zeros_like(last.next_c), torch.zeros_like(last.next_c)

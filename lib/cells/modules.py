@@ -1,12 +1,12 @@
-"""`ScratchRNN` and `ScratchLSTM`: drop-in for `torch.nn.RNN` and `torch.nn.LSTM`, with a hand-written backward.
+"""`ScratchRNN` and `ScratchLSTM` replace `torch.nn.RNN` and `torch.nn.LSTM`, with a hand-written backward pass.
 
-They take the constructor arguments listed below; `batch_first` is always true. State dict (names, shapes, gate order)
-and results are those of torch.
+They take the constructor arguments listed below; `batch_first` is always true. The state dict (names, shapes, gate
+order) and the results equal those of torch.
 
 The equations are those of `rnn` and `lstm`. Work that does not depend on the previous step is done for all steps at
-once: input projections before the loop, gradients of weights and inputs after it. A state that is not given is zero; it
-is not multiplied and gets no gradient. Tensors are time-major inside, so that a step is one contiguous block. The loop
-is in `time_loop`; on a GPU it is one kernel, in `triton_kernels`.
+once: input projections before the loop over the steps, gradients of weights and inputs after the loop. A missing
+initial state is zero: its product is skipped, and it gets no gradient. Inside, tensors are time-major, so that a step
+is one contiguous block. The loop is in `time_loop`; on a GPU, it is one kernel, in `triton_kernels`.
 """
 
 import math
@@ -25,12 +25,12 @@ from torch.autograd.function import once_differentiable
 from lib.cells import time_loop
 from lib.cells.products import product, weight_gradient
 
-_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # of each layer
-_AMPERE = (8, 0)  # the first GPUs that multiply bfloat16 and TF32
+_PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # per layer; names get the suffix _l0, _l1, ...
+_AMPERE = (8, 0)  # compute capability of the first GPUs that multiply bfloat16 and TF32
 
 
 class _RNNLayer(torch.autograd.Function):
-    """x (T, N, D), h0 (N, H) or None, w_ih (H, D), w_hh (H, H), b (H,) -> (h (T, N, H),)."""
+    """One RNN layer. x (T, N, D), h0 (N, H) or None, w_ih (H, D), w_hh (H, H), b (H,) -> (h (T, N, H),)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, h0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b: Tensor) -> tuple[Tensor]:
@@ -51,13 +51,16 @@ class _RNNLayer(torch.autograd.Function):
 
 
 class _LSTMLayer(torch.autograd.Function):
-    """x (T, N, D), h0 and c0 (N, H) or None, w_ih (4H, D), w_hh (4H, H), b (4H,) -> h (T, N, H), last c (N, H)."""
+    """One LSTM layer.
+
+    x (T, N, D), h0 and c0 (N, H) or None, w_ih (4H, D), w_hh (4H, H), b (4H,) -> h (T, N, H), last c (N, H).
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, h0: Tensor | None, c0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b: Tensor
     ) -> tuple[Tensor, Tensor]:
-        gates = product(x.flatten(0, 1), w_ih, b).unflatten(0, x.shape[:2])  # (T, N, 4H): a, then i, f, g, o in place
+        gates = product(x.flatten(0, 1), w_ih, b).unflatten(0, x.shape[:2])  # (T, N, 4H): first `a`, later i, f, g, o
         h, c = _states_from(h0, gates, w_hh), _states_from(c0, gates, w_hh)  # (T + 1, N, H)
         ctx.has_h0 = h0 is not None
         _loop_for(gates).lstm_forward(gates, h, c, w_hh, has_h0=ctx.has_h0)
@@ -68,8 +71,8 @@ class _LSTMLayer(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dh: Tensor, dlast_c: Tensor) -> tuple[Tensor | None, ...]:
         x, w_ih, w_hh, gates, h, c = ctx.saved_tensors
-        # (T, N, 4H). da overwrites the gates unless another backward pass may need them (`retain_graph`): new memory
-        # makes forward and backward 1.03 to 1.05 times as long.
+        # (T, N, 4H). Write `da` over the gates: a new tensor makes forward and backward 3% to 5% slower. If the graph
+        # is kept (`retain_graph`), another backward pass may need the gates, so allocate a new tensor.
         graph_is_kept = torch._C._autograd._get_current_graph_task_keep_graph()
         da = torch.empty_like(gates) if graph_is_kept else gates
         dc = dlast_c.clone(memory_format=torch.contiguous_format)
@@ -78,8 +81,8 @@ class _LSTMLayer(torch.autograd.Function):
 
 
 def _loop_for(a: Tensor) -> Any:
-    """Return the module with the loop for a's device and dtype: `triton_kernels` or `time_loop`."""
-    # torch.compile makes its own kernels from torch operations.
+    """Return the module whose loop suits the device and dtype of `a`: `triton_kernels` or `time_loop`."""
+    # torch.compile makes its own kernels, but only from torch operations.
     if not a.is_cuda or a.dtype == torch.float64 or torch.compiler.is_compiling() or not _triton_runs(a.device):
         return time_loop
     from lib.cells import triton_kernels
@@ -89,7 +92,7 @@ def _loop_for(a: Tensor) -> Any:
 
 @cache
 def _triton_runs(device: torch.device) -> bool:
-    """Return whether there are Triton, the C compiler and Python headers that it needs, and a recent NVIDIA GPU."""
+    """Return whether Triton, a C compiler, the Python headers and a recent NVIDIA GPU are all present."""
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     headers = Path(sysconfig.get_paths()["include"], "Python.h")
     can_compile = find_spec("triton") is not None and compiler is not None and headers.is_file()
@@ -97,7 +100,7 @@ def _triton_runs(device: torch.device) -> bool:
 
 
 def _states_from(initial: Tensor | None, a: Tensor, w_hh: Tensor) -> Tensor:
-    """Return memory for all states, (T + 1, N, H), the first set to `initial` or zero. a (T, N, G), w_hh (G, H)."""
+    """Allocate all states, (T + 1, N, H), and set the first to `initial` or zero. a (T, N, G), w_hh (G, H)."""
     states = a.new_empty(len(a) + 1, a.shape[1], w_hh.shape[1])
     states[0] = 0 if initial is None else initial
     return states
@@ -107,7 +110,7 @@ def _gradients(
     ctx: Any, da: Tensor, x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, *dc0: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of x, the initial states, w_ih, w_hh and b. da (T, N, G)."""
-    da_rows, skipped = da.flatten(0, 1), 0 if ctx.has_h0 else 1  # a first state that is not given has no product
+    da_rows, skipped = da.flatten(0, 1), 0 if ctx.has_h0 else 1  # without h0, step 0 adds nothing to dw_hh
     dx = product(da_rows, w_ih.T).unflatten(0, x.shape[:2]) if ctx.needs_input_grad[0] else None
     dh0 = product(da[0], w_hh.T) if ctx.needs_input_grad[1] else None
     dw_ih = weight_gradient(da_rows, x.flatten(0, 1))
@@ -116,9 +119,9 @@ def _gradients(
 
 
 class _ScratchRecurrent(nn.Module):
-    """Parameters, initialisation and the stack of layers of both cells."""
+    """What both cells share: parameters, initialisation and the stack of layers."""
 
-    gates: int  # blocks of hidden_size rows in each weight
+    gates: int  # number of blocks of hidden_size rows in each weight
     layer: type[torch.autograd.Function]
 
     def __init__(
@@ -137,7 +140,7 @@ class _ScratchRecurrent(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters from +-1/sqrt(hidden_size), in the order of torch.nn."""
+        """Draw all parameters uniformly from +-1/sqrt(hidden_size), in the same order as torch.nn."""
         bound = 1 / math.sqrt(self.hidden_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
@@ -154,7 +157,7 @@ class _ScratchRecurrent(nn.Module):
         return h.transpose(0, 1), stacked
 
     def _apply_layer(self, layer: int, x: Tensor, *states: Tensor | None) -> Any:
-        """Run one layer, in autocast's precision if autocast is on: torch casts only for its own functions."""
+        """Run one layer. If autocast is on, cast to its precision, because torch casts only for its own functions."""
         w_ih, w_hh, b_ih, b_hh = (getattr(self, f"{name}_l{layer}") for name in _PARAMETERS)
         tensors, device = (x, *states, w_ih, w_hh, b_ih + b_hh), x.device.type
         if not torch.is_autocast_enabled(device):
@@ -165,7 +168,7 @@ class _ScratchRecurrent(nn.Module):
 
 
 class ScratchRNN(_ScratchRecurrent):
-    """Drop-in for `torch.nn.RNN(..., nonlinearity="tanh", batch_first=True)`."""
+    """Drop-in replacement for `torch.nn.RNN(..., nonlinearity="tanh", batch_first=True)`."""
 
     gates = 1
     layer = _RNNLayer
@@ -177,7 +180,7 @@ class ScratchRNN(_ScratchRecurrent):
 
 
 class ScratchLSTM(_ScratchRecurrent):
-    """Drop-in for `torch.nn.LSTM(..., batch_first=True)`."""
+    """Drop-in replacement for `torch.nn.LSTM(..., batch_first=True)`."""
 
     gates = 4
     layer = _LSTMLayer

@@ -10,7 +10,7 @@
 
 Shapes: N captions, T steps, D inputs, H hidden units; x (N, D), h (N, H), Wx (D, H), Wh (H, H), b (H,).
 
-Backward. dh_t is the whole gradient of h_t, from the output and from step t + 1; tanh'(a) = 1 - tanh(a)^2 = 1 - h^2:
+Backward. dh_t is the gradient of h_t from the output plus that from step t + 1; tanh'(a) = 1 - tanh(a)^2 = 1 - h^2:
 
     da_t = dh_t * (1 - h_t^2)
     dx_t = da_t Wx^T      dh_{t-1} = da_t Wh^T
@@ -61,7 +61,7 @@ def rnn_forward(x: Tensor, h0: Tensor, Wx: Tensor, Wh: Tensor, b: Tensor) -> tup
 def rnn_backward(dh: Tensor, cache: list[RNNStepCache]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Backpropagate through time. dh (N, T, H) -> dx (N, T, D), dh0 (N, H), dWx (D, H), dWh (H, H), db (H,).
 
-    `dh[:, t]` is the gradient of h_t from the output only; that from later steps is added here.
+    `dh[:, t]` is the gradient of h_t from the output only; the gradient from later steps is added here.
     """
     last = cache[-1]
     dx, dprev_h = [], torch.zeros_like(last.next_h)

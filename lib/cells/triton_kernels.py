@@ -1,13 +1,13 @@
 """The loop over the steps of a sequence as one Triton kernel, for GPUs: the four functions of `time_loop`.
 
-Launched one by one, each operation of a step would wait for its launch, which takes longer than the operation. Here one
-launch does all steps. Each program of the kernel has a tile of captions by hidden units and computes all of a step for
-it, including the product with the previous state. It needs the other units of that state, so after each step it waits
-until the programs that have them are done. So all programs must run at the same time: if they are more than the GPU has
-multiprocessors, each step is a launch of its own.
+To launch an operation takes longer than to compute it, so one launch does all steps. Each program of the kernel has a
+tile of captions by hidden units. It computes whole steps for its tile, including the product with the previous state.
+This product needs all hidden units, so after each step a program waits for the other programs with the same captions.
+So all programs must run at the same time. If there are more programs than the GPU has multiprocessors, each step is a
+separate launch.
 
 Sums are in float32. Equations and names are those of `rnn` and `lstm`; tensors are time-major. (Diamos et al. 2016,
-"Persistent RNNs", also keep the weights in registers; here each step reads them from the cache.)
+"Persistent RNNs", also keep the weights in registers. Here, each step reads the weights from the cache.)
 """
 
 from collections.abc import Sequence
@@ -24,13 +24,14 @@ from torch import Tensor
 class _Tile(NamedTuple):
     rows: int  # captions
     columns: int  # hidden units
-    depth: int  # terms of a product's sum that are loaded at a time
+    depth: int  # block size along the summed (K) dimension of the matrix product
     warps: int
 
 
-_TILES = _Tile(32, 16, 128, 4), _Tile(64, 32, 64, 4), _Tile(128, 32, 64, 8)  # the first whose programs all run at once
-_STAGES = 4  # most loads in flight during a product
-_RESERVE = 2**14  # bytes of shared memory that those loads leave free
+# Use the first tile with which all programs run at the same time.
+_TILES = _Tile(32, 16, 128, 4), _Tile(64, 32, 64, 4), _Tile(128, 32, 64, 8)
+_STAGES = 4  # maximum number of loads in flight during a product
+_RESERVE = 2**14  # bytes of shared memory that these loads leave free
 
 
 def rnn_forward(a: Tensor, h: Tensor, w_hh: Tensor, *, has_h0: bool) -> None:
@@ -57,10 +58,10 @@ def _launch(
     kernel: Any, sequences: Sequence[Tensor], others: Sequence[Tensor], w: Tensor, state_shape: Sequence[int], *,
     has_previous: bool = False, backward: bool = False,
 ) -> None:  # fmt: skip
-    """Run `kernel` over all T steps. Each step has its own part of the `sequences`, (T, N, ...) each.
+    """Run `kernel` over all T steps. Each of the `sequences` is (T, N, ...); step t uses entry t.
 
-    The kernel multiplies by w (G, K). `state_shape` is (N, H). `has_previous` says whether there is a state before the
-    first step; with `backward` the first step is that of the last word.
+    The kernel multiplies by `w` (G, K). `state_shape` is (N, H). `has_previous` says whether there is a state before
+    the first step. With `backward`, the steps run from the last word to the first.
     """
     (rows, hidden), steps, w = state_shape, len(sequences[0]), w.contiguous()
     assert all(sequence.is_contiguous() for sequence in sequences)
@@ -80,7 +81,7 @@ def _launch(
                 *(sequence[t:] if t else sequence for sequence in sequences), *others, w, counters,
                 int(has_previous or done > 0), per_launch, rows, hidden,
                 _precision(w), *tile[:3], num_warps=tile.warps, num_stages=stages,
-                launch_cooperative_grid=per_launch > 1,  # so that all programs run at the same time
+                launch_cooperative_grid=per_launch > 1,  # guarantees that all programs run at the same time
             )  # fmt: skip
 
 
@@ -98,7 +99,7 @@ def _limits(device: torch.device) -> tuple[int, int]:
 
 
 def _precision(w: Tensor) -> str:
-    """Return Triton's `input_precision`: in float32 as precise as torch is set to (three TF32 products suffice)."""
+    """Return Triton's `input_precision`. For float32 it follows torch's setting; `tf32x3` reaches the highest."""
     if w.dtype != torch.float32:
         return "ieee"
     return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
@@ -111,7 +112,7 @@ def _sigmoid(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _tanh(x):  # type: ignore[no-untyped-def]
-    # For a small x the difference would cancel, and the error of the series is below rounding.
+    # For small x, use a series: 2 sigmoid(2 x) - 1 would cancel. The error of the series is below rounding.
     square = x * x
     series = x * (1 - square * (1 / 3 - square * (2 / 15 - square * (17 / 315))))
     return tl.where(square < 0.0025, series, 2 * _sigmoid(2 * x) - 1)
@@ -137,7 +138,7 @@ def _add_product(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _wait_for_others(counters, step, steps):  # type: ignore[no-untyped-def]
-    """Wait until all programs of these captions have done `step` and their writes are visible; not after the last."""
+    """Unless `step` is the last, wait until all programs of these captions have done it and written its results."""
     if step + 1 < steps:
         counters += tl.program_id(1)
         tl.debug_barrier()
@@ -149,7 +150,7 @@ def _wait_for_others(counters, step, steps):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _tile(rows, hidden, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Return the rows and columns of this program's tile, its offsets in a state (N, H), and which of them exist."""
+    """Return the rows and columns of this program's tile, their offsets in a state (N, H), and the valid ones."""
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     offset = row[:, None] * hidden + column[None, :]
@@ -181,7 +182,7 @@ def _rnn_backward(  # type: ignore[no-untyped-def]
     size = rows * hidden
     for step in range(steps):
         dnext_h = _load(dh + offset, mask)
-        if has_previous + step > 0:  # what comes from the next step
+        if has_previous + step > 0:  # add the gradient from the next step
             dnext_h = _add_product(dnext_h, da + size, w, row, column, rows, hidden, hidden, PRECISION, DEPTH)
         out = _load(next_h + offset, mask)
         tl.store(da + offset, dnext_h * (1 - out * out), mask)
@@ -198,7 +199,8 @@ def _lstm_forward(  # type: ignore[no-untyped-def]
     size = rows * hidden
     i_offset = row[:, None] * 4 * hidden + column[None, :]
     f_offset, g_offset, o_offset = i_offset + hidden, i_offset + 2 * hidden, i_offset + 3 * hidden
-    # One product for all gates of the tile. Its columns are i, f, g, o of each unit, so that they split without a copy.
+    # One product for all gates of the tile. Its columns are i, f, g, o of the first unit, then of the next unit, and so
+    # on. So the gates split without a copy.
     index = tl.arange(0, 4 * COLUMNS)
     unit = tl.program_id(0) * COLUMNS + index // 4
     out = tl.where(unit < hidden, index % 4 * hidden + unit, 4 * hidden)
@@ -235,7 +237,7 @@ def _lstm_backward(  # type: ignore[no-untyped-def]
     f_offset, g_offset, o_offset = i_offset + hidden, i_offset + 2 * hidden, i_offset + 3 * hidden
     for step in range(steps):
         dnext_h = _load(dh + offset, mask)
-        if has_previous + step > 0:  # what comes from the next step
+        if has_previous + step > 0:  # add the gradient from the next step
             dnext_h = _add_product(dnext_h, da + 4 * size, w, row, column, rows, hidden, 4 * hidden, PRECISION, DEPTH)
         i, f = _load(gates + i_offset, mask), _load(gates + f_offset, mask)
         g, o = _load(gates + g_offset, mask), _load(gates + o_offset, mask)

@@ -1,10 +1,10 @@
 """Run a CNN over a data set: images in, float16 feature shards and a table of skipped images out.
 
-A worker takes a batch of images through reading, decoding and the CNN on one core: on two cores that is faster than to
-share each layer between the cores while others decode. On a GPU the decoding of one worker overlaps the CNN of another.
+Each worker reads and decodes a batch of images and runs the CNN on it, all on one core. On two cores, this is faster
+than sharing each layer of the CNN between the cores. On a GPU, one worker decodes while the CNN runs for another.
 
 A shard is a fixed slice of the images table. Its files are written when it is complete, so an interrupted extraction
-resumes with the missing shards. Threads, processes and the tasks of a Ray cluster make the same bytes.
+resumes with the missing shards. Threads, processes and the tasks of a Ray cluster write the same bytes.
 """
 
 import os
@@ -36,10 +36,10 @@ from lib.vision.backbones import Backbone
 from lib.vision.images import Archives, ImageRow, decoded_pixels, image_rows
 
 SHARD_SIZE = 2048  # images
-_THREADS_PER_PROCESS = 4  # more would wait for each other, because only one thread at a time runs Python code
-_MIN_SHARDS_PER_PROCESS = 8  # fewer are not worth the start of a process
+_THREADS_PER_PROCESS = 4  # more threads would wait, because only one at a time runs Python code
+_MIN_SHARDS_PER_PROCESS = 8  # for fewer shards, starting a process takes too long
 
-_Results = list[np.ndarray | str]  # of each image: its features (P, C), or why it has none
+_Results = list[np.ndarray | str]  # per image: its features (P, C), or the reason why it is skipped
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ExtractionConfig:
 
 @dataclass(frozen=True)
 class ExtractionResult:
-    """The folder of the shards, and what became of each image."""
+    """The folder of the shards, the index of the readable images, and the skipped images."""
 
     folder: Path
     index: pd.DataFrame  # image_id, shard, row
@@ -67,8 +67,9 @@ def extract(
 ) -> ExtractionResult:
     """Write the feature shards of `images` (image_id, archive, member), in this order, to a folder in `scratch`.
 
-    The folder's name is a fingerprint of all that the features depend on, the files `code` included; shards found there
-    are kept. `workers` threads do the work, or the Ray cluster at RAY_ADDRESS if that is set. Raises UserError.
+    The folder's name is a fingerprint of everything that the features depend on, including the files `code`. Existing
+    shards are kept. `workers` threads do the work or, if RAY_ADDRESS is set, the Ray cluster at this address. Raises
+    UserError if features are not finite, or if the cluster fails.
     """
     archives = [config.raw / archive for archive in sorted(set(images["archive"]))]
     rows = image_rows(images)
@@ -82,7 +83,7 @@ def extract(
         with locked(folder):
             if missing := {number: rows for number, rows in shards.items() if not is_complete(folder, number)}:
                 if cluster:
-                    # A task has another working directory.
+                    # Absolute paths, because a task has another working directory.
                     work = partial(make_shards, replace(config, raw=config.raw.absolute()))
                     progress = cluster.run(work, missing, folder.absolute(), [path.absolute() for path in archives])
                 elif (processes := _process_count(len(missing), workers)) > 1:
@@ -94,7 +95,7 @@ def extract(
 
 
 def _show_progress(progress: Progress, images: int, missing: int) -> None:
-    # Without smoothing, because the shards of several processes come in bursts.
+    # Without smoothing, because the shards of several processes finish in bursts.
     bar = tqdm(None, "extracting features", images, initial=images - missing, unit="image", smoothing=0, disable=None)
     with closing(progress), bar:
         for count in progress:
@@ -102,7 +103,7 @@ def _show_progress(progress: Progress, images: int, missing: int) -> None:
 
 
 def make_shards(config: ExtractionConfig, shards: Shards, folder: Path, threads: int) -> None:
-    """Write the files of `shards` to `folder`; the work of a process, or of a task of a cluster."""
+    """Write the files of `shards` to `folder`. A process, or a task of a cluster, runs this function."""
     for _ in _extract_threads(config, shards, folder, threads):
         pass
 
@@ -142,7 +143,7 @@ def _extract_threads(config: ExtractionConfig, shards: Shards, folder: Path, thr
     num_threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=init_thread)
     try:
-        # Only a few batches at a time, to bound the memory.
+        # Submit only a few batches at a time, to limit the memory.
         pending = deque(pool.submit(extract_batch, batch) for batch in islice(batches, 2 * threads))
         for number, rows in shards.items():
             results: _Results = []
@@ -154,11 +155,11 @@ def _extract_threads(config: ExtractionConfig, shards: Shards, folder: Path, thr
             write_shard(folder, number, [image_id for image_id, *_ in rows], results)
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(num_threads)  # MKL's setting is per process
+        torch.set_num_threads(num_threads)  # restore it, because MKL's setting is per process
 
 
 def _process_count(shards: int, workers: int) -> int:
-    """Return the number of processes: several if they feed a GPU for long enough to be worth their start."""
+    """Return the number of processes: on a GPU, several if the work is long enough to be worth their start."""
     return min(workers // _THREADS_PER_PROCESS, shards // _MIN_SHARDS_PER_PROCESS) if device().type == "cuda" else 1
 
 
@@ -168,10 +169,12 @@ def _extract_batch(rows: list[ImageRow], archives: Archives, backbone: Backbone,
     if readable:
         pixels = torch.from_numpy(np.stack([results[i] for i in readable])).to(device())
         features = backbone.features(pixels, config.kind, config.precision).to("cpu", torch.float16)
-        if not features.isfinite().all():
-            problem = f"features that are not finite as float16, for an image from {rows[0][0]} to {rows[-1][0]}"
-            fix = "check backbone.weights, backbone.mean and backbone.std"
-            raise UserError(f"{backbone.name} gives {problem}; {fix}")
+        finite = features.isfinite().flatten(1).all(dim=1)  # (n,)
+        if not finite.all():
+            image_id, *_ = rows[readable[finite.tolist().index(False)]]
+            problem = f"features that are not finite as float16, for image {image_id}"
+            fix = "Check backbone.weights, backbone.mean and backbone.std."
+            raise UserError(f"{backbone.name} gives {problem}. {fix}")
         for i, image_features in zip(readable, features.numpy(), strict=True):
             results[i] = image_features
     return results
@@ -186,12 +189,12 @@ def read_result(folder: Path, shards: Iterable[int]) -> ExtractionResult:
 
 
 def is_complete(folder: Path, number: int) -> bool:
-    """Return if both files exist. The report is written last, but verify_cache may have removed a damaged shard."""
+    """Return whether both files exist. The report is written last, but verify_cache may remove a damaged shard."""
     return _report_path(folder, number).exists() and shard_path(folder, number).exists()
 
 
 def _report_path(folder: Path, number: int) -> Path:
-    """Return the table of a shard's images: image_id, row (or -1), reason."""
+    """Return the path of the table of a shard's images: image_id, row (-1 if skipped), reason."""
     return folder / f"report-{number:05d}.parquet"
 
 

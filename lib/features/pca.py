@@ -18,7 +18,10 @@ _CHUNK = 64  # images
 
 
 def mean_and_second_moment(parts: Iterable[Tensor], second: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the mean (C,) of all vectors in `parts`, (n, P, C) each, and that of what `second` sums over (n P, C)."""
+    """Return the mean (C,) of all vectors in `parts`, (n, P, C) each, and their mean second moment.
+
+    `second` takes vectors (n P, C) and returns the sum of their second moments.
+    """
     count, total, second_total = 0, torch.zeros(()), torch.zeros(())
     for part in parts:
         vectors = part.flatten(0, 1).double()  # (n P, C)
@@ -29,7 +32,7 @@ def mean_and_second_moment(parts: Iterable[Tensor], second: Callable[[Tensor], T
 
 @dataclass(frozen=True)
 class PCA:
-    """Features (N, P, C) -> (N, P, K): their coordinates along K directions, relative to their mean."""
+    """Projects features on K directions, relative to the mean: (N, P, C) -> (N, P, K)."""
 
     mean: Tensor  # (C,)
     directions: Tensor  # (C, K), orthonormal, by descending variance
@@ -39,10 +42,11 @@ class PCA:
 
     @classmethod
     def fit(cls, parts: Iterable[Tensor], components: int) -> "PCA":
-        """Return the PCA of the vectors of all regions in `parts`, (n, P, C) each. Raises UserError if K > C."""
+        """Fit K = `components` directions to the vectors in `parts`, (n, P, C) each. Raises UserError if K > C."""
         mean, products = mean_and_second_moment(parts, lambda vectors: vectors.T @ vectors)  # (C,), (C, C)
         if components > len(mean):
-            raise UserError(f"features.pca_components={components}: the features have only {len(mean)} channels")
+            channels = f"the features have only {len(mean)} channels. Set it to {len(mean)} or less."
+            raise UserError(f"features.pca_components={components}: {channels}")
         _, vectors = torch.linalg.eigh(products - torch.outer(mean, mean))  # by ascending variance
         directions = vectors.flip(1)[:, :components]
         # The sign of a direction is arbitrary: make its largest coordinate positive, so that the result is unique.

@@ -22,16 +22,17 @@ def shard_paths(folder: Path) -> list[Path]:
 
 
 class Features:
-    """The features of some images, (I, P, C) float16, read from disk on access. Stands in for a tensor."""
+    """The features of some images, (I, P, C) float16, read from disk on access. It can replace a tensor."""
 
     def __init__(self, folder: Path, index: pd.DataFrame):
-        """Open the shards of `index` (shard, row). Raises UserError if a shard does not fit it or the other shards."""
+        """Open the shards of `index` (shard, row). Raises UserError if they do not fit together."""
         self._shard_of, self._row_of = index["shard"].to_numpy(), index["row"].to_numpy()
         last_rows = index.groupby("shard")["row"].max()
         self._shards = {number: _open(shard_path(folder, number), row) for number, row in last_rows.items()}
         shapes = {shard.shape[1:] for shard in self._shards.values()}
         if len(shapes) > 1:
-            raise UserError(f"{folder}: the shards are of different CNNs, (P, C) = {shapes}; extract them again")
+            found = f"(P, C) = {sorted(shapes)}"
+            raise UserError(f"{folder}: shards of different CNNs, {found}. Delete the folder and run dvc repro.")
         self.shape = (len(index), *shapes.pop())
 
     def __len__(self) -> int:
@@ -57,5 +58,5 @@ def _open(path: Path, last_row: int) -> np.ndarray:
     with readable_errors(path):
         shard = np.load(path, mmap_mode="r")
         if shard.dtype != np.float16 or shard.ndim != 3 or len(shard) <= last_row:
-            raise ValueError(f"it holds {shard.dtype} {shard.shape}, not float16 (images > {last_row}, P, C)")
+            raise ValueError(f"it holds {shard.dtype} {shard.shape}, not float16 (n, P, C) with n > {last_row}")
     return shard

@@ -1,7 +1,7 @@
 """Download large files over HTTP, with retries, resume and MD5 verification.
 
-A store is a folder of finished files, each named by its MD5. `<md5>.part` is an unfinished one, which the next try or
-the next run resumes.
+A store is a folder of finished files, each named by its MD5. `<md5>.part` is an unfinished file, which the next try
+or the next run resumes.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from lib.core.errors import UserError
 from lib.core.workdir import locked
 
-_CHUNK = 256 * 2**10  # bytes read at once, at most
+_CHUNK = 256 * 2**10  # maximum bytes per read
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    timeout: float = 10.0  # seconds without a byte; also the longest wait of a transfer after Ctrl-C
-    tries: int = 6  # in a row without a new byte
-    backoff: float = 1.0  # seconds before the second retry, doubled for each further one, up to a minute
+    timeout: float = 10.0  # seconds without a byte until a try fails; after Ctrl-C, a transfer stops within this time
+    tries: int = 6  # consecutive tries without a new byte until the download fails
+    backoff: float = 1.0  # seconds before the second retry; each further retry doubles this wait, up to a minute
     connections: int = 4
 
 
 class HttpClient(requests.Session):
-    """A session with retries, for several threads. Each soon raises CancelledError after `stop` is set.
+    """A session with retries, for several threads. If `stop` is set, each thread soon raises CancelledError.
 
-    `on_progress` gets the number of new bytes, below zero if bytes are dropped.
+    `on_progress` is called with the number of new bytes, which is negative if bytes are dropped.
     """
 
     def __init__(self, policy: RetryPolicy | None):
@@ -56,7 +56,7 @@ class HttpClient(requests.Session):
         self.policy = policy = policy or RetryPolicy()
         self.on_progress: Callable[[int], object] = lambda count: None
         self.stop = stop = threading.Event()
-        self.headers["Accept-Encoding"] = "identity"  # ranges count the bytes of the file itself
+        self.headers["Accept-Encoding"] = "identity"  # uncompressed, so that ranges count the bytes of the file
 
         class StoppableRetry(urllib3.Retry):
             def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
@@ -70,11 +70,12 @@ class HttpClient(requests.Session):
             self.mount(scheme, HTTPAdapter(max_retries=self.retry))
 
     def open(self, method: str, url: str, headers: dict[str, str] | None = None) -> requests.Response:
-        """Send a request, with retries. Raises UserError if no proper answer comes."""
+        """Send a request, with retries. Raises UserError if it fails."""
         try:
             return self.request(method, url, headers=headers, stream=True, timeout=self.policy.timeout)
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-            raise UserError(f"{url}: no proper answer ({_cause(error)}). Check dataset.mirror.") from error
+            problem = f"{url}: the request failed ({_cause(error)})"
+            raise UserError(f"{problem}. Check the network and dataset.mirror.") from error
 
     def size(self, url: str) -> int:
         """Return the length of a file in bytes, or 0 if HEAD does not report it."""
@@ -83,7 +84,7 @@ class HttpClient(requests.Session):
             return int(length) if response.ok and length.isdecimal() and len(length) < 19 else 0
 
     def map(self, function: Callable[..., Any], *items: Sequence[Any]) -> list[Any]:
-        """Return `list(map(function, *items))`, run in threads. The first error, or Ctrl-C, stops all of them."""
+        """Return `list(map(function, *items))`, run in threads. The first error, or Ctrl-C, stops all threads."""
         with ThreadPoolExecutor(self.policy.connections) as pool:
             futures = [pool.submit(function, *arguments) for arguments in zip(*items, strict=True)]
             try:
@@ -104,7 +105,7 @@ def fetch(files: Sequence[RemoteFile], store: Path, policy: RetryPolicy | None =
     paths = [store / file.md5 for file in files]
     if all(path.exists() for path in paths):
         return paths
-    with locked(store), HttpClient(policy) as client:  # two processes must not write to the same part
+    with locked(store), HttpClient(policy) as client:  # lock: two processes must not write to the same part
         missing = list({file.md5: file for file in files if not (store / file.md5).exists()}.values())
         parts = [store / f"{file.md5}.part" for file in missing]
         total = sum(client.map(client.size, [file.url for file in missing]))
@@ -124,7 +125,7 @@ def _fetch_one(client: HttpClient, file: RemoteFile, part: Path) -> None:
     with part.open("ab") as sink:
         resumed = sink.tell() > 0
         resume_get(client, file.url, sink)
-        os.fsync(sink.fileno())  # a crash must not leave the finished name without the content
+        os.fsync(sink.fileno())  # so that a file with a finished name is complete after a crash
     with part.open("rb") as content:
         md5 = hashlib.file_digest(content, "md5").hexdigest()
     if md5 == file.md5:
@@ -135,20 +136,20 @@ def _fetch_one(client: HttpClient, file: RemoteFile, part: Path) -> None:
     if not resumed:
         fix = "Use another dataset.mirror, or list the new MD5 in dataset.checksums if the file is right."
         raise UserError(f"{file.url}: the MD5 is {md5}, but should be {file.md5}. {fix}")
-    _fetch_one(client, file, part)  # from zero, because the old part was damaged
+    _fetch_one(client, file, part)  # download the whole file, because the resumed part was damaged
 
 
 def resume_get(client: HttpClient, url: str, sink: BinaryIO, first: int = 0, end: int | None = None) -> None:
-    """Append the bytes from `first` to before `end` (None: all) of a file to `sink`, which may hold some of them.
+    """Append the bytes `first` to `end` - 1 of a file to `sink`, which may already hold some. None: to the file's end.
 
-    Resumes a broken transfer as long as new bytes arrive. Raises UserError, or OSError if `sink` does.
+    Resume a broken transfer as long as new bytes arrive. Raises UserError, and OSError if `sink` raises it.
     """
     retry, furthest = client.retry, sink.tell()
     while True:
         try:
             return _get_rest(client, url, sink, first, end)
         except urllib3.exceptions.HTTPError as error:
-            if sink.tell() > furthest:  # new bytes; a server without ranges always starts from zero
+            if sink.tell() > furthest:  # new bytes; a server without ranges sends old bytes first
                 retry, furthest = client.retry, sink.tell()
             if not retry.total:
                 problem = f"the connection broke {client.policy.tries} times in a row ({_cause(error)})"
@@ -158,16 +159,18 @@ def resume_get(client: HttpClient, url: str, sink: BinaryIO, first: int = 0, end
 
 
 def _get_rest(client: HttpClient, url: str, sink: BinaryIO, first: int, end: int | None) -> None:
-    """Send one request for the bytes that `sink` lacks. An MD5 or CRC-32 must reject wrong bytes."""
+    """Send one request for the bytes that `sink` lacks. The caller must verify them by MD5 or CRC-32."""
     start, length = first + sink.tell(), end - first if end else sys.maxsize
     headers = {"Range": f"bytes={start}-{end - 1 if end else ''}"} if start or end else {}
     with client.open("GET", url, headers) as response:
         if response.status_code == 416 and not end:
             return  # the file has no further bytes
-        if response.status_code not in ((206,) if end else (200, 206)):
-            hint = ", not a part of the file. Set dataset.limit to null, or check" if end else ". Check"
-            raise UserError(f"{url}: the server answered HTTP {response.status_code}{hint} dataset.mirror.")
-        if response.status_code == 200 and start:  # all of it, from zero
+        if response.status_code == 200 and end:
+            problem = "the server sent the whole file instead of a part (HTTP 200), but dataset.limit needs parts"
+            raise UserError(f"{url}: {problem}. Set dataset.limit to null, or use another dataset.mirror.")
+        if response.status_code not in (200, 206):
+            raise UserError(f"{url}: the server answered HTTP {response.status_code}. Check dataset.mirror.")
+        if response.status_code == 200 and start:  # the server sends the whole file
             client.on_progress(-sink.tell())
             sink.seek(0)
             sink.truncate()

@@ -1,4 +1,4 @@
-"""Fetch some members of a zip on a server, without the rest of it."""
+"""Fetch some members of a zip on a server, without downloading the rest."""
 
 import io
 import zipfile
@@ -12,13 +12,13 @@ from lib.core.files import atomic_write
 from lib.core.zips import MAX_IMAGE_BYTES, read_member, write_stored_zip
 from lib.fetch.http import HttpClient, RetryPolicy, resume_get
 
-_WINDOW = 64 * 2**10  # bytes of a request, at least; the records at the end of a zip are no longer
-_HEADER = 1024  # bytes of a member's header, name and extra fields; a longer one costs a second request
-_BATCH = 16  # members held in memory
+_WINDOW = 64 * 2**10  # minimum bytes per request: enough for the end record of any zip
+_HEADER = 1024  # assumed bytes of a member's header, name and extra fields; if longer, a second request follows
+_BATCH = 16  # members in memory at a time
 
 
 def fetch_members(url: str, members: Sequence[str], target: Path, policy: RetryPolicy | None = None) -> None:
-    """Write a stored zip of those `members` that the zip at `url` has, in the given order.
+    """Write those `members` that the zip at `url` has to a stored zip, in the given order.
 
     zipfile verifies their CRC-32. Raises UserError if the server does not send ranges or the zip is damaged.
     """
@@ -45,11 +45,13 @@ def _contents(file: "_RangeReader", archive: zipfile.ZipFile, members: Sequence[
             try:
                 yield info.filename, read_member(archive, info.filename, MAX_IMAGE_BYTES)
             except zipfile.BadZipFile as error:
-                raise UserError(f"{file.url}: cannot read {info.filename!r:.200}: {error}. Run again.") from error
+                problem = f"cannot read {info.filename!r:.200}: {error}"
+                fix = "Run again; if it fails again, use another dataset.mirror."
+                raise UserError(f"{file.url}: {problem}. {fix}") from error
 
 
 class _RangeReader(io.IOBase):
-    """A file on a server, for zipfile. Reads inside `window`, (offset, bytes), need no request."""
+    """A file on a server that zipfile can read. `window` is (offset, bytes): reads inside it need no request."""
 
     def __init__(self, client: HttpClient, url: str):
         self.client, self.url, self.size = client, url, client.size(url)
@@ -71,7 +73,8 @@ class _RangeReader(io.IOBase):
         start = min(self.position, self.size)
         end = self.size if count < 0 else min(start + count, self.size)
         if end - start > MAX_IMAGE_BYTES:
-            raise zipfile.BadZipFile(f"it asks for {end - start} bytes at once")
+            size = f"a part of {end - start} bytes"
+            raise zipfile.BadZipFile(f"it declares {size}, more than the limit of {MAX_IMAGE_BYTES}")
         offset, content = self.window
         if not offset <= start <= end <= offset + len(content):
             offset = max(0, min(start, self.size - _WINDOW))

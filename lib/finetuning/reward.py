@@ -31,6 +31,6 @@ class CiderReward:
         return CiderD([[[*tokens, _END] for tokens in captions] for captions in self._references])
 
     def __call__(self, images: Sequence[int] | np.ndarray, captions: Sequence[Hypothesis]) -> Tensor:
-        """Return the reward of captions[n] for the image images[n], (N,), 0 to 10; or for each of K images, (N, K)."""
+        """Return the reward, 0 to 10, of captions[n] for images[n]. Its shape is that of `images`: (N,) or (N, K)."""
         tokens = [self._vocabulary.decode(c.token_ids) + [_END] * (c.token_ids[-1] == END) for c in captions]
         return torch.from_numpy(self._cider.scores(images, tokens)).float()

@@ -20,15 +20,15 @@ class SamplingConfig:
     top_p: float = 1.0  # keep only the most probable tokens that together reach this probability
 
     def __call__(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
-        """log_probs (N, V) -> probabilities (N, K) in float64, and their tokens (N, K)."""
+        """Change the distribution. log_probs (N, V) -> probabilities (N, K) in float64, and their tokens (N, K)."""
         vocabulary_size = log_probs.shape[1]
         if not self.top_k and self.top_p == 1:  # all tokens stay, so there is no need to sort them
             logits = (log_probs - log_probs.amax(dim=1, keepdim=True)).double() / self.temperature
             return torch.softmax(logits, dim=1), torch.arange(vocabulary_size, device=logits.device).expand_as(logits)
         top, tokens = log_probs.double().topk(min(self.top_k or vocabulary_size, vocabulary_size), dim=1)  # (N, K)
-        probs = torch.softmax((top - top[:, :1]) / self.temperature, dim=1)  # no overflow at any temperature
+        probs = torch.softmax((top - top[:, :1]) / self.temperature, dim=1)  # exponents are at most 0: no overflow
         if self.top_p < 1:
-            # A token stays if those before it do not reach top_p. The first one always stays.
+            # Keep a token if the more probable tokens do not reach top_p together. So the first token stays.
             probs = probs.masked_fill(probs.cumsum(dim=1) - probs >= self.top_p, 0.0)
             probs = probs / probs.sum(dim=1, keepdim=True)
         return probs, tokens
@@ -46,9 +46,9 @@ def sample(
 ) -> list[list[Hypothesis]]:
     """Draw `samples` captions of each image. features (N, P, C) -> N lists, in the order drawn.
 
-    `generator` is on the CPU. Each caption takes its own numbers from it, image by image, so a caption depends neither
-    on the device (up to rounding) nor on the other images of the batch. A caption's log_prob is the model's own, before
-    `config` and `constrain`, so that it can be compared with that of other decoding methods.
+    `generator` is on the CPU. Each caption takes its own random numbers, image by image. So a caption does not depend
+    on the other images of the batch, nor (except for rounding) on the device. A caption's `log_prob` is from the model,
+    before `config` and `constrain`, so that it is comparable with those of other decoding methods.
     """
     images, device = len(features), features.device
     state = model.init_state(features).select(torch.arange(images, device=device).repeat_interleave(samples))
@@ -57,8 +57,8 @@ def sample(
     def draw(log_probs: Tensor, t: int) -> Tensor:
         probs, tokens = config(log_probs)
         cumulative = probs.cumsum(dim=1)  # (N S, K)
-        # In (0, total]: the first token to reach it has a probability above 0. With non-finite weights none reaches
-        # it; the training loop reports that at the end of the epoch.
+        # The threshold is in (0, total], so the first token that reaches it has a probability above 0. With non-finite
+        # weights, no token reaches it. Then the training loop raises an error at the end of the epoch.
         threshold = (1 - uniform[:, t : t + 1]) * cumulative[:, -1:]
         index = torch.searchsorted(cumulative, threshold).clamp_max(cumulative.shape[1] - 1)
         return tokens.gather(1, index)[:, 0]
@@ -68,7 +68,7 @@ def sample(
 
 
 def skip_draws(captions: int, max_length: int, generator: torch.Generator) -> None:
-    """Take from `generator` the numbers of `captions` that another process draws."""
+    """Advance `generator` past the numbers of `captions` captions, which another process draws."""
     _uniform(captions, max_length, generator)
 
 

@@ -37,7 +37,7 @@ class SelfCriticalConfig(TrainConfig):
 
     section = "finetune"
     samples: int  # captions drawn per image
-    baseline: str  # greedy, or mean (of the image's other samples)
+    baseline: str  # greedy, or mean: the mean reward of the image's other samples
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SelfCritical(Objective):
 
     @cached_property
     def reward(self) -> CiderReward:
-        """The reward against the references of the train split."""
+        """Return the reward against the references of the train split."""
         return CiderReward(list(self.train.references.values()), self.vocabulary)
 
     def batches(self, epoch: int) -> list[tuple[np.ndarray, int]]:
@@ -61,9 +61,9 @@ class SelfCritical(Objective):
         return list(zip(parts, rng.integers(2**31, size=len(parts)).tolist(), strict=True))
 
     def loss(self, batch: tuple[np.ndarray, int]) -> tuple[Tensor, Tensor, int]:
-        """Return a loss with the gradient of REINFORCE, the mean reward of the samples, and the number of images."""
-        # No dropout, because samples must come from the distribution whose gradient is taken. The rest stays in
-        # training mode, because torch's cells have a backward pass on a GPU only then.
+        """Return the loss whose gradient is that of REINFORCE, the samples' mean reward, and the number of images."""
+        # No dropout, because samples must come from the distribution whose gradient is taken. The other modules stay in
+        # training mode, because on a GPU torch's cells have no backward pass in evaluation mode.
         self.decoder.dropout.eval()
         all_images, seed = batch
         images, samples = shard(all_images), self.config.samples
@@ -71,7 +71,7 @@ class SelfCritical(Objective):
             return zero_loss(), zero_loss(), len(all_images)
         features = self.train.features_of(images)
         generator = torch.Generator().manual_seed(seed)
-        # An image's samples do not depend on the number of processes.
+        # Skip the draws of the earlier processes, so that samples do not depend on the number of processes.
         skip_draws(shard(range(len(all_images))).start * samples, self.max_length, generator)
         drawn = sample(self.decoder, features, samples, self.max_length, SamplingConfig(), generator)
         captions = [caption for of_image in drawn for caption in of_image]
@@ -88,14 +88,14 @@ class SelfCritical(Objective):
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:
-    """rewards (I, S) -> for each sample the mean of the image's other samples, (I, S)."""
+    """Return, for each sample, the mean reward of the image's other samples. rewards (I, S) -> (I, S)."""
     return (rewards.sum(dim=1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
 
 
 def caption_log_probs(
     decoder: Decoder, features: Tensor, image_index: Tensor, captions: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Return the log-probability of each caption, (N,), with a gradient, among the captions that sampling can draw.
+    """Return the log-probability of each caption, (N,), with a gradient. Suppressed tokens have probability 0.
 
     features (I, P, C); image_index (N,): the image of each caption; `captions` are token ids without <start>.
     """

@@ -1,8 +1,8 @@
-"""How far back a word's loss reaches: gradients of an RNN and an LSTM through a long sequence.
+"""Measure how far back a word's loss reaches: gradients of an RNN and an LSTM through a long sequence.
 
 The sequence is all captions of an image, then those of the next image, and so on. A caption helps to predict the other
-captions of its image, so there is something to remember for fifty words. A language model without images is trained on
-it for each cell. Before and after, the gradient of the last word's loss with respect to the state k words back is
+captions of its image, so it helps to remember fifty words. For each cell, a language model without images is trained on
+the sequence. Before and after training, the gradient of the last word's loss with respect to the state k words back is
 measured (Bengio et al. 1994, "Learning long-term dependencies with gradient descent is difficult"; Pascanu et al. 2013,
 "On the difficulty of training recurrent neural networks").
 """
@@ -30,13 +30,14 @@ def gradient_flow(
 ) -> pd.DataFrame:
     """Return columns steps_back (k), rnn_untrained, rnn_trained, lstm_untrained, lstm_trained.
 
-    captions[i] are the token lists of image i. A value is the norm of the gradient of the last word's cross-entropy
-    with respect to the state k words back (h, or h and c), averaged over 256 sequences, over its value at k = 1.
+    captions[i] are the token lists of image i. Each value is the norm of the gradient of the last word's cross-entropy
+    with respect to the state k words back (h, or h and c). It is averaged over 256 sequences and divided by the value
+    at k = 1.
     """
     rng = np.random.default_rng(seed)
     encoded = [vocabulary.encode(tokens, len(tokens))[1:] for image in captions for tokens in image]  # no <start>
     stream = torch.tensor([token for caption in encoded for token in caption])
-    stream = stream.repeat(1 + (STEPS_BACK + 2) // len(stream)).to(device())  # long enough for the smallest data sets
+    stream = stream.repeat(1 + (STEPS_BACK + 2) // len(stream)).to(device())  # at least as long as one window
     columns: dict[str, np.ndarray] = {"steps_back": np.arange(1, STEPS_BACK + 1)}
     measured = _windows(stream, _MEASURED, np.random.default_rng(seed))
     for cell in ("rnn", "lstm"):
@@ -53,7 +54,7 @@ def gradient_flow(
 
 
 class _LanguageModel(nn.Module):
-    """Predicts the next token: embedding, cell, output."""
+    """A model that predicts the next token: embedding, cell, output layer."""
 
     def __init__(self, cell: str, vocabulary_size: int, embedding: int, hidden: int):
         super().__init__()
@@ -62,19 +63,19 @@ class _LanguageModel(nn.Module):
         self.output = nn.Linear(hidden, vocabulary_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens (N, T) -> logits (N, T, V)."""
+        """Return the logits of the next tokens. tokens (N, T) -> logits (N, T, V)."""
         return self.output(self.cell(self.embed(tokens))[0])
 
 
 def _windows(stream: Tensor, count: int, rng: np.random.Generator) -> Tensor:
-    """Return `count` windows at random places of the stream, (count, T + 2)."""
+    """Return `count` windows at random positions in the stream, (count, T + 2)."""
     starts = torch.from_numpy(rng.integers(0, len(stream) - STEPS_BACK - 2, count))
     return stream[starts[:, None] + torch.arange(STEPS_BACK + 2)]
 
 
 def _relative_norms(model: _LanguageModel, sequences: Tensor) -> np.ndarray:
-    """Return the gradient norms of the states 1, 2, ... steps back, divided by the first of them, (T,)."""
-    states: list[tuple[Tensor, ...]] = []  # of each step: h, or h and c, each (1, N, H)
+    """Return the gradient norms of the states 1, 2, ... steps back, divided by the first norm, (T,)."""
+    states: list[tuple[Tensor, ...]] = []  # per step: (h,) or (h, c), each (1, N, H)
     state = None
     for x in model.embed(sequences[:, :-1]).split(1, dim=1):  # (N, 1, E)
         h, state = model.cell(x, state)

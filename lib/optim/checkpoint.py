@@ -1,4 +1,4 @@
-"""Checkpoints of interrupted training."""
+"""Checkpoints, from which interrupted training resumes."""
 
 import io
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a nested dict of tensors and plain values atomically. Only the main process writes."""
     if is_main_process():
         content = io.BytesIO()
-        torch.save(state, content)  # not to the file: on a full disk torch raises no OSError
+        torch.save(state, content)  # to memory, because torch.save raises no OSError on a full disk
         with atomic_write(path) as unfinished:
             unfinished.write_bytes(content.getbuffer())
 
@@ -32,5 +32,5 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     try:
         return torch.load(io.BytesIO(content), map_location=device(), weights_only=True)
     except Exception:  # malformed bytes may raise almost anything
-        print_once(f"{path} is damaged; training starts over")
+        print_once(f"{path} is damaged, so training starts from the beginning")
         return None

@@ -1,4 +1,4 @@
-"""The optimiser and its schedule, the moving average of weights, and determinism; shared by all training."""
+"""What all training shares: the optimiser and its schedule, the moving average of weights, and determinism."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ class Optimiser:
         decay: bool = True,
         max_grad_norm: float = 5.0,
     ):
-        """`learning_rate` is the peak, see `schedule`; `steps` is the total number; `max_grad_norm` 0 clips nothing."""
+        """`learning_rate` is the peak (see `schedule`), `steps` the total number. `max_grad_norm=0`: no clipping."""
         self._parameters = list(parameters)
         self._weight_decay = weight_decay
         self._rates = [learning_rate * schedule(step, steps, warmup_fraction, decay=decay) for step in range(steps)]
@@ -36,11 +36,11 @@ class Optimiser:
 
     @cached_property
     def _adamw(self) -> torch.optim.AdamW:
-        # Created at the first step, because it makes torch import its compiler (3 s), and there may be no step at all.
+        # Create AdamW at the first step only: it makes torch import its compiler (3 s), and some runs take no step.
         return torch.optim.AdamW(self._parameters, lr=0.0, weight_decay=self._weight_decay, fused=True)
 
     def step(self, loss: Tensor) -> None:
-        """Update the parameters once. With several processes, the gradient is that of the sum of their losses."""
+        """Update the parameters once. With several processes, use the gradient of the sum of their losses."""
         self._adamw.zero_grad()
         loss.backward()
         all_reduce_gradients(self._parameters)
@@ -55,7 +55,7 @@ class Optimiser:
         return {"steps_done": self.steps_done, "adamw": self._adamw.state_dict() if self.steps_done else None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from `state`. The moments keep their memory layout, along which the fused AdamW runs."""
+        """Resume from `state`. AdamW's moments keep their memory layout, which the fused kernel depends on."""
         self.steps_done = state["steps_done"]
         if self.steps_done:
             self._adamw.load_state_dict(state["adamw"])
@@ -64,7 +64,8 @@ class Optimiser:
 def schedule(step: int, steps: int, warmup_fraction: float = 0.05, *, decay: bool = True) -> float:
     """Return the learning rate at `step` of `steps`, as a fraction of the peak.
 
-    It rises over the first `warmup_fraction` of all steps, then falls along a cosine to zero, or stays without `decay`.
+    It rises over the first `warmup_fraction` of all steps. Then it falls along a cosine to zero; without `decay`, it
+    stays at the peak.
     """
     warmup = max(1, int(steps * warmup_fraction))
     if step < warmup:
@@ -75,13 +76,13 @@ def schedule(step: int, steps: int, warmup_fraction: float = 0.05, *, decay: boo
 class EMA(nn.Module):
     """Exponential moving average of a module's weights (Polyak & Juditsky 1992); buffers are copied.
 
-    Unlike torch's AveragedModel, it keeps its count on the CPU, which avoids a synchronisation per step.
+    Unlike torch's AveragedModel, this class keeps its count on the CPU, to avoid a synchronisation per step.
     """
 
     count: Tensor
 
     def __init__(self, module: nn.Module, decay: float):
-        """Start empty. `decay` is the EMA coefficient; the first updates use a smaller one."""
+        """Start empty. `decay` is the EMA coefficient; the first updates use a smaller coefficient."""
         super().__init__()
         self.module = copy.deepcopy(module)
         self.register_buffer("count", torch.tensor(0))
@@ -105,15 +106,16 @@ class EMA(nn.Module):
 def seed_dropout(seed: int) -> None:
     """Seed torch's random numbers on the device.
 
-    torch.manual_seed is too slow per step: it seeds all kinds of devices, and records the call stack if one is absent.
+    torch.manual_seed is too slow to call at each step: it seeds every kind of device, and records the call stack for
+    each kind that the machine lacks.
     """
     seeders = {"cpu": torch.default_generator.manual_seed, "cuda": torch.cuda.manual_seed_all}
     seeders.get(device().type, torch.manual_seed)(seed)
 
 
 def make_deterministic(seed: int) -> None:
-    """Seed torch and select deterministic algorithms; torch warns about an operation that has none."""
+    """Seed torch and select deterministic algorithms. Torch warns if an operation has no deterministic algorithm."""
     torch.manual_seed(seed)
-    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import torch's compiler: 3 s
-    # The mode also fills new memory, which costs time and serves only programs that read memory before they write it.
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms also imports the compiler (3 s)
+    # The mode also fills new tensors. That costs time and helps only programs that read memory before they write it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

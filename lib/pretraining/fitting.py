@@ -1,10 +1,10 @@
 """Train a CNN from random weights, on images and captions alone.
 
 A linear layer, which is dropped afterwards, predicts from each region of the grid which phrases the captions contain.
-The region with the highest score answers for the image (multiple instance learning, Fang et al. 2015, "From captions to
-visual concepts and back"). So a region learns its own content, although no caption says where an object is. The pairs
-of words bind attributes to objects: single words say that something is red and something is a star, but not that the
-star is red.
+The region with the highest score gives the score of the image (multiple instance learning, Fang et al. 2015, "From
+captions to visual concepts and back"). So a region learns its own content, although no caption says where an object is.
+Pairs of words bind attributes to objects: single words say that something is red and that something is a star, but not
+that the star is red.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def fit_backbone(
     network = for_inference(backbone.network).to(device())
     channels = backbone.features(torch.from_numpy(pixels[:1]).to(device()), "grid").shape[2]
     head = nn.Linear(channels, targets.shape[1]).to(device())
-    nn.init.constant_(head.bias, -3.0)  # most phrases are in few captions
+    nn.init.constant_(head.bias, -3.0)  # low probabilities, because most phrases are in few captions
 
     def predict(x: Tensor) -> Tensor:
         return head(backbone.grid(x)).amax(dim=1)  # (N, P, W) -> (N, W)

@@ -24,7 +24,7 @@ from lib.vision.backbones import Backbone
 class PretrainConfig:
     """How to train; see params.yaml."""
 
-    section: ClassVar = "backbone.fit"  # of params.yaml, for error messages
+    section: ClassVar = "backbone.fit"  # section of params.yaml, for error messages
     epochs: int
     batch_size: int
     learning_rate: float
@@ -42,7 +42,7 @@ def phrase_shares(captions: Sequence[Sequence[Sequence[str]]], config: PretrainC
     kept = sorted((phrase for phrase, n in counts.items() if n >= config.min_count), key=str)
     if not kept:
         key = f"{config.section}.min_count={config.min_count}"
-        raise UserError(f"{key}: no word is in that many captions of the train split. Lower it.")
+        raise UserError(f"{key}: no word is in that many captions of the train split. Use a lower value.")
     columns = {phrase: column for column, phrase in enumerate(kept)}
     shares = torch.zeros(len(captions), len(columns))
     for row, image in zip(shares, phrases_of, strict=True):
@@ -64,11 +64,11 @@ def learn_phrases(
     """Train the backbone's network and `head` in place, by binary cross-entropy. Both are on `device()`.
 
     pixels (I, size, size, 3) uint8, preprocessed; targets (I, W) in [0, 1]; `predict` returns the logits (N, W) of
-    normalised pixels (N, 3, size, size); `ema` follows the network. An interrupted run with the same arguments resumes
-    from `checkpoint_path` after its last epoch. Raises UserError if training diverges.
+    normalised pixels (N, 3, size, size); `ema` is updated after each step. An interrupted run with the same arguments
+    resumes from `checkpoint_path` after its last epoch. Raises UserError if training diverges.
     """
     size = min(config.batch_size, len(pixels))
-    used = len(pixels) // size * size  # equal batches for batch normalisation: each epoch leaves a few images out
+    used = len(pixels) // size * size  # batches of equal size, for batch normalisation; each epoch skips a few images
     modules = nn.ModuleDict({"network": backbone.network, "head": head})
     steps = config.epochs * (used // size)
     optimiser = Optimiser(modules.parameters(), config.learning_rate, steps, weight_decay=0.01)

@@ -2,8 +2,8 @@
 
 A linear layer, which is dropped afterwards, predicts from the feature vector the fraction of an image's captions that
 contain each phrase (Fang et al. 2015, "From captions to visual concepts and back"; Wu et al. 2016, "What value do
-explicit high level concepts have in vision to language problems?"). Captions name people, clothes, actions and places,
-most of which ImageNet's classes lack.
+explicit high level concepts have in vision to language problems?"). Captions name people, clothes, actions and places.
+ImageNet has no classes for most of these.
 
 Images are cropped and mirrored at random. Objects are larger in a crop, so crops with fewer pixels (`size`) match the
 object sizes of whole images at extraction (Touvron et al. 2019, "Fixing the train-test resolution discrepancy"). The
@@ -25,7 +25,7 @@ from lib.pretraining.phrases import PretrainConfig, learn_phrases, phrase_shares
 from lib.runtime.device import device
 from lib.vision.backbones import Backbone, for_inference
 
-_MIN_CROP = 0.4  # of the image's area
+_MIN_CROP = 0.4  # fraction of the image's area
 _EMA_DECAY = 0.995
 
 
@@ -35,7 +35,7 @@ class TuneConfig(PretrainConfig):
 
     section = "backbone.tune"
     size: int | None  # pixels per side; None: the size at extraction
-    precision: str  # float32, bfloat16
+    precision: str  # float32 or bfloat16
 
 
 def tune_backbone(
@@ -51,7 +51,9 @@ def tune_backbone(
     there are fewer than two images, or the network does not take images of `config.size`.
     """
     if len(pixels) < 2:
-        raise UserError("backbone.tune needs at least two images in the train split")
+        need = f"tuning needs at least 2 readable train images, but there are {len(pixels)}"
+        fix = "Add images, or set backbone.tune.epochs to 0."
+        raise UserError(f"backbone.tune.epochs={config.epochs}: {need}. {fix}")
     shares = phrase_shares(captions, config)  # (I, W)
     network = for_inference(backbone.network).to(device())
     size = config.size or backbone.preprocess.size
@@ -72,7 +74,7 @@ def random_views(x: Tensor, size: int) -> Tensor:
     n = len(x)
     area = torch.empty(n).uniform_(_MIN_CROP, 1)
     aspect = torch.empty(n).uniform_(math.log(3 / 4), math.log(4 / 3)).exp()  # width over height
-    extent = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], dim=1).clamp_max(1)  # (N, 2), of the image
+    extent = torch.stack([(area * aspect).sqrt(), (area / aspect).sqrt()], dim=1).clamp_max(1)  # (N, 2), fractions
     centre = (1 - extent) * torch.empty(n, 2).uniform_(-1, 1)
     mirror = torch.randint(2, (n,)) * 2 - 1
     theta = torch.stack([extent[:, 0] * mirror, extent[:, 1]], dim=1).diag_embed()  # (N, 2, 2)
@@ -83,10 +85,10 @@ def random_views(x: Tensor, size: int) -> Tensor:
 
 
 def _head(channels: int, shares: Tensor) -> nn.Module:
-    """Return a head whose first prediction for every image is the mean of `shares`."""
+    """Return a head that at first predicts the mean of `shares` for every image."""
     linear = nn.Linear(channels, shares.shape[1])
     nn.init.zeros_(linear.weight)
     with torch.no_grad():
         linear.bias.copy_(torch.logit(shares.mean(0).clamp(1e-6, 1 - 1e-6)))
-    # Standardised features, because the head must learn much faster than the network.
+    # Standardise the features, because the head must learn much faster than the network.
     return nn.Sequential(nn.BatchNorm1d(channels, affine=False), linear)

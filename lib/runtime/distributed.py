@@ -1,6 +1,7 @@
-"""This process among several that share work: ranks, as torchrun sets them, and what they send to one another.
+"""Share work among several processes: their ranks, which torchrun sets, and the messages between them.
 
-A single process is rank 0 of 1 and sends nothing. All processes must call the functions that send, in the same order.
+A single process is rank 0 of 1 and sends nothing. All processes must call the functions that send messages, in the same
+order.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from lib.core.errors import UserError
 from lib.runtime.device import device
 
 _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
-_TIMEOUT = timedelta(hours=1)  # of a message: the others wait while the main process reads features from a slow disk
+_TIMEOUT = timedelta(hours=1)  # per message: the others wait while the main process reads features from a slow disk
 _BARRIER_TIMEOUT = timedelta(days=7)  # the main process may wait for another run of the same training to finish
 _barrier_group: dist.ProcessGroup | None = None  # all processes, with the long timeout
 
@@ -31,7 +32,7 @@ class PeerLost(UserError):
 def process_group() -> Iterator[None]:
     """Join the processes that torchrun's environment variables describe. Each uses the GPU of its local rank.
 
-    Raises UserError if the processes cannot use the device, or outnumber the GPUs.
+    Raises UserError if the processes cannot use the device, or if there are fewer GPUs than processes.
     """
     global _barrier_group
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -39,12 +40,12 @@ def process_group() -> Iterator[None]:
         return
     chosen = device()
     if chosen.type not in _BACKENDS:
-        raise UserError(f"CAPTION_DEVICE={chosen}: processes cannot share it. Use cpu, or start one process.")
+        raise UserError(f"CAPTION_DEVICE={chosen}: several processes cannot share it. Use cpu, or start one process.")
     if chosen.type == "cuda":
         count, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
         if chosen.index is not None or count > gpus:
             raise UserError(
-                f"CAPTION_DEVICE={chosen}: {count} processes need a GPU each, and torch finds {gpus}. "
+                f"CAPTION_DEVICE={chosen}: {count} processes need a GPU each, but torch finds {gpus}. "
                 f"Set CAPTION_DEVICE=cuda and start at most {gpus} processes."
             )
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -81,13 +82,13 @@ Items = TypeVar("Items", range, list[Any], np.ndarray)
 
 
 def shard(items: Items) -> Items:
-    """Return this process's contiguous slice of `items`; empty for some if the items are fewer than the processes."""
+    """Return this process's contiguous slice of `items`. If there are fewer items than processes, some are empty."""
     start, end = (len(items) * number // world_size() for number in (rank(), rank() + 1))
     return items[start:end]
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
-    """Return the sum of the processes' tensors, which have one shape: the same bits in each process."""
+    """Return the sum of the processes' tensors, which must have the same shape. All processes get the same bits."""
     if world_size() == 1:
         return tensor
     total = tensor.detach().clone()
@@ -96,7 +97,7 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
 
 
 def all_gather(tensor: Tensor) -> Tensor:
-    """Return the tensors (n,) of all processes, by rank, as one (N,); n may differ, the type may not."""
+    """Concatenate the tensors (n,) of all processes, by rank, to (N,). Lengths may differ, but not dtypes."""
     if world_size() == 1:
         return tensor
     sizes = torch.zeros(world_size(), dtype=torch.long)
@@ -107,7 +108,7 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 
 def broadcast_bytes(content: bytes) -> bytes:
-    """Return the main process's `content`."""
+    """Return the `content` of the main process, in all processes."""
     if world_size() == 1:
         return content
     own = np.frombuffer(content if is_main_process() else b"", np.uint8)
@@ -115,7 +116,7 @@ def broadcast_bytes(content: bytes) -> bytes:
 
 
 def barrier() -> None:
-    """Wait until all processes are here, for longer than a message may take."""
+    """Wait until all processes call this function, for up to _BARRIER_TIMEOUT."""
     if world_size() > 1:
         _send(dist.barrier, _barrier_group)
 
@@ -132,14 +133,14 @@ def all_reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
     if world_size() == 1:
         return
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    total = all_reduce_sum(torch.cat([gradient.flatten() for gradient in gradients]))  # one message
+    total = all_reduce_sum(torch.cat([gradient.flatten() for gradient in gradients]))  # one message for all gradients
     parts = total.split([gradient.numel() for gradient in gradients])
     for parameter, gradient, part in zip(parameters, gradients, parts, strict=True):
-        parameter.grad = gradient.copy_(part.view_as(gradient))  # keeps the memory layout
+        parameter.grad = gradient.copy_(part.view_as(gradient))  # copy_ keeps the memory layout
 
 
 def _send(operation: Callable[..., object], *arguments: object) -> None:
     try:
         operation(*arguments)
-    except RuntimeError as error:  # gloo raises it; NCCL ends the process
-        raise PeerLost("another of the processes that share the work has ended") from error
+    except RuntimeError as error:  # from gloo; NCCL ends the process instead
+        raise PeerLost("another process that shares the work has ended") from error

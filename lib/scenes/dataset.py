@@ -44,7 +44,7 @@ def read_truth(raw: Path) -> dict[int, Scene]:
 
 
 def make_scene(image_id: int, *, seed: int, size: int, mix: dict[str, float]) -> tuple[Scene, bytes, list[str]]:
-    """Return a scene, its JPEG and its captions; they depend on the arguments alone."""
+    """Return a scene, its JPEG and its captions. They depend only on the arguments."""
     rng = np.random.default_rng([seed, image_id])
     scene = sample_scene(rng, mix)
     captions = [describe(scene, rng) for _ in range(CAPTIONS_PER_IMAGE)]

@@ -23,7 +23,7 @@ _OBJECT_COLOURS: dict[str, _Colour] = {
     "white": (248, 248, 246),
     "black": (38, 38, 42),
 }
-# The colours at the top and at the bottom, the noise's standard deviation (of 255), the number and colour of details.
+# Colour at the top, colour at the bottom, standard deviation of the noise (0 to 255), number of details, their colour.
 _BACKGROUNDS: dict[str, tuple[_Colour, _Colour, int, int, _Colour]] = {
     "sky": ((126, 186, 236), (214, 234, 248), 2, 4, (240, 246, 252)),
     "night": ((16, 20, 54), (56, 50, 104), 2, 30, (196, 196, 226)),

@@ -26,7 +26,7 @@ RELATION_WORDS = {
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
-NEAR_WORDS = ("next to", "beside")  # true of any two objects
+NEAR_WORDS = ("next to", "beside")  # these hold for any two objects
 PLACE_WORDS = {
     "left": ("on the left",),
     "right": ("on the right",),

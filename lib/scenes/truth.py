@@ -1,7 +1,7 @@
 """Decide whether a caption is true of a scene.
 
-It is if each noun phrase names another group of the scene, and the relation, place and background are right. A caption
-that does not follow the grammar is not true.
+A caption is true if each noun phrase names a different group of the scene, and the relation, place and background are
+right. A caption that does not follow the grammar is not true.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +18,10 @@ from lib.scenes.world import Group, Scene, position, relation
 
 @dataclass(frozen=True)
 class Statement:
-    """What a caption claims; None claims nothing."""
+    """What a caption claims. A field that is None claims nothing."""
 
     mentions: tuple[tuple[int, str | None, str, str], ...]  # (count, size, colour, shape) of each noun phrase
-    relation: str | None  # where the first is, seen from the second
+    relation: str | None  # where the first object is, seen from the second
     place: str | None
     background: str | None
 
@@ -97,5 +97,5 @@ def truth_matrix(statements: Sequence[Statement | None], scenes: Sequence[Scene]
 
 
 def shuffled_truth(matrix: np.ndarray) -> float:
-    """Return the mean of a truth matrix off its diagonal: what to expect from a model that ignores its image."""
+    """Return the mean of a truth matrix off its diagonal: the expected score of a model that ignores its image."""
     return float(matrix[~np.eye(len(matrix), dtype=bool)].mean())

@@ -12,7 +12,7 @@ import numpy as np
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring")
 COLOURS = ("red", "yellow", "green", "blue", "purple", "white", "black")
 DIAMETERS = {"small": (0.22, 0.26), "large": (0.38, 0.44)}
-# The colours that are hardly visible on a background; no object there has them.
+# For each background, the colours that are hardly visible on it. No object on this background has such a colour.
 BACKGROUNDS: dict[str, tuple[str, ...]] = {
     "sky": ("blue", "white"),
     "night": ("black",),
@@ -21,14 +21,14 @@ BACKGROUNDS: dict[str, tuple[str, ...]] = {
     "snow": ("white",),
     "sea": ("blue", "green"),
 }
-# One object; two or three that look alike; two that differ; three that differ.
+# one: one object; alike: two or three that look alike; pair: two that differ; trio: three that differ.
 KINDS = ("one", "alike", "pair", "trio")
 
-_MARGIN = 0.03  # between an object and the image's edge
-_GAP = 0.1  # between objects
-_OFF_CENTRE = 0.15  # an offset below this is "in the middle"
-_MIN_OFFSET = _OFF_CENTRE * 1.4  # a clear relation or position needs this offset ...
-_MIN_RATIO = 2.0  # ... and this ratio to the other offset
+_MARGIN = 0.03  # minimum distance between an object and the image's edge
+_GAP = 0.1  # minimum distance between objects
+_OFF_CENTRE = 0.15  # an object with both offsets below this is "in the middle"
+_MIN_OFFSET = _OFF_CENTRE * 1.4  # a relation or position is clear if its offset is above this ...
+_MIN_RATIO = 2.0  # ... and above this multiple of the other offset
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class SceneObject:
     shape: str
     colour: str
     size: str
-    x: float  # of the centre
+    x: float  # x and y of the centre
     y: float
     diameter: float
     angle: float  # radians
 
 
-Group = tuple[SceneObject, ...]  # objects that look alike; most groups have one
+Group = tuple[SceneObject, ...]  # objects that look alike; most groups have only one object
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def sample_scene(rng: np.random.Generator, mix: dict[str, float]) -> Scene:
     kind = KINDS[rng.choice(len(KINDS), p=weights / weights.sum())]
     background = str(rng.choice(list(BACKGROUNDS)))
     colours = [colour for colour in COLOURS if colour not in BACKGROUNDS[background]]
-    while True:  # most layouts are clear
+    while True:  # repeats rarely, because most layouts are clear
         groups = _sample_groups(rng, kind, colours)
         if _is_clear(kind, groups):
             return Scene(background, groups)
@@ -107,7 +107,7 @@ def _is_clear(kind: str, groups: tuple[Group, ...]) -> bool:
     if len({(group[0].shape, group[0].colour) for group in groups}) < len(groups):
         return False
     if kind in ("alike", "trio"):
-        return True  # captions mention neither position nor relation
+        return True  # captions of these kinds mention neither position nor relation
     x, y = (objects[1].x, objects[1].y) if kind == "pair" else (0.5, 0.5)
     small, large = sorted((abs(objects[0].x - x), abs(objects[0].y - y)))
     in_middle = kind == "one" and large < _OFF_CENTRE * 0.5

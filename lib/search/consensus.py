@@ -20,17 +20,18 @@ from lib.features.store import Features
 from lib.finetuning.reward import CiderReward
 from lib.model.decoding import Hypothesis
 
-_CHUNK = 2048  # images read at a time, so that memory never holds all grids
-_MIN_STD = 1e-3  # smaller standard deviations are noise, and not scaled up further
+_CHUNK = 2048  # images to read at a time, because all grid features may not fit in memory
+# Lower limit of a channel's standard deviation: smaller ones are noise, and dividing by them would amplify it.
+_MIN_STD = 1e-3
 
 
 class Consensus:
     """Reranks hypotheses with the features and captions of the train split."""
 
     def __init__(self, features: Features | Tensor, reward: CiderReward, neighbours: int, weight: float):
-        """Index the features (I, P, C) of the train split; `reward` has its captions. `neighbours` is at least 1."""
+        """Index the features (I, P, C) of the train split. `reward` holds its captions. `neighbours` is at least 1."""
         self._reward, self._weight, self._neighbours = reward, weight, min(neighbours, len(features))
-        means = torch.empty(len(features), features.shape[2])  # (I, C); filled in place, because COCO's is 1 GB
+        means = torch.empty(len(features), features.shape[2])  # (I, C); filled in place: 1 GB for COCO
         for rows, part in zip(means.split(_CHUNK), features.split(_CHUNK), strict=True):
             rows.copy_(_region_means(part))
         # Without standardisation, a few channels that are large in all images dominate every cosine.
@@ -52,7 +53,7 @@ class Consensus:
         return reranked
 
     def _directions(self, means: Tensor) -> Tensor:
-        """Standardise means (N, C) and scale each row to length 1, in place."""
+        """Standardise `means` (N, C) and scale each row to length 1, in place."""
         return normalize(means.sub_(self._mean).div_(self._std), dim=1, out=means)
 
 

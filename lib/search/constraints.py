@@ -1,4 +1,4 @@
-"""Constraints on decoded captions, whatever the model's probabilities."""
+"""Constraints on decoded captions. They forbid tokens, however probable the model finds them."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ from lib.text.vocabulary import END
 class DecodingConstraints:
     """A minimum length and no repeated n-grams. The defaults forbid nothing."""
 
-    min_length: int = 0  # words before <end>
+    min_length: int = 0  # minimum number of words before <end>
     no_repeat_ngram_size: int = 0  # no n-gram of this size occurs twice in a caption; 0 allows all
 
     def apply(self, log_probs: Tensor, tokens: Tensor) -> Tensor:
-        """Set log_probs (M, V) of forbidden next tokens to -inf, in place; tokens (M, T) are those so far.
+        """Set `log_probs` (M, V) of forbidden next tokens to -inf, in place. `tokens` (M, T) are the tokens so far.
 
-        If nothing else is left, <end> is allowed after all.
+        If no token is allowed, allow <end>.
         """
         length, size = tokens.shape[1], self.no_repeat_ngram_size
         too_short, may_repeat = length < self.min_length, 0 < size <= length
@@ -28,7 +28,7 @@ class DecodingConstraints:
         if too_short:
             log_probs[:, END] = float("-inf")
         if may_repeat:
-            # Where the last n - 1 tokens occurred before, the token that followed them is forbidden.
+            # If the last n - 1 tokens occurred before, forbid the token that followed them.
             ngrams = tokens.unfold(1, size, 1)  # (M, T - n + 1, n)
             last = tokens[:, length - size + 1 :]  # (M, n - 1)
             row, position = (ngrams[:, :, :-1] == last[:, None]).all(dim=2).nonzero(as_tuple=True)

@@ -19,7 +19,7 @@ from lib.text.vocabulary import Vocabulary
 
 
 class EnsembleState(tuple[DecoderState, ...]):
-    """The states of the decoders."""
+    """The state of each decoder."""
 
     @property
     def attention_weights(self) -> Tensor:
@@ -34,7 +34,7 @@ class EnsembleState(tuple[DecoderState, ...]):
 
 
 class Ensemble:
-    """Averages the token probabilities of decoders with one vocabulary and one kind of features."""
+    """Averages the token probabilities of decoders that share a vocabulary and the kind of features."""
 
     def __init__(self, decoders: Sequence[Decoder]):
         self.decoders = decoders
@@ -50,7 +50,7 @@ class Ensemble:
 
 
 def build_ensemble(folders: list[Path], loaded: list[tuple[Decoder, Vocabulary]]) -> tuple[CaptionModel, Vocabulary]:
-    """Combine what `load_decoder` returned for each of `folders`; a single decoder stays as it is.
+    """Combine the results of `load_decoder` for each of `folders`. A single decoder is returned unchanged.
 
     Raises UserError if the models differ in vocabulary or features.
     """
@@ -63,12 +63,13 @@ def build_ensemble(folders: list[Path], loaded: list[tuple[Decoder, Vocabulary]]
     for folder, vocabulary, source in zip(folders, vocabularies, sources, strict=True):
         if vocabulary.words != vocabularies[0].words or source != sources[0]:
             differing = "CNNs, features.kind or features.pca_components" if source != sources[0] else "vocabularies"
-            raise UserError(f"{folders[0]} and {folder} cannot decode together: their {differing} differ")
+            fix = "Remove one of the two from the folder generate.ensemble, or from --model."
+            raise UserError(f"{folders[0]} and {folder} cannot decode together: their {differing} differ. {fix}")
     return Ensemble(decoders), vocabularies[0]
 
 
 def _feature_source(folder: Path, decoder: Decoder) -> tuple[Any, ...]:
-    """Return what identifies a model's features: their shape and the digests of its CNN and its PCA, if it has one."""
+    """Return what identifies a model's features: their shape, and the digests of the CNN and, if any, of the PCA."""
     paths = sorted([*backbone_folder(folder).glob("*"), pca_path(folder)])
     digests = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths if path.exists()]
     return decoder.config.num_regions, decoder.config.feature_size, digests

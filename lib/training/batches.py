@@ -11,28 +11,28 @@ from torch import Tensor
 from lib.model.decoder import CaptionBatch
 from lib.text.vocabulary import PAD, Vocabulary
 
-# A batch is padded to its longest caption. On a CPU, two parts of similar length need less padding; more parts make
-# the matrix products too small, and a GPU would launch more kernels. (Whole batches of similar length would be faster
-# still and train worse, because each batch would pull the decoder towards its own length.)
+# Captions are padded to the longest caption in their part of a batch. On a CPU, two parts of similar length need less
+# padding. More parts would make the matrix products too small. On a GPU, each part would launch more kernels. (Batches
+# of similar length would be faster, but train worse: each batch would pull the decoder towards its own length.)
 _PARTS = {"cpu": 2}
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some captions and their images, each image once."""
+    """A batch of captions, and their images without repetition."""
 
-    images: np.ndarray  # (I,) rows of features
-    parts: list[CaptionBatch]  # their image_index refers to `images`
+    images: np.ndarray  # (I,): rows of the features
+    parts: list[CaptionBatch]  # each part's `image_index` refers to `images`
 
     @property
     def targets(self) -> Tensor:
-        """The tokens to predict, (num_tokens,)."""
+        """Return the tokens to predict, (num_tokens,)."""
         return torch.cat([part.words for part in self.parts])
 
 
 @dataclass(frozen=True)
 class CaptionSet:
-    """Captions as token ids, and the feature row of each one's image. Captions of one image are adjacent."""
+    """Captions as token ids, and the feature row of each caption's image. Captions of one image are adjacent."""
 
     token_ids: Tensor  # (captions, L) int32: <start>, tokens, <end>, <pad>
     lengths: np.ndarray  # (captions,)
@@ -46,7 +46,7 @@ class CaptionSet:
         return CaptionSet(self.token_ids.to(device), self.lengths, self.image_index)
 
     def take(self, captions: np.ndarray, *, bucket_by_length: bool = True) -> Batch:
-        """Return the captions with the indices `captions` (N,); with `bucket_by_length` in parts of similar length."""
+        """Return the captions with the indices `captions` (N,). `bucket_by_length` splits them into parts by length."""
         if bucket_by_length:
             captions = captions[np.argsort(self.lengths[captions], kind="stable")]
         images, image_index = np.unique(self.image_index[captions], return_inverse=True)
@@ -61,13 +61,13 @@ class CaptionSet:
         return CaptionBatch.of_lengths(columns[1], token_ids, columns[2], self.num_tokens(captions))
 
     def num_tokens(self, captions: np.ndarray) -> int:
-        """Return how many tokens of `captions` are predicted: all but <start>."""
+        """Return the number of tokens to predict in `captions`: all except <start>."""
         return int((self.lengths[captions] - 1).sum())
 
     def batches(self, size: int, rng: np.random.Generator | None = None, *, by_image: bool = False) -> list[np.ndarray]:
-        """Return the indices of batches of about `size` captions, once over the set; in random order with `rng`.
+        """Split the caption indices into batches of about `size`, each caption once. With `rng`, shuffle them first.
 
-        With `by_image`, all captions of an image are in one batch, so that its features are projected once.
+        With `by_image`, all captions of an image are in one batch, so that the image's features are projected once.
         """
         items = len(self)
         if by_image:
@@ -85,7 +85,7 @@ def caption_set(references: Iterable[Sequence[Sequence[str]]], vocabulary: Vocab
     references = list(references)
     counts = [len(captions) for captions in references]
     longest = min(max_length, max(map(len, chain.from_iterable(references)), default=0))
-    token_ids = np.full((sum(counts), longest + 2), PAD, dtype=np.int32)  # + <start>, <end>
+    token_ids = np.full((sum(counts), longest + 2), PAD, dtype=np.int32)  # 2 for <start> and <end>
     lengths = np.empty(len(token_ids), dtype=np.int64)
     for row, tokens in enumerate(chain.from_iterable(references)):
         caption = vocabulary.encode(tokens, max_length)

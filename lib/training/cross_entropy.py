@@ -23,14 +23,14 @@ class CrossEntropyConfig(TrainConfig):
     label_smoothing: float = 0.0
     bucket_by_length: bool = True
     by_image: bool = False
-    precision: str = "float32"  # or bfloat16
+    precision: str = "float32"  # float32 or bfloat16
 
 
 @dataclass(frozen=True)
 class CrossEntropy(Objective):
     """Teacher forcing: the decoder reads the reference's tokens, not its own.
 
-    Cross-entropies are means per token in nats: train_loss with label smoothing and dropout, val_loss without them.
+    Both losses are means per token in nats. train_loss includes label smoothing and dropout; val_loss does not.
     """
 
     config: CrossEntropyConfig
@@ -41,12 +41,12 @@ class CrossEntropy(Objective):
         self.decoder.fit_standardisation(self.train.features.split(_STANDARDISATION_BATCH))
 
     def batches(self, epoch: int) -> list[np.ndarray]:
-        """Return the indices of each batch's captions."""
+        """Return the caption indices of each batch."""
         rng = np.random.default_rng([self.config.seed, epoch])
         return self.train.captions.batches(self.config.batch_size, rng, by_image=self.config.by_image)
 
     def loss(self, batch: np.ndarray) -> tuple[Tensor, Tensor, int]:
-        """Return the mean cross-entropy per token, as loss and as metric, and the number of tokens."""
+        """Return the mean cross-entropy per token, once as loss and once as metric, and the number of tokens."""
         own, num_tokens = shard(batch), self.train.captions.num_tokens(batch)
         if not len(own):
             return zero_loss(), zero_loss(), num_tokens
@@ -67,7 +67,7 @@ class CrossEntropy(Objective):
 def mean_loss(decoder: Decoder, split: Split, batch_size: int) -> float:
     """Return the teacher-forced cross-entropy per token, in nats."""
     batches = split.captions.batches(batch_size)
-    own = shard(batches)  # whole batches, so that each loss has the same bits, whichever process computes it
+    own = shard(batches)  # whole batches, so that each loss has the same bits for any number of processes
     losses = torch.zeros(len(own), device=device())
     for number, batch in enumerate(own):
         losses[number], _ = batch_loss(decoder, split, batch)

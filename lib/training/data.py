@@ -23,8 +23,8 @@ _BATCH = 256  # images
 class Split:
     """The features (I, P, C) of a split's images, their ids and reference tokens, and the captions as token ids."""
 
-    features: Features | Tensor  # grids stay on disk, because they may be larger than the memory
-    references: dict[int, list[list[str]]]  # by image id, in the order of `features`
+    features: Features | Tensor  # grid features stay on disk, because they may not fit in memory
+    references: dict[int, list[list[str]]]  # image id -> token lists, in the order of `features`
     captions: CaptionSet
 
     def to(self, device: torch.device) -> "Split":
@@ -35,21 +35,22 @@ class Split:
 
     @cached_property
     def scorer(self) -> Scorer:
-        """Scores captions of all images."""
+        """Return a scorer with the references of all images."""
         return Scorer(self.references)
 
     def features_of(self, images: np.ndarray) -> Tensor:
-        """Return the features of the rows `images` (n,), on the device, (n, P, C)."""
+        """Return the features (n, P, C) of the rows `images` (n,), on `device()`."""
         return self.features[torch.from_numpy(images)].to(device())
 
 
 def greedy_scores(decoder: Decoder, vocabulary: Vocabulary, val: Split, max_length: int) -> dict[str, float]:
-    """Return the scores (see `lib.scoring`) of greedy captions of the val split, with names that begin with val_.
+    """Caption the val split greedily. Return the scores (see `lib.scoring`), with names that begin with val_.
 
     Captions and references are in the vocabulary's spelling. The stage evaluate scores both with `scoring_tokens` (see
     `lib.text.tokenizer`), so its scores differ a little if captions have brackets, currencies or capitals.
     """
-    # Processes share whole batches: the captions, rounding included, do not depend on the number of processes.
+    # Each process gets whole batches, so that the captions do not depend on the number of processes, not even by
+    # rounding.
     starts = shard(range(0, len(val.references), _BATCH))
     batches = (val.features[start : start + _BATCH].to(device()) for start in starts)
     own = [hypothesis for batch in batches for hypothesis in greedy(decoder, batch, max_length)]

@@ -1,4 +1,4 @@
-"""The training loop of the decoder, for any objective: epochs, validation, checkpoints; the best epoch is kept."""
+"""Train the decoder for any objective: epochs, validation and checkpoints. Keep the weights of the best epoch."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -25,21 +25,21 @@ _CHECKPOINT_SECONDS = 120.0
 _TIE_BREAKERS = ("val_loss", "val_cider_d", "val_bleu_4", "val_rouge_l", "val_bleu_1")  # if `monitor` ties
 _NOT_PRINTED = ("epoch", "val_bleu_1", "val_bleu_2", "val_bleu_3", "val_rouge_l")
 
-EpochMetrics = dict[str, float]  # one row of the learning curves: the metrics of an epoch by name
+EpochMetrics = dict[str, float]  # one row of the learning curves: metric name -> value
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train, whatever the objective; see params.yaml."""
+    """How to train, for any objective; see params.yaml."""
 
-    section: ClassVar[str]  # of params.yaml, for error messages
+    section: ClassVar[str]  # section of params.yaml, for error messages
     epochs: int
-    batch_size: int  # captions; images for self-critical training
+    batch_size: int  # captions, or images in self-critical training
     learning_rate: float
-    monitor: str  # val_loss, or a score: val_bleu_4, val_cider_d
+    monitor: str  # metric that selects the best epoch: val_loss, val_bleu_4 or val_cider_d
     seed: int
     warmup_fraction: float = 0.05
-    decay: str = "cosine"  # or none
+    decay: str = "cosine"  # cosine or none
     weight_decay: float = 0.0
     max_grad_norm: float = 0.0
     ema_decay: float = 0.0
@@ -56,20 +56,20 @@ class Objective:
     val: Split
     config: TrainConfig
     max_length: int
-    metric: ClassVar[str]  # the name of the metric that `loss` returns
-    keep_initial: ClassVar[bool] = False  # whether epoch 0, the initial weights, may be the best
+    metric: ClassVar[str]  # name of the metric that `loss` returns
+    keep_initial: ClassVar[bool] = False  # whether the initial weights (epoch 0) may be the best
 
     def prepare(self) -> None:
         """Initialise the decoder from the train split, in the main process."""
 
     def batches(self, epoch: int) -> Sequence[Any]:
-        """Return the batches of an epoch: a function of the seed and the epoch alone, of the same number in each."""
+        """Return the batches of an epoch. They depend only on the seed and the epoch. Their number is constant."""
         raise NotImplementedError
 
     def loss(self, batch: Any) -> tuple[Tensor, Tensor, int]:
-        """Return the loss of a batch, its metric, and its weight in the epoch's mean.
+        """Return the loss of a batch, its metric, and the weight of the metric in the epoch's mean.
 
-        Each process takes its shard of the batch, and returns its summand of the loss and of the metric.
+        Each process computes its shard of the batch. The loss and the metric of the batch are sums over the processes.
         """
         raise NotImplementedError
 
@@ -100,11 +100,12 @@ def best_epoch(curve: Sequence[EpochMetrics], monitor: str) -> EpochMetrics:
     return min(curve, key=key)
 
 
-def explain_ties(curve: Sequence[EpochMetrics], monitor: str, num_images: int) -> str | None:
-    """Return a line that says why the best epoch was kept, or None if no other epoch has its value of `monitor`.
+def explain_ties(curve: Sequence[EpochMetrics], config: TrainConfig, num_images: int) -> str | None:
+    """Return a line that says why the best epoch was kept, or None if no other epoch ties with it.
 
     `num_images` is the size of the val split.
     """
+    monitor = config.monitor
     best = best_epoch(curve, monitor)
     equal = [row for row in curve if row[monitor] == best[monitor]]
     if len(equal) == 1:
@@ -113,15 +114,15 @@ def explain_ties(curve: Sequence[EpochMetrics], monitor: str, num_images: int) -
     reason = f"which has the best {deciding}, {best[deciding]:.3f}" if deciding else "the first of them"
     cause = " (CIDEr-D of a single image is always 0)" if monitor == "val_cider_d" and num_images == 1 else ""
     ties = f"{len(equal)} epochs have {best[monitor]:.3f}{cause}"
-    return f"monitor={monitor}: {ties}; kept epoch {best['epoch']}, {reason}"
+    return f"{config.section}.monitor={monitor}: {ties}; kept epoch {best['epoch']}, {reason}"
 
 
 def train_decoder(objective: Objective, checkpoint_path: Path | None = None) -> list[EpochMetrics]:
     """Train the objective's decoder in place on `device()`, and return the learning curves.
 
     The decoder ends in evaluation mode with the weights of the best epoch by `config.monitor`. An interrupted run with
-    the same arguments resumes from `checkpoint_path` and ends in the same weights; with another number of processes, in
-    the same up to the order of sums and dropout. Raises UserError if training diverges.
+    the same arguments resumes from `checkpoint_path` and ends in the same weights. With another number of processes,
+    the weights differ only by the order of sums and by dropout. Raises UserError if training diverges.
     """
     decoder, config = objective.decoder.to(device()), objective.config
     if is_main_process():
@@ -136,7 +137,7 @@ def train_decoder(objective: Objective, checkpoint_path: Path | None = None) -> 
     while run.epoch <= config.epochs and not run.should_stop():
         decoder.train()
         batches, first = objective.batches(run.epoch), len(run.weights)
-        # Dropout's seeds differ from rank to rank. A resumed run uses the same seeds, whatever its first batch.
+        # One dropout seed per rank and batch. So a run that resumes within an epoch uses the same seeds.
         seeds = np.random.default_rng([config.seed, run.epoch, rank()]).integers(2**63, size=len(batches)).tolist()
         progress = tqdm(
             list(zip(batches, seeds, strict=True))[first:], f"epoch {run.epoch} of {config.epochs}", len(batches),
@@ -148,8 +149,8 @@ def train_decoder(objective: Objective, checkpoint_path: Path | None = None) -> 
         run.check_finite()
         run.end_epoch({"epoch": run.epoch, objective.metric: weighted_mean(run.metrics, run.weights)})
     if run.epoch <= config.epochs:
-        print_once(f"stopped early: no better epoch in the last {config.patience}")
-    if line := explain_ties(run.curve, config.monitor, len(objective.val.references)):
+        print_once(f"stopped early: no improvement in the last {config.patience} epochs")
+    if line := explain_ties(run.curve, config, len(objective.val.references)):
         print_once(line)
     decoder.load_state_dict(run.best)
     decoder.eval()
@@ -157,7 +158,7 @@ def train_decoder(objective: Objective, checkpoint_path: Path | None = None) -> 
 
 
 class _TrainingRun:
-    """The state of training: all that its next steps depend on, and the learning curves so far."""
+    """The state of training: everything that the next steps depend on, and the learning curves so far."""
 
     def __init__(self, objective: Objective, checkpoint_path: Path | None):
         config, batches = objective.config, len(objective.batches(1))
@@ -170,24 +171,24 @@ class _TrainingRun:
         self._ema = EMA(self._decoder, config.ema_decay) if config.ema_decay else None
         self.curve: list[EpochMetrics] = []
         self.best: dict[str, Tensor] = {}  # weights after the best epoch
-        # The metrics of this epoch's batches so far. Kept on the device to avoid a synchronisation per step; one
-        # tensor for all, because small tensors that stay would fragment the device's memory.
+        # The metrics of this epoch's batches so far. They stay on the device to avoid a synchronisation per step. One
+        # tensor holds them all, because many small tensors would fragment the device's memory.
         self.metrics, self.weights = torch.zeros(batches, device=device()), list[int]()
         self._epoch_start = self._saved = time.monotonic()
 
     @property
     def epoch(self) -> int:
-        """The number of the current epoch."""
+        """Return the number of the current epoch."""
         return int(self.curve[-1]["epoch"]) + 1 if self.curve else 1
 
     def should_stop(self) -> bool:
-        """Return whether the last `patience` epochs were not the best."""
+        """Return whether the best epoch is at least `patience` epochs ago. False if `patience` is None."""
         if not self.curve or self._config.patience is None:
             return False
         return self.curve[-1]["epoch"] - best_epoch(self.curve, self._config.monitor)["epoch"] >= self._config.patience
 
     def step(self, loss: Tensor, metric: Tensor, weight: int) -> None:
-        """Take one optimiser step, and save a checkpoint if the last one is old."""
+        """Take one optimiser step. Save a checkpoint if the last checkpoint is older than _CHECKPOINT_SECONDS."""
         self._optimiser.step(loss)
         if self._ema:
             self._ema.update(self._decoder)
@@ -197,7 +198,7 @@ class _TrainingRun:
             self._save()
 
     def check_finite(self) -> None:
-        """Raise UserError if training has diverged."""
+        """Raise UserError if a weight is not finite: then training has diverged."""
         if not all(bool(parameter.isfinite().all()) for parameter in self._decoder.parameters()):
             raise UserError(
                 f"{self._config.section}.learning_rate={self._config.learning_rate}: non-finite weights after epoch "

@@ -1,4 +1,4 @@
-"""How a stage or a tool starts: errors printed in one line, and never a zero exit status after an interrupt."""
+"""Start a stage or a tool: print errors in one line, and exit with a non-zero status after an interrupt."""
 
 import errno
 import re
@@ -16,13 +16,14 @@ _DISK_FULL = re.compile(rf"(?i)\b(errno|os error) ({errno.ENOSPC}|{errno.EDQUOT}
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run `main`. Print a user's or disk error in one line and exit with 1; exit with 130 after Ctrl-C."""
+    """Run `main`. Print a UserError or a disk error in one line and exit with 1; exit with 130 after Ctrl-C."""
     with exit_on_error():
         try:
             main()
         except (OSError, SafetensorError) as error:
             path, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
-            text = f"{path or 'input or output'}: {reason or error}"
+            problem = f"cannot read or write {path}" if path else "input or output failed"
+            text = f"{problem}: {reason or error}"
             if _DISK_FULL.search(str(error)):
                 folders = [folder.resolve() for folder in (Path(), SCRATCH) if folder.exists()]
                 fullest = min(folders, key=lambda folder: shutil.disk_usage(folder).free)

@@ -13,11 +13,11 @@ from lib.text.vocabulary import Vocabulary
 from stages.common.paths import CAPTION_TABLE, FEATURES, IMAGES, MODEL, user_path
 from stages.params import GenerateParams
 
-_IMAGES_PER_NEIGHBOUR = 50  # with more neighbours, most images of a small train split would share theirs
+_IMAGES_PER_NEIGHBOUR = 50  # in a small train split, more neighbours would be the same for most images
 
 
 def model_folders(params: GenerateParams) -> list[Path]:
-    """Return the folders of the models that decode together, the trained one first."""
+    """Return the folders of the models that decode together, the trained model first."""
     return [MODEL, *sorted(path for path in user_path(params.ensemble).iterdir() if path.is_dir())]
 
 
@@ -29,8 +29,8 @@ def train_consensus(params: GenerateParams, config: DecoderConfig, vocabulary: V
     images = read_images(IMAGES, "train")
     neighbours = min(wanted, max(1, len(images) // _IMAGES_PER_NEIGHBOUR))
     if neighbours < wanted:
-        reason = f"one per {_IMAGES_PER_NEIGHBOUR} train images"
-        print_once(f"generate.consensus.neighbours={wanted}: using {neighbours}, {reason}")
+        reason = f"at most one neighbour per {_IMAGES_PER_NEIGHBOUR} train images"
+        print_once(f"generate.consensus.neighbours={wanted} is lowered to {neighbours}: {reason}")
     features = Features(FEATURES, images)
     check_features(config, features.shape, FEATURES)
     reward = CiderReward(list(read_tokens(CAPTION_TABLE, images["image_id"]).values()), vocabulary)

@@ -1,4 +1,4 @@
-"""Reading the files of metrics/."""
+"""Read the files of metrics/."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A note of when, where and with what the model in the workspace was trained. No stage reads it."""
+"""Record when, where and with which versions the model in the workspace was trained. No stage reads the record."""
 
 import json
 import os
@@ -19,17 +19,20 @@ _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "dvc")
 
 
 def note_run(model: Path) -> None:
-    """Write the note for the model in the folder `model`, but outside it: the same params give the same model bytes."""
+    """Write the record of the model in the folder `model`.
+
+    The record is outside this folder, because the same params must give the same bytes in it.
+    """
     command = ["git", "describe", "--always", "--dirty"]
     # A downloaded zip has no .git, and may be unpacked inside another repository.
     done = subprocess.run(command, capture_output=True, text=True, check=False) if Path(".git").exists() else None
     kind, versions = device(), {package.name.lower(): package.version for package in distributions()}
     note = {
-        "model": fingerprint(weights_path(model)),  # because DVC may later put another model in the same folder
+        "model": fingerprint(weights_path(model)),  # DVC may later put another model into the folder
         "commit": (done and done.stdout.strip()) or None,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
-        "packages": {name: versions.get(name) for name in _PACKAGES},  # a stage also runs without dvc
+        "packages": {name: versions.get(name) for name in _PACKAGES},  # None for dvc if a stage runs without it
         "machine": f"{platform.platform()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads",
         "device": torch.cuda.get_device_name(kind) if kind.type == "cuda" else kind.type,
     }

@@ -16,7 +16,7 @@ from stages.common.paths import CAPTION_TABLE, FEATURES, IMAGES, METRICS, VOCABU
 
 
 def training_data(split: str, vocabulary: Vocabulary, max_length: int) -> Split:
-    """Return a split. Captions are cut after `max_length` words."""
+    """Load a split. Captions are cut after `max_length` words."""
     images = read_images(IMAGES, split)
     references = read_tokens(CAPTION_TABLE, images["image_id"])
     return Split(Features(FEATURES, images), references, caption_set(references.values(), vocabulary, max_length))

@@ -1,4 +1,4 @@
-"""Caption COCO's val2014 and test2014 for its evaluation server: `make server`. Fetches their zips, 13 GB in all."""
+"""Caption COCO's val2014 and test2014 for the evaluation server: `make server`. Downloads their zips, 13 GB."""
 
 import json
 import re
@@ -27,7 +27,8 @@ from stages.params import DatasetParams, GenerateParams, read_params
 def main() -> None:
     dataset, params = read_params(DatasetParams), read_params(GenerateParams)
     if params.method != "beam":
-        raise UserError(f"params.yaml: generate.method={params.method}: a submission needs beam search. Set it to beam")
+        fix = "a submission needs beam search. Set generate.method to beam."
+        raise UserError(f"params.yaml: generate.method={params.method}: {fix}")
     captioner = Captioner.load(*model_folders(params))
     search = params.model_dump(exclude={"method", "sample", "ensemble"})
     search["consensus"] = train_consensus(params, captioner.decoder.config, captioner.vocabulary)
@@ -42,7 +43,7 @@ def main() -> None:
     output = Path("server/results.zip")
     with atomic_write(output) as unfinished:
         write_stored_zip(unfinished, members)
-    print(f"{output}: upload it to the server")
+    print(f"wrote {output}; upload this file to the evaluation server")
 
 
 def _results(captioner: Captioner, path: Path, split: str, search: dict[str, Any]) -> list[dict[str, Any]]:
@@ -50,7 +51,9 @@ def _results(captioner: Captioner, path: Path, split: str, search: dict[str, Any
     with open_zip(path) as archive:
         names = sorted(name for name in archive.namelist() if re.search(r"_\d{12}\.jpg$", name))
     if not names:
-        raise UserError(f"{path} holds no image of {split}")
+        example = f"COCO_{split}_000000000001.jpg"
+        fix = "Check dataset.mirror and dataset.checksums."
+        raise UserError(f"{path} holds no image of {split}, such as {example}. {fix}")
     rows = [(int(name[-16:-4]), path.name, name) for name in names]
     captions, archives = {image_id: "" for image_id, _, _ in rows}, Archives(path.parent)
     decode = partial(decoded_pixels, archives, captioner.cnn().preprocess)
@@ -59,7 +62,7 @@ def _results(captioner: Captioner, path: Path, split: str, search: dict[str, Any
             decoded = dict(pool.map(decode, rows[start : start + BATCH_SIZE]))
             pixels = {image_id: value for image_id, value in decoded.items() if isinstance(value, np.ndarray)}
             for image_id in decoded.keys() - pixels.keys():
-                print(f"{split}.zip: image {image_id}: {decoded[image_id]}", flush=True)
+                print(f"{split}.zip: image {image_id}: {decoded[image_id]}; its caption is empty", flush=True)
             if not pixels:
                 continue
             beams = captioner.caption_features(captioner.features(np.stack(list(pixels.values()))), **search)

@@ -1,6 +1,7 @@
 """Train two models that differ in one thing, as DVC experiments, and compare them: `make compare`.
 
-The workspace stays as it is: DVC runs each experiment in a temporary folder with all that Git tracks, changes included.
+The workspace does not change: DVC runs each experiment in a temporary folder with all files that Git tracks, including
+uncommitted changes.
 """
 
 import io
@@ -36,7 +37,7 @@ def main() -> None:
     what, *settings = sys.argv[1:]
     if what not in _RUNS:
         raise UserError(f"WHAT={what}: it must be one of {', '.join(_RUNS)}")
-    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches DVC too, which stops the stage and cleans up
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C also reaches DVC, which stops the stage and cleans up
     inputs, scores, curves = [], {}, {}
     for name, params in _RUNS[what].items():
         experiment = f"compare-{what}-{name.lower()}"
@@ -47,24 +48,25 @@ def main() -> None:
     one, other = inputs
     varied = {param.partition("=")[0] for params in _RUNS[what].values() for param in params}
     if changed := [key for key in {**one, **other} if key not in varied and one.get(key) != other.get(key)]:
-        raise UserError(f"{', '.join(changed)}: changed between the two runs, so they are not comparable. Run it again")
+        problem = "changed between the two runs, so they are not comparable"
+        raise UserError(f"{', '.join(changed)}: {problem}. Run make compare again.")
 
     title, differing = " against ".join(scores), " against ".join(map(", ".join, _RUNS[what].values()))
     summary = f"On {one['dataset.name']}, {one['train.epochs']} epochs each: {differing}; all else equal."
     folder = METRICS / "compare" / what
     write_comparison(folder, Comparison(title[0].upper() + title[1:], summary, scores, curves))
-    print(f"\n{table(scores)}\n\n{folder} has the table and the learning curves; dvc repro adds them to the report")
+    print(f"\n{table(scores)}\n\nThe table and the learning curves are in {folder}. dvc repro adds them to the report.")
 
 
 def _run_experiment(name: str, settings: list[str]) -> None:
-    """Run the DAG as the experiment `name`. Replace an earlier one only if the run succeeds."""
+    """Run the DAG as the experiment `name`. Replace an earlier experiment of this name only if the run succeeds."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "CAPTION_SCRATCH": str(SCRATCH.resolve())}
     for command in (["run", "--temp", "--name", f"{name}-new", *settings], ["rename", "--force", f"{name}-new", name]):
         if subprocess.call([sys.executable, "-m", "dvc", "exp", *command], env=environment):
             raise UserError(
-                f"{name} failed for the reason above; {METRICS / 'compare'} is unchanged. An experiment sees only the "
-                "files that Git tracks: git add new code, and give your own images and captions by their full path"
+                f"{name} failed, see the error above; {METRICS / 'compare'} is unchanged. An experiment sees only the "
+                "files that Git tracks: git add new code, and give the full paths of your own images and captions."
             )
 
 

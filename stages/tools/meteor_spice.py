@@ -18,7 +18,7 @@ def main() -> None:
     table = read_table(CAPTION_TABLE, ["image_id", "caption"], [("image_id", "in", image_ids)])
     references = table["caption"].map(PTB.scoring_tokens).groupby(table["image_id"]).agg(list).to_dict()
     for name, score in {"METEOR": meteor, "SPICE": spice}.items():
-        print(f"{name} {score(references, hypotheses):.3f} of {len(hypotheses)} captions", flush=True)
+        print(f"{name} {score(references, hypotheses):.3f} on {len(hypotheses)} captions", flush=True)
 
 
 if __name__ == "__main__":

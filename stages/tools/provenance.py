@@ -1,4 +1,4 @@
-"""Print what made a model: its params and inputs, and when, where and with what: `make provenance`."""
+"""Print how a model was made: params, inputs, commit, versions, machine and time: `make provenance`."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ def main() -> None:
         provenance["inputs"] = {dep["path"]: dep["md5"] for dep in deps if dep["path"].startswith("data/")}
         provenance["made"] = note
     else:
-        provenance["made"] = "elsewhere or earlier: this project only has a note about the last model trained in it"
+        provenance["made"] = "unknown: the model was trained elsewhere, or a later training replaced its record"
     print(yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True), end="")
 
 

@@ -1,6 +1,7 @@
 """Test whether one run scores higher than another, by a paired bootstrap: `make diff A=... B=...`.
 
-A run is a Git revision or an experiment, read from DVC's cache; `workspace`; or the folder of another project.
+A run is a Git revision, an experiment, `workspace`, or the folder of another project. The first two are read from DVC's
+cache.
 """
 
 import io
@@ -27,14 +28,15 @@ from stages.params import PARAMS_FILE
 
 def main() -> None:
     if len(sys.argv) != 3:
-        raise UserError("make diff needs two runs, A=... and B=...: a Git revision, experiment, folder or workspace")
+        raise UserError("make diff needs two runs, A=... and B=... (each a revision, experiment, folder or workspace)")
     a, b = sys.argv[1:]
     tokenizer, references, captions_a, true_a = _load(a)
     tokenizer_b, references_b, captions_b, true_b = _load(b)
     if tokenizer != tokenizer_b:
         raise UserError(f"{a} and {b} differ in the section text of {PARAMS_FILE}: their scores are not comparable")
     if references != references_b or captions_a.keys() != captions_b.keys():
-        raise UserError(f"{a} and {b} have different test images or reference captions: use runs on the same data set")
+        fix = "Use runs on the same data set."
+        raise UserError(f"{a} and {b} have different test images or reference captions. {fix}")
     measures_a = measure(references, captions_a)
     measures_b = measure(references, {image_id: captions_b[image_id] for image_id in captions_a})
     rows = differences(measures_a, measures_b)
@@ -67,7 +69,7 @@ def _parse_tokenizer(file: io.BytesIO) -> Tokenizer:
 
 
 def _read(name: str, path: Path, parse: Callable[[io.BytesIO], Any]) -> Any:
-    """Parse a file of a run. Errors name it as Git does, revision:path."""
+    """Parse a file of a run. Errors name the file as Git does, revision:path."""
     folder = Path() if name == "workspace" else Path(name)
     local = (folder / METRICS).is_dir()
     try:

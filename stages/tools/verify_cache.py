@@ -1,7 +1,7 @@
 """Re-read every byte of the outputs and of DVC's cache, and list the damaged files: `make verify`.
 
-DVC trusts its cache, and any file whose size and modification time have not changed, so it misses what a failing disk
-does. It does restore missing files: `make verify MEND=1` removes the damaged ones. Do not run it while DVC is at work.
+DVC does not read a file again if its size and modification time are unchanged, so it misses damage by a failing disk.
+But it restores missing files. So `make verify MEND=1` removes the damaged files. Do not run it while DVC runs.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from lib.core.errors import UserError, short_line
 from stages.common.entrypoint import run
 from stages.common.paths import METRICS, SCRATCH
 
-_FIX = "dvc repro restores them (with a remote, run dvc pull first)"
+_FIX = "dvc repro to restore them (with a remote, run dvc pull first)"
 _inode = attrgetter("st_dev", "st_ino")
 
 
@@ -27,10 +27,10 @@ def main() -> None:
     try:
         with Repo() as project:
             cache = Path(os.path.relpath(project.cache.local.path))
-            outs = [out for out in project.index.outs if out.hash_info]  # those of stages that have run
+            outs = [out for out in project.index.outs if out.hash_info]  # stages that have not run have no hash
     except DvcException as error:
         raise UserError(str(error)) from error
-    digests: dict[tuple[int, int], str] = {}  # by inode, because an output and its cache file are hard links
+    digests: dict[tuple[int, int], str] = {}  # key: inode; an output and its cache file may be one file
     faults: dict[Path, str] = {}
 
     def check(path: Path, md5: str) -> bool:
@@ -40,7 +40,7 @@ def main() -> None:
                     digests[inode] = hashlib.file_digest(file, "md5").hexdigest()
             if digests[inode] != md5.removesuffix(".dir"):
                 faults[path] = "damaged"
-        except OSError as error:  # a missing file, or a bad sector: there may be more in other files
+        except OSError as error:  # a missing file or a bad sector; check the other files too
             faults[path] = error.strerror or str(error)
         return path not in faults
 
@@ -60,16 +60,17 @@ def main() -> None:
     for path, fault in sorted(faults.items()):
         print(short_line(f"{path}: {fault}"))
     if not faults:
-        print(f"{len(digests)} files, all as DVC recorded them")
+        print(f"{len(digests)} files, none damaged or missing")
     elif sys.argv[1:] == ["mend"]:
         inodes = {_inode(path.stat()) for path in faults if path.exists()}
-        for folder in (cache, SCRATCH, Path("data"), METRICS):  # hard links too: a stage would resume from SCRATCH
+        for folder in (cache, SCRATCH, Path("data"), METRICS):  # SCRATCH too, because stages resume from it
             for path in folder.rglob("*"):
                 if path.is_file() and _inode(path.stat()) in inodes:
                     path.unlink()
-        print(f"removed the damaged files: {_FIX}")
+        print(f"removed the damaged files. Run {_FIX}.")
     else:
-        raise UserError(f"faults: {len(faults)}; make verify MEND=1 removes the damaged files; then {_FIX}")
+        fix = f"Run make verify MEND=1 to remove the damaged ones, then {_FIX}"
+        raise UserError(f"damaged or missing files, listed above: {len(faults)}. {fix}.")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def seconds(decode: Callable[[torch.Tensor], object], features: torch.Tensor) ->
 def test_decoding_methods_against_greedy_search(constraints, show):
     torch.manual_seed(0)
     constrain, nucleus = constraints.apply, SamplingConfig(top_p=0.9)
-    # It is untrained and ends few captions early, so nearly all of the steps are taken.
+    # The model is untrained and ends few captions early, so decoding takes nearly all steps.
     model = Decoder(DecoderConfig(1, 1280, 2_600, "lstm", "scratch", "none", 512, 512, 0.0)).eval()
     features = torch.randn(CAPTIONS, 1, 1280)
     methods: dict[str, Callable[[torch.Tensor], object]] = {

@@ -1,4 +1,4 @@
-"""Feature extraction from photographs against the CNN alone on tensors in memory. `make bench` prints the ratio."""
+"""Compare feature extraction from photographs with the CNN alone on tensors in memory. `make bench` prints ratios."""
 
 import time
 import zipfile

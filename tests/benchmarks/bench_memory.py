@@ -1,4 +1,4 @@
-"""Peak memory does not grow with the data: anonymous memory (RssAnon), which excludes mapped files."""
+"""Check that peak memory does not grow with the data. It is anonymous memory (RssAnon), without mapped files."""
 
 import multiprocessing
 import threading
@@ -100,7 +100,7 @@ def training(folder: Path, shards: int, prepare: bool) -> None:
 def test_memory_stays_flat_as_the_data_grows(work, tmp_path_factory, show):
     small, large = (growth(work, tmp_path_factory.mktemp("shards"), shards) for shards in (FEW, MANY))
     show(
-        f"{work.__name__}: anonymous memory for {MANY} shards over that for {FEW}: {large / small:.2f} "
-        f"({small:.0f} and {large:.0f} MB)"
+        f"{work.__name__}: anonymous memory for {MANY} shards: {large / small:.2f} times that for {FEW} shards "
+        f"({large:.0f} and {small:.0f} MB)"
     )
     assert large < 1.5 * small

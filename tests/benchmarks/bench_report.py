@@ -22,7 +22,7 @@ pytestmark = needs_realdata
 
 
 def report(folder: Path, images: int, prepare: bool = False) -> None:
-    """Write a report of repeated photographs of COCO with five captions each, the first of which is the model's."""
+    """Write a report of repeated photographs of COCO with five captions each. The first is the model's."""
     if prepare:
         return
     texts: dict[int, list[str]] = {}

@@ -15,14 +15,14 @@ from tests.benchmarks.timing import paired
 from tests.lib.test_scoring import coco_caption_scores
 from tests.realdata import REALDATA, needs_realdata
 
-IMAGES, SAMPLES = 64, 5  # of a step of self-critical training
+IMAGES, SAMPLES = 64, 5  # in one step of self-critical training
 
 pytestmark = needs_realdata
 
 
 @pytest.fixture(scope="module")
 def captions():
-    """Return the captions of COCO's val2017, 25,014 of 5,000 images: (image id, text)."""
+    """Return the 25,014 captions of the 5,000 images of COCO's val2017: (image id, text)."""
     rows = json.loads((REALDATA / "coco/captions_val2017.json").read_text())["annotations"]
     return [(row["image_id"], row["caption"]) for row in rows]
 
@@ -43,7 +43,7 @@ def test_scores_against_coco_caption(captions, show):
         measured = measure(references, hypotheses)
         corpus_scores(measured), image_scores(measured)
 
-    coco_caption_scores({1: [["a"]]}, {1: ["a"]})  # imports it
+    coco_caption_scores({1: [["a"]]}, {1: ["a"]})  # imports coco-caption before the timing
     ours = timeit(all_scores, number=1)
     ratio = ours / timeit(lambda: coco_caption_scores(references, hypotheses), number=1)
     tokenized = timeit(lambda: tokens_of(captions), number=1)
@@ -77,11 +77,11 @@ def test_rewards_against_coco_caption(captions, show):
     rng = random.Random(0)
     rows = [row for row in rng.sample(range(len(references)), IMAGES) for _ in range(SAMPLES)]
     samples = [rng.choice(references[row]) for row in rows]
-    cider = CiderD(references)  # once, before the first step
+    cider = CiderD(references)  # counts the references, as training does once before the first step
     texts = {i: [" ".join(tokens) for tokens in references[row]] for i, row in enumerate(rows)}
     sampled = {i: [" ".join(tokens)] for i, tokens in enumerate(samples)}
     ratio, seconds = paired(lambda: cider.scores(rows, samples), lambda: Cider().compute_score(texts, sampled))
     show(
-        f"CIDEr-D of {SAMPLES} captions of {IMAGES} images, references counted before: "
+        f"CIDEr-D of {SAMPLES} captions of {IMAGES} images, without counting the references: "
         f"{seconds * 1e3:.1f} ms, {ratio:.3f} times coco-caption's"
     )

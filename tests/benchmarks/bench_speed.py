@@ -1,4 +1,4 @@
-"""The speed of the cells as ratios to torch.nn, measured in the same run. `make bench` prints them."""
+"""Compare the time of the cells with that of torch.nn, measured in the same run. `make bench` prints the ratios."""
 
 import json
 import subprocess
@@ -14,20 +14,20 @@ from tests.benchmarks.timing import paired, peak_rate
 
 SHAPES = [(128, 17, 512, 512), (64, 20, 256, 512), (256, 20, 512, 1024), (512, 17, 512, 512)]  # N, T, D, H
 KINDS = [("cpu", "float32")] + [("cuda", kind) for kind in ("float32", "bfloat16") if torch.cuda.is_available()]
-RUNS, PAIRS_EACH = 5, 7  # the memory that a process gets changes its ratio by 0.05, however many pairs it runs
-MODULES = {"RNN": (ScratchRNN, nn.RNN, 1), "LSTM": (ScratchLSTM, nn.LSTM, 4)}  # with the number of gates
+RUNS, PAIRS_EACH = 5, 7  # several processes, because the memory that each gets changes its ratio by 0.05
+MODULES = {"RNN": (ScratchRNN, nn.RNN, 1), "LSTM": (ScratchLSTM, nn.LSTM, 4)}  # ours, torch's, number of gates
 
 
 def measure(cell: str, device: str, dtype: str, n: int, t: int, d: int, h: int) -> dict[str, float]:
-    """Time forward and backward: the ratio to torch.nn, and the share of the device's matrix-product rate."""
+    """Time forward and backward. Return the ratio to torch.nn and the share of the device's matrix-product rate."""
     scratch, reference, gates = MODULES[cell]
     kind = {"device": device, "dtype": getattr(torch, dtype)}
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # for both
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # for both modules
     x = torch.randn(n, t, d, **kind, requires_grad=True)
     modules = [module(d, h, batch_first=True).to(**kind) for module in (scratch, reference)]
     ratio, seconds = paired(*((lambda m=module: m(x)[0].sum().backward()) for module in modules), PAIRS_EACH)
     rate = peak_rate(**kind)
-    products = 3 * 2 * n * (t * d + (t - 1) * h) * gates * h  # one forward, two backward; no product with h0 = 0
+    products = 3 * 2 * n * (t * d + (t - 1) * h) * gates * h  # 3: one forward, two backward; h0 has no product
     return {"ratio": ratio, "share": products / seconds / rate, "rate": rate}
 
 
@@ -37,7 +37,7 @@ def measure(cell: str, device: str, dtype: str, n: int, t: int, d: int, h: int) 
 def test_cells_against_torch_nn(device, dtype, cell, shape, show):
     if device == "cuda":
         runs = [measure(cell, device, dtype, *shape) for _ in range(RUNS)]
-    else:  # each run in a new process, as in training: memory that malloc kept from one shape would change the next
+    else:  # a new process per run, because memory that malloc keeps would change the next run
         call = f"measure({cell!r}, {device!r}, {dtype!r}, *{shape})"
         code = f"import json; from tests.benchmarks.bench_speed import *; print(json.dumps({call}))"
         runs = [json.loads(subprocess.check_output([sys.executable, "-c", code])) for _ in range(RUNS)]

@@ -1,4 +1,4 @@
-"""Seconds from the start of the command to a caption, against `import torchvision`. `make bench` prints the ratio."""
+"""Compare the time from start to caption with that of `import torchvision`. `make bench` prints the ratio."""
 
 import os
 import subprocess
@@ -37,10 +37,10 @@ def test_from_start_to_caption(name, tmp_path, show):
     Image.effect_noise((640, 480), 90).convert("RGB").save(tmp_path / "photo.jpg")
     caption = ("-m", "lib.app.caption", "--model", tmp_path / "model", tmp_path / "photo.jpg")
     imports = ("-c", "import torchvision")
-    seconds(*caption), seconds(*imports)  # reads the files into memory and compiles them
+    seconds(*caption), seconds(*imports)  # warm-up: reads and compiles the files
     times = [(seconds(*caption), seconds(*imports)) for _ in range(PAIRS)]
     ours, theirs = map(median, zip(*times, strict=True))
     show(
         f"from start to caption, attention on {name}: {median(a / b for a, b in times):.2f} times "
-        f"`import torchvision` ({ours:.1f} s, {theirs:.1f} s; {ours - 1.5 * theirs:+.1f} s beyond 1.5 times)"
+        f"`import torchvision` ({ours:.1f} s, {theirs:.1f} s; {ours - 1.5 * theirs:+.1f} s against 1.5 times)"
     )

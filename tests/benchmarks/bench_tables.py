@@ -15,10 +15,10 @@ from tests.stages.tiny import write_params
 
 SOURCE = REALDATA / "coco/captions_val2017.json"
 IMAGES, CAPTIONS = 123_287, 616_767
-IN_TRAIN2014, IN_VAL, IN_TEST = 82_783, 5_000, 5_000  # images; the rest of val2014 is restval
+IN_TRAIN2014, IN_VAL, IN_TEST = 82_783, 5_000, 5_000  # number of images; the other images of val2014 are restval
 
-# Run a command and print its peak memory in bytes. This is a process of its own, because on Linux the peak of a child
-# includes the memory of its parent at the start, and pytest is large.
+# Run a command and print its peak memory in bytes. Run it from this small process, not from pytest, because on Linux
+# the peak of a child includes the memory that its parent had at the start.
 MEASURED = """
 import os, subprocess, sys
 _, status, usage = os.wait4(subprocess.Popen(sys.argv[1:]).pid, 0)
@@ -35,7 +35,7 @@ def write_raw(raw: Path) -> None:
     annotations: dict[str, dict[str, list]] = {part: {"images": [], "annotations": []} for part in parts.values()}
     lists: dict[str, list] = {"train": [], "val": [], "test": []}
     for i, part in parts.items():
-        # Five captions per image, and a sixth for some, as in COCO.
+        # Five captions per image, and six for some images, as in COCO.
         captions = list(islice(source, 5 + (i <= CAPTIONS - 5 * IMAGES)))
         annotations[part]["images"].append({"id": i, "file_name": names[i], "height": 480, "width": 640})
         rows = [{"image_id": i, "id": number, "caption": caption} for number, caption in enumerate(captions, 6 * i)]

@@ -1,4 +1,7 @@
-"""The time of a training step over that of its matrix products. `make bench` prints it; no time decides a test."""
+"""Compare the time of a training step with that of its matrix products. `make bench` prints the ratio.
+
+No test fails because of a time.
+"""
 
 import time
 from collections.abc import Sequence
@@ -20,13 +23,13 @@ from lib.training.data import Split
 from tests.benchmarks.timing import fastest_product, paired
 
 IMAGES, CAPTIONS_PER_IMAGE, VOCABULARY = 400, 5, 2500  # as in Flickr8k
-SHORTEST, LONGEST = 5, 17  # words of a caption, 11 on average
+SHORTEST, LONGEST = 5, 17  # words per caption; 11 on average
 FEATURE_SIZE, SIZE, BATCH = 1280, 512, 128
 STEPS = 40
 
 
 def product_shapes(attention: str, regions: int, parts: Sequence[CaptionBatch], images: int) -> list[tuple[int, ...]]:
-    """Return the forward products of a step, each (rows, inputs, outputs), for a batch in parts."""
+    """Return the shape (rows, inputs, outputs) of each matrix product in the forward pass of a step."""
     words = sum(len(part.words) for part in parts)
     shapes = [(images, FEATURE_SIZE, SIZE), (images, FEATURE_SIZE, 2 * SIZE), (words, SIZE, VOCABULARY)]
     attends = attention == "additive"
@@ -35,7 +38,7 @@ def product_shapes(attention: str, regions: int, parts: Sequence[CaptionBatch], 
         captions, steps = part.token_ids[:, :-1].shape
         shapes += [(captions * steps, SIZE, 4 * SIZE)] + [(captions, SIZE, 4 * SIZE)] * steps * (1 + attends)
         shapes += [(captions * steps, SIZE, SIZE), (captions * steps, 2 * SIZE, 4 * SIZE)] * attends
-        # The scores and contexts of each caption.
+        # Attention scores and contexts, for each caption.
         shapes += [(steps * regions, SIZE, 1), (steps, regions, SIZE)] * captions * attends
     return shapes
 
@@ -66,7 +69,7 @@ def test_training_step_against_its_product_shapes(attention, regions, capsys):
 
     shapes = product_shapes(attention, regions, batch.parts, len(batch.images))
     products = {shape: fastest_product(*shape) for shape in set(shapes)}
-    # The backward pass has two more of the same size, for the inputs and for the weights.
+    # For each product, the backward pass has two of the same size: for the inputs and for the weights.
     ratio, seconds = paired(step, lambda: [products[shape]() for shape in shapes * 3])
     with capsys.disabled():
         print(

@@ -1,7 +1,8 @@
-"""Speed against usual tutorial code, on the same images and captions. `make bench` prints it; no time decides a test.
+"""Compare the speed with usual tutorial code, on the same images and captions. `make bench` prints the ratios.
 
 The usual code reads an image file per caption and runs the CNN in the training loop, packs captions of different
-lengths for nn.LSTM, and runs beam search on one image at a time. (bench_scoring.py compares with pycocoevalcap.)
+lengths for nn.LSTM, and runs beam search on one image at a time. No test fails because of a time. (bench_scoring.py
+compares with pycocoevalcap.)
 """
 
 import time
@@ -40,9 +41,9 @@ from tests.benchmarks.bench_training import BATCH, SIZE, VOCABULARY
 from tests.benchmarks.timing import paired
 from tests.lib.models import caption_batch
 
-CNN, NUM_IMAGES, PIXELS = "resnet50", 200, 480  # side in pixels, about that of COCO's photographs
-EPOCHS = 10  # per extraction of features
-USUAL_CAPTIONS = 128  # to time the usual code
+CNN, NUM_IMAGES, PIXELS = "resnet50", 200, 480  # PIXELS per side, about as in COCO's photographs
+EPOCHS = 10  # after one extraction of features
+USUAL_CAPTIONS = 128  # number of captions in the timing of the usual code
 
 
 class PackedLSTM(nn.LSTM):
@@ -56,7 +57,7 @@ class PackedLSTM(nn.LSTM):
 
 
 class CaptionedFiles(Dataset):
-    """For each caption, its image: read from a file and preprocessed by torchvision."""
+    """Captions with their images, which are read from files and preprocessed by torchvision."""
 
     def __init__(self, files: list[Path], captions: list[list[int]], backbone: Backbone):
         preprocess = backbone.preprocess
@@ -84,10 +85,10 @@ def collate(items: list[tuple[Tensor, list[int]]]) -> tuple[Tensor, Tensor, Tens
 class Data:
     """Images of `scenes`, as files and as features, and their captions."""
 
-    files: list[Path]  # image of each caption
+    files: list[Path]  # the image file of each caption
     split: Split
     backbone: Backbone
-    extraction: float  # seconds
+    extraction: float  # seconds to extract the features
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +170,9 @@ def test_captions_per_second_against_the_cnn_in_the_training_loop(data, size, ca
     training, total = captions / epoch, EPOCHS * captions / (data.extraction + EPOCHS * epoch)
     with capsys.disabled():
         print(
-            f"\ntraining on features of {CNN}: {training:.0f} captions per second, {training / usual:.0f} times those "
-            f"of a file per caption and the CNN in the loop with batch size {size} ({usual:.1f}); {EPOCHS} epochs with "
-            f"extraction: {total:.0f}, {total / usual:.1f} times",
+            f"\ntraining on features of {CNN}: {training:.0f} captions per second; usual code with batch size {size}: "
+            f"{usual:.1f}, a ratio of {training / usual:.0f}; {EPOCHS} epochs including extraction: {total:.0f}, a "
+            f"ratio of {total / usual:.1f}",
             end="",
         )
 
@@ -184,7 +185,7 @@ def test_training_step_against_packed_sequences(data, capsys):
     losses = [
         batch_loss(decoder, data.split, batch, bucket_by_length=decoder is ours)[0].item() for decoder in (ours, theirs)
     ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # the same objective
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # both compute the same loss
 
     def step(decoder: Decoder) -> Callable[[], None]:
         optimiser = Optimiser(decoder.parameters(), 0.001, 100, 0.01)
@@ -202,7 +203,7 @@ def test_training_step_against_packed_sequences(data, capsys):
 
 def test_beam_search_against_one_image_at_a_time(data, capsys):
     model, features = decoder_of(data.split), data.split.features
-    train(model, data.split, EPOCHS)  # so that captions end
+    train(model, data.split, EPOCHS)  # so that the model ends its captions
     model.eval()
 
     def search(part: Tensor) -> list[int]:
@@ -211,7 +212,7 @@ def test_beam_search_against_one_image_at_a_time(data, capsys):
             for captions in beam_search(model, part, BEAM, LONGEST, 1.0, DecodingConstraints().apply)
         ]
 
-    lengths = search(features[:1]) + search(features)  # warms up
+    lengths = search(features[:1]) + search(features)  # warm-up
     ours = seconds(search, features)
     theirs = seconds(lambda part: [search(image) for image in part.split(1)], features)
     with capsys.disabled():

@@ -1,8 +1,8 @@
-"""Seconds, milliseconds per image and memory of each stage as the data grows to COCO's size.
+"""Measure seconds, milliseconds per image and memory of each stage as the data grows to COCO's size.
 
 `make full-size` runs it on 1,000, 10,000 and 123,287 images, or on the given numbers of images, in a temporary folder.
-The images have as many pixels as COCO's. A few hundred are drawn and stored repeatedly, as a `local` data set. There
-is one epoch of training and a CNN with random weights, because neither changes the cost of a step. A stage ends when
+The images have as many pixels as COCO's. A few hundred images are drawn; the data set `local` repeats them. Training
+has one epoch, and the CNN has random weights, because neither changes the cost of a step. A stage ends when
 its outputs are on the disk. Memory is anonymous memory (Linux's RssAnon), which excludes mapped files.
 """
 
@@ -29,9 +29,9 @@ from tests.stages.imports import ROOT
 from tests.stages.tiny import STAGES, write_params
 
 SIZES = (1_000, 10_000, 123_287)
-HELD_OUT = 5_000 / 123_287  # COCO's share of val, and of test
+HELD_OUT = 5_000 / 123_287  # share of COCO's images in val; also in test
 DRAWN = 400  # images
-SIDE = 554  # pixels: a square with as many as COCO's 640 x 480
+SIDE = 554  # pixels per side: as many pixels as 640 x 480, COCO's size
 LOCAL = {
     "dataset.name": "local", "dataset.local.images": "images.zip", "dataset.local.annotations": "captions.json",
     "backbone.weights": "weights.safetensors", "vocabulary.min_count": 5,

@@ -14,7 +14,7 @@ PAIRS = 20
 
 
 def paired(ours: Callable[[], object], baseline: Callable[[], object], pairs: int = PAIRS) -> tuple[float, float]:
-    """Run both in turn; return the median of time(ours) / time(baseline), and that of time(ours) in seconds."""
+    """Run both in turn; return the medians of time(ours) / time(baseline) and of time(ours) in seconds."""
 
     def seconds(work: Callable[[], object]) -> float:
         start = time.perf_counter()
@@ -37,7 +37,7 @@ def peak_rate(**kind: Any) -> float:
 
 
 def fastest_product(m: int, k: int, n: int, **kind: Any) -> Callable[[], Tensor]:
-    """Return a function that multiplies (m, k) with (k, n), by the fastest routine here. `kind`: device and dtype."""
+    """Return a function that multiplies (m, k) with (k, n), by the fastest routine here. `kind`: device, dtype."""
     x, w, b = torch.randn(m, k, **kind), torch.randn(n, k, **kind), torch.zeros(n, **kind)
     routines = lambda: product(x, w, b), lambda: x @ w.T
     return routines[paired(*routines)[0] > 1]

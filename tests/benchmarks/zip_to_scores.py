@@ -1,8 +1,8 @@
-"""The time of each stage from a zip of COCO's size to scores, with lower bounds for some stages on this machine.
+"""Time each stage from a zip of COCO's size to scores, with lower bounds for some stages on this machine.
 
 `make zip-to-scores` runs it, on a GPU if there is one: ResNet-50 with random weights, pooled features, an LSTM of 512
-units, 10 epochs in bfloat16 (on a CPU in float32), then one epoch of self-critical training. The images are those of
-full_size.py, as many as the argument says. The captions are random words, with the number, length and vocabulary size
+units, 10 epochs in bfloat16 (on a CPU in float32), then one epoch of self-critical training. The images are drawn as in
+full_size.py; the argument is their number. The captions are random words, with the number, length and vocabulary size
 of COCO's captions, because the few words of `scenes` would make the softmax too cheap.
 """
 
@@ -26,8 +26,8 @@ from tests.benchmarks.full_size import DRAWN, HELD_OUT, LOCAL, drawings, prepare
 from tests.benchmarks.timing import peak_rate
 from tests.stages.tiny import STAGES, write_params
 
-IMAGES, EACH = 123_287, 5
-VOCABULARY, WORDS = 9_484, 10.5  # mean words of a caption
+IMAGES, EACH = 123_287, 5  # images, captions per image
+VOCABULARY, WORDS = 9_484, 10.5  # words of the vocabulary, mean words per caption
 EPOCHS, SIZE, BEAM, SAMPLES = 10, 512, 5, 5
 SCST = "finetune, one epoch of SCST"
 ON_GPU = device().type == "cuda"
@@ -61,7 +61,7 @@ def spelt(number: int) -> str:
 def lower_bounds(folder: Path, jpegs: list[bytes], images: int) -> dict[str, str]:
     """Return the least number of seconds that some stages need, with the reason."""
     train = images * (1 - 2 * HELD_OUT)
-    # Captions are decoded in float32 whatever the precision of training.
+    # Captions are always decoded in float32.
     rate, decoding_rate = (peak_rate(device=device(), dtype=getattr(torch, kind)) for kind in (PRECISION, "float32"))
     backbone = random_init("resnet50")
     size = backbone.preprocess.size
@@ -80,7 +80,7 @@ def lower_bounds(folder: Path, jpegs: list[bytes], images: int) -> dict[str, str
     (folder / "copy").unlink()
     word = 2 * (2 * SIZE * 4 * SIZE + SIZE * VOCABULARY)  # operations per word
     epoch = train * EACH * (WORDS + 1) * 3 * word / rate
-    drawn = train * SAMPLES * (WORDS + 1) * 4 * word / decoding_rate  # one to sample, three to train
+    drawn = train * SAMPLES * (WORDS + 1) * 4 * word / decoding_rate  # 4: one to sample, three to train
     rates = f"{rate / 1e12:.2f} TFLOP/s in {PRECISION}, {decoding_rate / 1e12:.2f} in float32"
     print(f"{device()}: {rates}; {worker_count()} cores", file=sys.stderr)
     return {

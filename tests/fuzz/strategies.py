@@ -53,7 +53,7 @@ def corrupted(*files: bytes) -> st.SearchStrategy[bytes]:
 
 _NUMBERS = st.one_of(st.integers(), st.sampled_from([2**31, 2**63, -(2**63), 10**400]), st.floats())
 _SPECIAL = ["", " ", "\0", "\ud800", "é", "😀", "كلب", "a.jpg", "train", "test", "1", "²", "-1", "x" * 10_000]
-# Any characters, halves of surrogate pairs included.
+# Any characters, including halves of surrogate pairs.
 TEXTS = st.one_of(st.text(st.characters(exclude_categories=[])), st.sampled_from(_SPECIAL))
 ENCODED_TEXTS = TEXTS.map(lambda text: text.encode(errors="replace"))
 VALUES = st.recursive(

@@ -15,7 +15,7 @@ def decoder(
     torch.manual_seed(seed)
     config = DecoderConfig(num_regions, 6, vocabulary, cell, implementation, attention, 8, 8, 0.5)
     model = Decoder(config).double().eval()
-    for parameter in model.parameters():  # far from uniform predictions
+    for parameter in model.parameters():  # large weights give predictions that are far from uniform
         parameter.data.mul_(3)
     return model
 
@@ -26,7 +26,7 @@ def features(images=7, num_regions=4) -> Tensor:
 
 
 def caption_batch(image_index: Tensor, token_ids: Tensor) -> CaptionBatch:
-    """Return the captions token_ids (N, T) of the images image_index (N,)."""
+    """Return a batch of the captions `token_ids` (N, T) of the images `image_index` (N,)."""
     return CaptionBatch(image_index, token_ids, (token_ids[:, 1:] != PAD).nonzero(as_tuple=True))
 
 

@@ -68,7 +68,7 @@ def write_report(
 
 
 def report_of(folder: Path, pictures: Sequence[Image.Image], *args: Any, **kwargs: Any) -> tuple[Path, pd.DataFrame]:
-    """Write a report of these pictures, as `write_report`. Return its folder and the table `per_image`."""
+    """Write a report of these pictures, as `write_report` does. Return its folder and the table `per_image`."""
     members = write_zip(folder / "a.zip", pictures)
     return folder / "report", write_report(folder / "report", folder / "a.zip", members, *args, **kwargs)
 

@@ -1,7 +1,7 @@
 """Real processes for tests/lib/test_distributed.py: `python -m tests.lib.ranks FOLDER`.
 
-Torch is imported once. Then one, two and three processes are forked, which communicate by gloo, or on a GPU by NCCL.
-Each writes its results to FOLDER/WORLD-RANK.json and .safetensors.
+Torch is imported once. Then one, two and three processes are forked. They communicate by gloo, or on a GPU by NCCL.
+Each process writes its results to FOLDER/WORLD-RANK.json and .safetensors.
 """
 
 import json
@@ -42,10 +42,10 @@ from tests.lib.small_training import CROSS_ENTROPY, MAX_LENGTH, SELF_CRITICAL, V
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 WORLDS = (1, 2, 3)
 SHORT_TIMEOUT = 4  # seconds
-# None divides evenly, and there are batches with fewer captions than processes.
+# 11 captions divide evenly by neither 2 nor 3; with 2 and 1 captions, some processes get no caption.
 _BATCHES = [np.arange(11), np.arange(11, 13), np.array([20])]
 
-Results = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and what JSON can hold
+Results = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and values for JSON
 
 
 def messages() -> Results:
@@ -133,7 +133,7 @@ def interrupt(folder: Path) -> Results:
 
 
 def resume(folder: Path, dropout: float, world: int) -> dict[str, Tensor]:
-    """Resume from a checkpoint of `world` processes, which only the main process has."""
+    """Resume from a checkpoint that `world` processes wrote. Only the main process has its file."""
     checkpoint = folder / f"from-{world}-with-{world_size()}-{dropout}-{rank()}"
     if is_main_process():
         shutil.copyfile(folder / f"after-{world}-{dropout}", checkpoint)
@@ -149,7 +149,7 @@ def trainings(folder: Path) -> Results:
     checkpoint = folder / f"self-critical-{world_size()}"
     objective = SelfCritical(model, VOCABULARY, split, split, SELF_CRITICAL, MAX_LENGTH)
     self_critical_curve = train_decoder(objective, checkpoint)
-    state = load_checkpoint(checkpoint)  # the best epoch is 0, so take the last weights
+    state = load_checkpoint(checkpoint)  # the best epoch is 0, so compare the last weights
     assert state
     runs = {"trained": trained, "self-critical": state["decoder"], "dropout": train(0.3)[0]}
     runs["dropout resumed"] = resume(folder, 0.3, world_size())
@@ -159,7 +159,7 @@ def trainings(folder: Path) -> Results:
 
 
 def as_a_machine(number: int) -> dict[str, str]:
-    """Return variables that simulate a separate machine, because NCCL lets no two processes of one share its GPU."""
+    """Return variables that simulate a separate machine, because NCCL rejects two processes on one GPU."""
     return {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "NCCL_HOSTID": str(number), "NCCL_SOCKET_IFNAME": "lo"}
 
 
@@ -175,7 +175,7 @@ def process(number: int, path: Path, parts: Sequence[Callable[[], Results]]) -> 
 
 
 def late() -> Results:
-    """Let the main process arrive at a barrier later than a message may take."""
+    """Delay the main process before a barrier for longer than a message may take."""
     if is_main_process():
         time.sleep(2 * SHORT_TIMEOUT)
     distributed.barrier()
@@ -188,7 +188,7 @@ def main(folder: Path) -> None:
     for world in WORLDS:
         start(world, folder / f"{world}", messages, gradients, captions, lambda: trainings(folder))
     distributed._TIMEOUT = timedelta(seconds=SHORT_TIMEOUT)
-    os.environ["CAPTION_DEVICE"] = "cpu"  # on a GPU the first message may take that long
+    os.environ["CAPTION_DEVICE"] = "cpu"  # on a GPU the first message may take longer than SHORT_TIMEOUT
     start(2, folder / "late", late)
 
 

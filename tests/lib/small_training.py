@@ -1,10 +1,10 @@
-"""Training that takes about a second: data, decoder and configs, and a run that a test kills."""
+"""Training that takes about 1 s: data, decoder and configs, and a run that a test kills."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch._dynamo  # otherwise the first optimiser imports it: a second in each forked process
+import torch._dynamo  # imported once, because otherwise each forked process takes 1 s to import it
 from safetensors.torch import save_file
 
 from lib.finetuning.self_critical import SelfCritical, SelfCriticalConfig

@@ -39,7 +39,7 @@ def test_training_killed_many_times_ends_in_the_same_weights(tmp_path, objective
     rng, killed = random.Random(0), 0
     for _ in range(9):
         before, process = saved_at(), start(checkpoint, "result")
-        # Let it save a few checkpoints first. Otherwise no run might get beyond its start.
+        # Let the process save a few checkpoints first. Otherwise every run might be killed at its start.
         step_start = time.monotonic()
         for _ in range(rng.randint(2, 5)):
             while process.is_alive() and saved_at() == before:

@@ -40,7 +40,7 @@ def on_ray(test):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A project ready for its `features` stage: photographs, some of them unreadable, and a backbone."""
+    """Return a project before its `features` stage: photographs, some of them unreadable, and a backbone."""
     folder = tmp_path_factory.mktemp("project")
     for name in ("data/raw", "data/captions"):
         (folder / name).mkdir(parents=True)
@@ -67,18 +67,18 @@ def extracted(project: Path, scratch: Path, **changes) -> dict[str, bytes]:
 
 @pytest.fixture
 def serial(project, tmp_path, monkeypatch):
-    """The files that one machine writes without Ray, in eight shards."""
+    """Return the files that one machine writes without Ray, in eight shards."""
     monkeypatch.setattr(extraction, "SHARD_SIZE", IMAGES // SHARDS)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return extracted(project, tmp_path / "serial")
 
 
 def start_node(*options: str, isolation: tuple[str, ...] = ()) -> int:
-    """Run `ray start`; return the session that all processes of the node are in."""
+    """Run `ray start`; return the session id of the node's processes."""
     ray = Path(sys.executable).with_name("ray")
     words = [*isolation, ray, "start", "--num-cpus=1", *options]
-    for _ in range(5):  # Ray allows a node 30 seconds to come up, and a busy machine may need more
-        with tempfile.TemporaryFile("w+") as output:  # the node would hold a pipe open
+    for _ in range(5):  # Ray gives a node 30 s to start, and a busy machine may need more
+        with tempfile.TemporaryFile("w+") as output:  # not a pipe, because the node would keep it open
             start = subprocess.Popen(words, start_new_session=True, stdout=output, stderr=output)
             if start.wait() == 0:
                 return start.pid
@@ -89,7 +89,7 @@ def start_node(*options: str, isolation: tuple[str, ...] = ()) -> int:
 
 
 def kill_node(session: int) -> None:
-    """Kill all processes of a node; the caller, if it is one of them, last."""
+    """Kill all processes of a node. If this process is one of them, kill it last."""
     processes = {int(path.name) for path in Path("/proc").glob("[0-9]*")}
     for process in (*(processes - {os.getpid()}), os.getpid()):
         try:
@@ -101,17 +101,17 @@ def kill_node(session: int) -> None:
 
 @pytest.fixture(scope="module")
 def head():
-    """The address of a cluster of one node."""
+    """Yield the address of a cluster of one node."""
     address = f"127.0.0.1:{free_port()}"
     folder = tempfile.mkdtemp(prefix="ray-")  # the paths of Ray's sockets must be short
     options = ["--head", f"--port={address.rpartition(':')[2]}", f"--temp-dir={folder}"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")  # a cluster runs any code that it gets
+        patch.setenv("RAY_AUTH_MODE", "token")  # without a token, a cluster runs code from anyone
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         session = start_node(*options, "--include-dashboard=false", "--disable-usage-stats")
         from ray import cloudpickle
 
-        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes have no tests
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes do not have this module
         yield address
         kill_node(session)
     shutil.rmtree(folder, ignore_errors=True)
@@ -124,7 +124,7 @@ def on_head(head, monkeypatch):
 
 @pytest.fixture
 def second(head):
-    """The session of the cluster's second node."""
+    """Yield the session id of the cluster's second node."""
     session = start_node(f"--address={head}")
     yield session
     kill_node(session)
@@ -230,7 +230,7 @@ def test_a_node_that_does_not_see_the_storage_is_an_error(project, serial, on_he
     blind = 'echo blind > /proc/sys/kernel/hostname && mount -t tmpfs none "$0" && exec "$@"'
     session = start_node(f"--address={head}", isolation=(*own, blind, str(tmp_path)))
     try:
-        with pytest.raises(UserError, match=rf"^node blind .* {tmp_path}/ray/\w+/attempts-\w+;"):
+        with pytest.raises(UserError, match=rf"^node blind .* {tmp_path}/ray/\w+/attempts-\w+\."):
             extracted(project, tmp_path / "ray")
     finally:
         kill_node(session)

@@ -39,7 +39,7 @@ hypotheses = st.builds(
 
 
 def reward(hypothesis: Hypothesis, image: int) -> float:
-    """Return CIDEr-D with the end of a caption as a word."""
+    """Return CIDEr-D, with the end of a caption as a token."""
     tokens = VOCABULARY.decode(hypothesis.token_ids) + ["."] * (hypothesis.token_ids[-1] == END)
     references = [[[*reference, "."] for reference in captions] for captions in CAPTIONS]
     return CiderD(references).scores([image], [tokens])[0]

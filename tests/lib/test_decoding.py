@@ -29,7 +29,7 @@ def search_greedily(model, images) -> list[list[Hypothesis]]:
 
 
 def draw_samples(model, images, constraints=UNCONSTRAINED) -> list[list[Hypothesis]]:
-    """Use the same random numbers for each image, whatever its batch."""
+    """Draw samples with the same random numbers for each image."""
     config, generator = SamplingConfig(1.5), torch.Generator()
     return [sample(model, x[None], 3, 6, config, generator.manual_seed(3), constraints.apply)[0] for x in images]
 
@@ -146,7 +146,7 @@ def tables(draw):
     vocabulary = len(SPECIALS) + words
     values = st.sampled_from([float("-inf"), -1e30, -700.0, -2.0, -1.0, -0.5, 0.0])
     log_probs = torch.tensor([[draw(values) for _ in range(vocabulary)] for _ in range(vocabulary)])
-    log_probs[:, draw(st.integers(len(SPECIALS), vocabulary - 1))] = -1.0  # one word is always possible
+    log_probs[:, draw(st.integers(len(SPECIALS), vocabulary - 1))] = -1.0  # so that one word is always possible
     return Table(log_probs)
 
 

@@ -70,7 +70,7 @@ def test_a_port_in_use_is_a_one_line_error(models):
     assert re.fullmatch(f"error: --port {port}: .*\n", done.stderr)
 
 
-# Simulates a file dropped on the page, because Playwright cannot.
+# Simulate a dropped file by events, because Playwright cannot drop files.
 DROP = """([content, times, name, type]) => {
     const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
     const dataTransfer = new DataTransfer();
@@ -89,7 +89,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def addresses(models):
-    """The URL of a demo process by the attention of its model."""
+    """Yield attention -> URL of a demo process whose model has this attention."""
     command = [sys.executable, "-m", "lib.app.demo", "--port", "0", "--model"]
     servers = {
         attention: subprocess.Popen([*command, str(model)], cwd=ROOT, stdout=subprocess.PIPE, text=True)

@@ -61,7 +61,7 @@ def fails(file, store, policy=FAST, expected: type[Exception] = UserError) -> st
 
 
 def test_files_are_fetched_in_parallel_in_order_and_once(server, tmp_path):
-    barrier = threading.Barrier(3, timeout=5)  # no request is answered before all three have arrived
+    barrier = threading.Barrier(3, timeout=5)  # no GET is answered before all three have arrived
     files = [remote(server, f"/{n}.zip", CONTENT[: n * 1000], before=barrier.wait) for n in (5, 0, 7)]
     paths = fetch([*files, files[0]], tmp_path / "store", FAST)
     assert [path.read_bytes() for path in paths] == [CONTENT[: n * 1000] for n in (5, 0, 7, 5)]
@@ -146,7 +146,7 @@ def test_redirects_are_followed(server, tmp_path, url):
         ({"redirect": "/file.zip"}, "30 redirects", 0),
         ({"raw": b"HTTP/1.1 what OK\r\n\r\n"}, "HTTP/1.1 what OK", 3),
         ({"raw": b""}, "closed connection", 3),
-        ({"raw": b"\x1b[2J\r\n\xff" * 9}, "no proper answer", 3),
+        ({"raw": b"\x1b[2J\r\n\xff" * 9}, "the request failed", 3),
         ({"raw": b"HTTP/1.1 200 OK\r\nContent-Length: 1, 2\r\n\r\nx"}, "unmatching values", None),
         ({"raw": b"HTTP/1.1 200 OK\r\nContent-Length: -9\r\n\r\nx"}, "MD5", 1),
         ({"raw": b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\nx"}, "127.0.0.1", None),
@@ -256,7 +256,7 @@ def test_the_progress_bar_counts_the_bytes(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
-def test_a_full_disk_is_an_os_error(server, tmp_path):  # stages print it in one line
+def test_a_full_disk_is_an_os_error(server, tmp_path):  # stages print an OSError in one line
     file = remote(server)
     (tmp_path / f"{file.md5}.part").symlink_to("/dev/full")
     assert f"Errno {errno.ENOSPC}" in fails(file, tmp_path, expected=OSError)
@@ -266,7 +266,7 @@ def test_a_full_disk_is_an_os_error(server, tmp_path):  # stages print it in one
 def small_disk(tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(tmp_path)]
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small disk needs a mount, which only root may do on Linux")
+        pytest.skip("needs root on Linux, to mount a small disk")
     yield tmp_path
     subprocess.run(["umount", str(tmp_path)], check=True)
 

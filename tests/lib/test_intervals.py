@@ -11,7 +11,7 @@ WORDS = ["a", "red", "dog", "runs", "on", "the", "green", "grass", "with", "one"
 
 @pytest.fixture(scope="module")
 def measures():
-    """Return the measures of captions with half of their words right, and with 70%: (200, 12) each, same images."""
+    """Return the measures, (200, 12) each, of captions of the same images with 50% and with 70% right words."""
     rng = np.random.default_rng(1)
     references = {i: [rng.choice(WORDS, 8).tolist() for _ in range(3)] for i in range(200)}
 
@@ -23,7 +23,7 @@ def measures():
 
 def test_intervals_equal_those_of_resamples_scored_one_by_one(measures):
     found = intervals(measures[0])
-    assert found == intervals(measures[0].copy())  # reproducible
+    assert found == intervals(measures[0].copy())  # results are reproducible
     rng = np.random.default_rng(7)
     resamples = [corpus_scores(measures[0][rng.integers(200, size=200)]) for _ in range(2000)]
     for name in METRICS:
@@ -64,7 +64,7 @@ def test_a_better_run_differs_from_a_worse_one_and_not_from_itself(measures):
 
 def test_pairing_narrows_the_interval_of_a_difference():
     rng = np.random.default_rng(0)
-    easiness = rng.random(300)[:, None]  # of an image, for both runs alike
+    easiness = rng.random(300)[:, None]  # per image, the same for both runs
     one, other = np.zeros((2, 300, 12))
     one[:, 10:], other[:, 10:] = easiness, easiness + rng.normal(0.02, 0.01, (300, 1))
     low, high = difference_intervals(other, one)["cider_d"]

@@ -1,4 +1,4 @@
-"""The addresses and MD5s of the data sets, with a mirror and checksums of your own."""
+"""The addresses and MD5s of the data sets, with the user's mirror and checksums."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Some members of a zip on a real server, with the faults of zips and of servers."""
+"""Fetch some members of a zip from a real server, with the faults of zips and of servers."""
 
 import errno
 import io
@@ -30,7 +30,7 @@ def server():
 
 
 class Unseekable(io.BytesIO):
-    """A pipe, for which zipfile writes sizes and CRC-32 after each member's data."""
+    """A file like a pipe: zipfile writes sizes and CRC-32 after each member's data."""
 
     def tell(self) -> int:
         raise OSError
@@ -87,7 +87,7 @@ def test_members_are_fetched_in_the_given_order_without_the_rest(server, tmp_pat
 
 
 def test_a_large_directory_takes_two_requests(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1000)  # above which a directory is written as Zip64 has it
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1000)  # with more members, zipfile writes a Zip64 directory
     names = {f"{n:0200}": b"%d" % n for n in range(1500)}  # 370 KB, more than the first request reads
     content = zipped(names)
     assert b"PK\6\6" in content

@@ -50,7 +50,7 @@ def assert_drawn_with(counts: Counter, p: dict) -> None:
         (SamplingConfig(temperature=0.5), {token: p**2 for token, p in FIRST.items()}),
         (SamplingConfig(top_k=2), {4: 0.35, 5: 0.3}),
         (SamplingConfig(top_k=100), FIRST),
-        (SamplingConfig(top_p=0.6), {4: 0.35, 5: 0.3}),  # 0.35 is too little, 0.65 enough
+        (SamplingConfig(top_p=0.6), {4: 0.35, 5: 0.3}),  # 0.35 is below 0.6, 0.35 + 0.3 is not
         (SamplingConfig(top_p=0.3), {4: 1.0}),
         (SamplingConfig(2.0, 3, 0.7), {4: 0.35**0.5, 5: 0.3**0.5}),  # normalised square roots: 0.385, 0.356, 0.259
     ],
@@ -121,14 +121,14 @@ def test_sampling_at_a_temperature_near_zero_is_greedy():
     st.floats(0.01, 1),
 )
 def test_the_most_probable_tokens_stay_and_no_more_than_needed(log_probs, temperature, top_k, top_p):
-    log_probs = torch.tensor([[-1.0, *log_probs]])  # at least one token has a probability
+    log_probs = torch.tensor([[-1.0, *log_probs]])  # at least one token is possible
     (p,), (tokens,) = SamplingConfig(temperature, top_k, top_p)(log_probs)
     assert p.sum().item() == pytest.approx(1)
     kept = torch.zeros(log_probs.shape[1], dtype=torch.bool).index_fill(0, tokens[p > 0], True)
     assert log_probs[0, kept].isfinite().all()
     assert kept.sum() <= (top_k or len(kept))
     assert kept.all() or log_probs[0, kept].min() >= log_probs[0, ~kept].max()
-    # The kept tokens reach top_p; without the last of them they would not.
+    # The kept tokens reach top_p. Without the least probable of them, they do not.
     (before,), _ = SamplingConfig(temperature, top_k)(log_probs)
     num_kept = int(kept.sum())
     before = before.sort(descending=True).values

@@ -177,12 +177,13 @@ TIED: dict[str, list[float]] = {"val_cider_d": [0, 0, 0, 0], "val_bleu_4": [0, 0
 def test_tied_epochs_are_decided_by_loss_and_then_by_scores_and_a_line_says_so(metrics, best, reason):
     curve = [{"epoch": i + 1} | {name: values[i] for name, values in metrics.items()} for i in range(4)]
     assert best_epoch(curve, "val_cider_d")["epoch"] == best
-    line = explain_ties(curve, "val_cider_d", 1)
+    line = explain_ties(curve, config(2), 1)
     assert [text for text in ("monitor=val_cider_d", f"epoch {best}", reason, "single image") if text not in line] == []
 
 
 def test_without_a_tie_there_is_no_line():
-    assert explain_ties([{"epoch": 1, "val_loss": 1.0}, {"epoch": 2, "val_loss": 2.0}], "val_loss", 9) is None
+    curve = [{"epoch": 1, "val_cider_d": 1.0}, {"epoch": 2, "val_cider_d": 2.0}]
+    assert explain_ties(curve, config(2), 9) is None
 
 
 def test_one_val_image_keeps_the_epoch_with_the_lowest_loss(capsys):

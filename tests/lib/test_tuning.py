@@ -55,9 +55,9 @@ def fitted(tmp_path) -> dict[str, torch.Tensor]:
 
 def test_phrase_shares():
     captions = [[["a", "dog", "a"], ["dogs"]], [["a", "cat"], ["a", "dog"]]]
-    pair_a_dog = torch.tensor([[0.5, 0.5, 0.5], [0.5, 1.0, 0.5]])  # the pair (a, dog), and the words
+    expected = torch.tensor([[0.5, 0.5, 0.5], [0.5, 1.0, 0.5]])  # columns: (a, dog), a, dog
     config = PretrainConfig(**COMMON | {"min_count": 2})
-    assert torch.equal(phrase_shares(captions, config), pair_a_dog)
+    assert torch.equal(phrase_shares(captions, config), expected)
     assert phrase_shares(captions, replace(config, min_count=1)).shape == (2, 4 + 3)
     with pytest.raises(UserError, match=r"^backbone\.fit\.min_count=4:"):
         phrase_shares(captions, replace(config, min_count=4))
@@ -68,7 +68,7 @@ def test_each_image_gets_its_own_crop_and_mirroring():
     gradient = torch.linspace(0, 1, 70).expand(64, 3, 70, 70)  # brighter to the right, the same in every image
     views = random_views(gradient, 60)
     assert views.shape == (64, 3, 60, 60)
-    # Fraction of the width, between the edges of the outermost pixels; negative if mirrored.
+    # The crop's width over the image's width, between the outer edges of the pixels; negative if mirrored.
     extents = (views[:, 0, 0, -1] - views[:, 0, 0, 0]) * (69 / 70) * (60 / 59)
     assert len({round(extent, 4) for extent in extents.tolist()}) > 32
     assert 0.2 < (extents < 0).float().mean() < 0.8
@@ -80,8 +80,9 @@ def test_each_image_gets_its_own_crop_and_mirroring():
 def test_phrases_are_learned(tmp_path, capsys):
     tuned(tmp_path, replace(TUNE_CONFIG, epochs=12, batch_size=6))
     losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
-    # Four words and one pair are in half of each image's captions. A colour is in all captions of a third of the
-    # images, and each of its three pairs in half of those. Without the image, each colour gets a third.
+    # Four words and one pair are in half of each image's captions. Each colour is in all captions of a third of the
+    # images, and each of its three pairs in half of these captions. A model that ignores the image (`blind`) predicts
+    # 1/3 for each colour and 1/6 for each pair.
     half, third, sixth = (-p * np.log(p) - (1 - p) * np.log(1 - p) for p in (1 / 2, 1 / 3, 1 / 6))  # entropies
     blind, best = 5 * half + 3 * third + 9 * sixth, 5 * half + 9 / 3 * half
     assert len(losses) == 12

@@ -8,7 +8,7 @@ PACKAGES = ("lib", "stages")
 
 
 def imported_files(module: str) -> set[str]:
-    """Return the files, relative to the project, whose code runs if `module` is imported; its own too."""
+    """Return the files, relative to the project, whose code runs if `module` is imported, including its own."""
     found: set[str] = set()
     waiting = [module]
     while waiting:

@@ -16,10 +16,10 @@ from tests.stages.imports import ROOT, imported_files, imports_of
 
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES = DAG["stages"]
-COMPARISONS = "metrics/compare"  # a folder in Git, which `make compare` fills: not the output of a stage
+COMPARISONS = "metrics/compare"  # `make compare` fills this folder, which Git tracks; no stage does
 PARAMS = yaml.safe_load((ROOT / PARAMS_FILE).read_text())
 COMMON = "stages/common"
-# From the bottom up: a room imports rooms above it in this list only.
+# A room may import only rooms that come before it in this list.
 ROOMS = [
     "core", "runtime", "fetch", "datasets", "scenes", "text", "vision", "features", "extraction", "cells", "scoring",
     "evaluation", "optim", "pretraining", "gradients", "model", "training", "finetuning", "search", "report", "app",
@@ -46,7 +46,7 @@ def test_dvc_yaml_is_short_and_its_stages_are_in_order_and_have_a_description():
 @pytest.mark.parametrize("name", STAGES)
 def test_a_stage_depends_on_the_rooms_that_its_imports_reach_and_on_no_other(name):
     imported = imported_files(f"stages.{name}")
-    # Schemas are no dependency, because DVC tracks every value: they have no defaults (see below).
+    # Schemas are not a dependency: they have no defaults (see below), so DVC tracks every value as a param.
     imported = {file for file in imported if not file.startswith("stages/params/")}
     reached = {"/".join(file.split("/")[:2]) for file in imported if file.count("/") > 1}
     assert code_deps(name) == {*reached, f"stages/{name}.py"}
@@ -82,7 +82,7 @@ def test_every_data_dep_is_an_output_of_an_earlier_stage(name):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_dvc_can_restore_the_outputs_of_a_stage(name):
-    # An uncached entry of `outs` takes a stage out of DVC's run cache; those of `metrics` and `plots` do not.
+    # DVC's run cache omits a stage with an uncached entry in `outs`. It allows uncached `metrics` and `plots`.
     assert all(isinstance(out, str) for out in STAGES[name].get("outs", []))
 
 
@@ -110,7 +110,7 @@ def test_a_stage_names_existing_params_of_the_sections_that_it_reads(name):
 
 def test_every_param_is_used_by_a_stage():
     named = {key for stage in STAGES.values() for key in stage["params"]}
-    named.add("dataset.mirror")  # files are known by their md5, wherever they come from
+    named.add("dataset.mirror")  # no stage depends on it, because files are verified by MD5
     assert [
         leaf for leaf in pd.json_normalize(PARAMS) if not any(f"{leaf}.".startswith(f"{key}.") for key in named)
     ] == []
