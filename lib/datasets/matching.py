@@ -4,8 +4,8 @@ A name that exists as it is wins. Otherwise both names are brought to one form (
 quoting and query, case, Unicode) and compared from the end. A match must be unique, and the folders must agree:
 
 - one name is the end of the other: images/a.jpg and a.jpg; dogs/1.jpg and top/dogs/1.jpg;
-- or the wanted name is absolute or a URL, its last folder agrees, and the rest is the same prefix for all names:
-  /home/me/dogs/1.jpg and top/dogs/1.jpg.
+- or the wanted name is absolute or a URL, its last folders agree, one of them is more than a usual name such as
+  `images`, and the rest is the same prefix for all names: /home/me/dogs/1.jpg and top/dogs/1.jpg.
 
 So camera_a/1.jpg never means camera_b/1.jpg.
 """
@@ -23,6 +23,20 @@ from lib.datasets.formats.records import IMAGE_NAME, split_word
 _URL = re.compile(r"(?i)^[a-z][a-z0-9+.-]+://[^/]*")
 _ABSOLUTE = re.compile(r"(?i)^\s*([a-z][a-z0-9+.-]+://|[a-z]:[\\/]|[\\/~])")
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts it before the name of an uploaded file
+_USUAL = {
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "pictures",
+    "pics",
+    "photos",
+    "data",
+    "dataset",
+    "files",
+    "media",
+    "uploads",
+}
 _MAX_COMPARED = 20_000  # names that are searched for the nearest one
 Parts = tuple[str, ...]
 
@@ -50,7 +64,7 @@ def match_names(wanted: Sequence[str], existing: Sequence[str]) -> list[Match]:
     by_file: dict[str, list[tuple[Parts, str]]] = defaultdict(list)
     by_stem: dict[str, list[tuple[Parts, str]]] = defaultdict(list)
     for name in candidates:
-        if parts := split_path(name):
+        if parts := split_path(_repair(name)):
             by_file[parts[-1]].append((parts, name))
             stem = parts[-1].rpartition(".")[0]
             by_stem[stem].append(((*parts[:-1], stem), name))
@@ -66,6 +80,14 @@ def match_names(wanted: Sequence[str], existing: Sequence[str]) -> list[Match]:
         if match.name is not None and match.rule and len(claims[match.name]) > 1:
             matches[name] = Match(None, reason="ambiguous")
     return [matches[name] for name in wanted]
+
+
+def _repair(name: str) -> str:
+    """Return a zip's name in UTF-8, which a zip of macOS does not declare, so that Python took it for code page 437."""
+    try:
+        return name if name.isascii() else name.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return name
 
 
 def nearest(name: str, existing: Sequence[str]) -> str | None:
@@ -117,7 +139,7 @@ def _tail_match(
         tail = _common_tail(parts, other)
         if tail == len(parts) or tail == len(other):
             fitting[tail, 1].append((other, original))
-        elif tail > 1 and _ABSOLUTE.match(name) and not _are_siblings(parts[-tail - 1], other[-tail - 1]):
+        elif _ABSOLUTE.match(name) and _agree(parts, other, tail):
             fitting[tail, 0].append((other, original))
     if not fitting:
         return Match(None, reason="missing")
@@ -147,6 +169,12 @@ def _common_tail(a: Parts, b: Parts) -> int:
     while length < min(len(a), len(b)) and a[-1 - length] == b[-1 - length]:
         length += 1
     return length
+
+
+def _agree(parts: Parts, other: Parts, tail: int) -> bool:
+    """Return whether the folders of the common tail are enough to ignore that the folders before them differ."""
+    own_names = [part for part in parts[-tail:-1] if part not in _USUAL and not split_word(part)]
+    return bool(own_names) and not _are_siblings(parts[-tail - 1], other[-tail - 1])
 
 
 def _are_siblings(a: str, b: str) -> bool:

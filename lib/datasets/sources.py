@@ -64,6 +64,8 @@ def read_source(source: Path | Mapping[str, Path], columns: Columns | None = Non
     parts = []
     for split, path in source.items():
         for part in _parts(path, columns):
+            if path.is_file() and _exists(path.parent, part.annotations.images["file_name"].tolist()):
+                _prepend(path.parent.name, part.annotations)  # other splits may have an image of the same name
             own = set(part.annotations.images.get("split", ()))
             if own - {split}:
                 problem = (
@@ -110,14 +112,9 @@ def _tree_parts(tree: _Tree, columns: Columns | None) -> list[_Part]:
             left_out.append(name)
             continue
         folder = name.rpartition("/")[0]
-        if folder and PurePosixPath(name).stem == "metadata":  # Hugging Face's names are relative to the file
-            names = folder + "/" + annotations.images["file_name"]
-            ids = annotations.images["file_name"].equals(annotations.images["image_id"])
-            if ids:  # the file name is the id
-                captions = annotations.captions
-                annotations.captions = captions.assign(image_id=folder + "/" + captions["image_id"])
-                annotations.images = annotations.images.assign(image_id=names)
-            annotations.images = annotations.images.assign(file_name=names)
+        beside_it = (folder + "/" + annotations.images["file_name"]).isin(tree.names).mean() > 0.5
+        if folder and (beside_it or PurePosixPath(name).stem == "metadata"):  # Hugging Face's and Roboflow's names
+            _prepend(folder, annotations)
         parts.append(_Part(name, None if "split" in annotations.images else _split_in(name), annotations))
     if not parts and len(left_out) > 1 and set(left_out) <= set(texts):  # captions alone; images are elsewhere
         return _text_parts(tree, texts, {_stem(name): _stem(name) for name in texts})
@@ -130,6 +127,19 @@ def _tree_parts(tree: _Tree, columns: Columns | None) -> list[_Part]:
     if left_out:
         parts[0].annotations.notes.append(f"{len(left_out)} files without captions were not used: {short(left_out, 3)}")
     return parts
+
+
+def _exists(folder: Path, names: Sequence[str]) -> bool:
+    return bool(names) and names[0] not in ("", ".", "..") and "\0" not in names[0] and (folder / names[0]).is_file()
+
+
+def _prepend(folder: str, annotations: Annotations) -> None:
+    """Make names that are relative to the annotation file relative to the folder above it."""
+    names = folder + "/" + annotations.images["file_name"]
+    if annotations.images["file_name"].equals(annotations.images["image_id"]):  # the file name is the id
+        annotations.captions = annotations.captions.assign(image_id=folder + "/" + annotations.captions["image_id"])
+        annotations.images = annotations.images.assign(image_id=names)
+    annotations.images = annotations.images.assign(file_name=names)
 
 
 def _split_lists(tree: _Tree, names: Sequence[str], parts: Sequence[_Part]) -> list[str]:

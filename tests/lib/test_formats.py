@@ -286,6 +286,20 @@ def test_ids_that_are_unique_over_all_files_stay(tmp_path):
     assert images["split"].tolist() == ["train", "val", "test"]
 
 
+@pytest.mark.parametrize("as_mapping", [True, False])
+def test_names_that_are_relative_to_their_file_may_repeat_in_each_split(tmp_path, as_mapping):
+    paths = {}
+    for split, folder in (("train", "train"), ("val", "valid"), ("test", "test")):
+        content = {"images": [{"id": 0, "file_name": "0.jpg"}], "annotations": [{"image_id": 0, "caption": split}]}
+        paths[split] = write(tmp_path / "all" / folder / "_annotations.coco.json", content)
+        write(tmp_path / "all" / folder / "0.jpg", split)
+    local.import_local(tmp_path / "all", paths if as_mapping else tmp_path / "all", tmp_path / "raw")
+    dataset = local.load_local(tmp_path / "raw", 1, 0.2, 0.2).dataset.checked()
+    archives = Archives(tmp_path / "raw")
+    content = [archives.read(row.archive, row.member).decode() for row in dataset.images.itertuples()]
+    assert content == dataset.images["split"].tolist() == dataset.captions["caption"].tolist()
+
+
 def test_one_of_several_files_without_a_split_is_named(tmp_path):
     write(tmp_path / "train.json", coco())
     write(tmp_path / "more.json", coco())

@@ -61,6 +61,7 @@ def test_a_name_is_found_by_the_end_of_its_path(wanted, expected):
         ("train/images/7.jpg", "valid/images/7.jpg"),
         ("/data/train/images/7.jpg", "valid/images/7.jpg"),
         ("/data/site1/cam/7.jpg", "site2/cam/7.jpg"),
+        ("/data/flickr/images/7.jpg", "coco/images/7.jpg"),
         ("monday/cam/7.jpg", "tuesday/cam/7.jpg"),
     ],
 )
@@ -75,6 +76,11 @@ def test_an_exact_name_wins_and_one_file_is_given_to_one_name_only():
     assert found(["a/1.jpg", "a/1.jpg"], ["1.jpg"]) == ["1.jpg", "1.jpg"]
     both = ["é.jpg", unicodedata.normalize("NFD", "é.jpg")]
     assert found(both, both[::-1]) == both
+
+
+def test_a_name_in_a_zip_of_macos_is_repaired():
+    stored = unicodedata.normalize("NFD", "ä/ü 1.jpg").encode().decode("cp437")
+    assert found(["ü 1.jpg"], [stored]) == [stored]
 
 
 def test_the_prefix_of_absolute_names_must_be_the_same_for_all():

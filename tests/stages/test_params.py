@@ -45,6 +45,8 @@ def test_every_param_has_a_comment():
         ("dataset.scenes.mix.one", -1, "dataset.scenes.mix.one: got -1"),
         ("dataset.scenes.mix", dict.fromkeys(["one", "alike", "pair", "trio"], 0), "dataset.scenes.mix: got"),
         ("dataset.limit", 10**400, "dataset.limit: got 1000"),
+        ("dataset.local.annotations", {"train": "a.json", "val": "b.json"}, "dataset.local.annotations: got {"),
+        ("dataset.local.columns.split", 3, "dataset.local.columns.split: got 3"),
         ("dataset.local.images", "", "dataset.local.images: got ''"),
         ("backbone.mean", [0.5], "backbone.mean: got [0.5]"),
         ("backbone.std", [1.0, 0.0, 1.0], "backbone.std.1: got 0.0"),

@@ -238,8 +238,13 @@ def test_local_photographs_go_through_and_unreadable_ones_are_listed(tmp_path, m
 
 
 def test_too_many_unreadable_images_stop_the_features_stage(tmp_path, monkeypatch, photographs):
-    with pytest.raises(UserError, match=r"features\.max_skipped=0\.01: 2 of 16 images"):
-        run(tmp_path / "local", monkeypatch, STAGES[:4], **{**photographs, "features.max_skipped": 0.01})
+    with pytest.raises(UserError, match=r"features\.max_skipped=0\.1: 2 of 16 images"):
+        run(tmp_path / "local", monkeypatch, STAGES[:4], **{**photographs, "features.max_skipped": 0.1})
+
+
+def test_too_many_missing_images_stop_the_captions_stage(tmp_path, monkeypatch, photographs):
+    with pytest.raises(UserError, match=r"1 of 16 .*'3\.jpg'.*features\.max_skipped=0\.01"):
+        run(tmp_path / "local", monkeypatch, STAGES[:2], **{**photographs, "features.max_skipped": 0.01})
 
 
 def test_a_transformer_cannot_be_fitted_and_no_image_is_read(here, monkeypatch):

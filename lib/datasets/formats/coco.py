@@ -8,14 +8,7 @@ from typing import Any
 from lib.core.errors import UserError
 from lib.datasets.formats.document import Annotations, Document, UnknownFormatError
 from lib.datasets.formats.ids import parse_id
-from lib.datasets.formats.records import (
-    REJECTED,
-    caption_texts,
-    check_text,
-    parse_split,
-    rejected_note,
-    tables,
-)  # fmt: skip
+from lib.datasets.formats.records import REJECTED, SPLITS, caption_texts, check_text, parse_split, rejected_note, tables
 
 _NAMES = ("file_name", "filename", "coco_url", "flickr_url", "url", "path")
 
@@ -26,7 +19,7 @@ def read(document: Document) -> Annotations | None:
         return None
     annotations = read_coco(content, str(document.path))
     if annotations.captions.empty:
-        raise UnknownFormatError(f"{document.path} has no captions: its list of annotations has none. Use another file")
+        raise UnknownFormatError(f"{document.path} has no captions: its annotations are empty or all rejected")
     return annotations
 
 
@@ -35,14 +28,14 @@ def read_coco(content: Any, source: str) -> Annotations:
     images: dict[Any, tuple[str, str | None]] = {}
     doubled = []
     rows = rows_of(content, "images", source)
-    has_split = any(row.get("split") not in (None, "") for row in rows)
+    key = next((key for key in SPLITS if any(row.get(key) not in (None, "") for row in rows)), None)
     for i, row in enumerate(rows):
         where = f"{source}: images[{i}]"
         image_id = parse_id(field(row, ("id", "image_id"), where), f"{where}['id']")
         name = field(row, _NAMES, where)
         if not isinstance(name, str):
             raise UserError(f"{where}['file_name'] must be text; got {name!r:.80}")
-        value = check_text(name, where), parse_split(row.get("split"), f"{where}['split']") if has_split else None
+        value = check_text(name, where), parse_split(row.get(key), f"{where}[{key!r}]") if key else None
         if image_id in images:
             doubled.append(image_id)
         images[image_id] = value
