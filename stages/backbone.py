@@ -45,7 +45,7 @@ def main() -> None:
         )
         captions = list(read_tokens(CAPTION_TABLE, image_ids).values())
         raw = [stat_signature(path) for path in sorted(RAW.iterdir())]
-        settings = [params.model_dump(), asdict(backbone.preprocess)]
+        settings = [params.model_dump(), asdict(backbone.preprocess), image_ids]
         tables = [ANNOTATED_IMAGES, CAPTION_TABLE]
         with work_folder("backbone", *settings, backbone.weights(), *tables, raw) as folder:
             if fit:

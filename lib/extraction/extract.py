@@ -33,7 +33,7 @@ from lib.extraction.ray_cluster import Progress, Shards, connect
 from lib.features.store import shard_path
 from lib.runtime.device import device
 from lib.vision.backbones import Backbone
-from lib.vision.images import Archives, ImageRow, decoded_pixels, image_rows
+from lib.vision.images import Archives, ImageRow, decoded_pixels, heif_version, image_rows
 
 SHARD_SIZE = 2048  # images
 _THREADS_PER_PROCESS = 4  # more threads would wait, because only one at a time runs Python code
@@ -77,7 +77,7 @@ def extract(
     with connect() if os.environ.get("RAY_ADDRESS") else nullcontext() as cluster:
         backbone, preprocess = config.backbone, asdict(config.backbone.preprocess)
         settings = [backbone.name, preprocess, config.kind, config.precision, config.batch_size, SHARD_SIZE]
-        platform = [torch.__version__, cluster.device_type if cluster else device().type]
+        platform = [torch.__version__, cluster.device_type if cluster else device().type, heif_version()]
         inputs = [rows, [stat_signature(archive) for archive in archives], backbone.weights(), settings, platform]
         folder = scratch / fingerprint(*inputs, *code)
         with locked(folder):

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,6 +187,14 @@ def _readable_format(head: bytes) -> str:
             raise ImageError("a HEIC picture; run pip install pillow-heif to read it, or convert it to JPEG") from None
         register_heif_opener()
     return kind
+
+
+def heif_version() -> str | None:
+    """Return the version of pillow-heif, or None if it is not installed. With it, more images can be read."""
+    try:
+        return version("pillow-heif")
+    except PackageNotFoundError:
+        return None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -22,6 +22,7 @@ from PIL import Image
 from lib.core.errors import UserError
 from lib.core.files import link_into
 from lib.core.workdir import locked, prune
+from lib.core.zips import write_stored_zip
 from lib.extraction import extract as extraction
 from lib.extraction.extract import ExtractionConfig, extract
 from lib.features.pca import PCA, project_shards
@@ -326,3 +327,16 @@ def test_shards_of_different_cnns_are_an_error(stored):
     shard_path(folder, 1).write_bytes(npy(3, 4, 5))
     with pytest.raises(UserError, match=r"different CNNs, \(P, C\) = "):
         Features(folder, index)
+
+
+def test_images_that_were_skipped_are_tried_again_when_pillow_heif_is_installed(tmp_path, monkeypatch):
+    write_stored_zip(tmp_path / "a.zip", [("phone", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")])
+    table = pd.DataFrame({"image_id": [1], "archive": ["a.zip"], "member": ["phone"]})
+    config = extraction.ExtractionConfig(tmp_path, random_init("small_net"), "pooled", "float32", 1)
+    folders = set()
+    for version in (None, "1.0"):
+        monkeypatch.setattr(extraction, "heif_version", lambda version=version: version)
+        result = extraction.extract(table, config, tmp_path / "scratch", 1)
+        assert len(result.skipped) == 1
+        folders.add(result.folder)
+    assert len(folders) == 2
