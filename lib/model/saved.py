@@ -111,8 +111,8 @@ def write_card(folder: Path, config: DecoderConfig, params: Mapping[str, Any], v
 
 - Decoder: {config.cell.upper()} with {config.hidden_size} hidden units, attention: {config.attention}
 - Image features: {config.num_regions} x {config.feature_size} from {backbone["name"]} ({weights})
-- Captions: up to {config.max_length} words of a vocabulary of {config.vocabulary_size - len(SPECIALS)}; tokenizer \
-{params["text"]["tokenizer"]}
+- Vocabulary: {config.vocabulary_size - len(SPECIALS)} words, tokenizer {params["text"]["tokenizer"]}
+- Captions: up to {config.max_length} words
 - Training: train split of {params["dataset"]["name"]}, {params["train"]["epochs"]} epochs of cross-entropy{finetuning}
 - Scores of greedy captions of the val split: {scores} (BLEU and ROUGE-L: 0 to 1, CIDEr-D: 0 to 10)
 - All params: [provenance.json](provenance.json)
