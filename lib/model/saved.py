@@ -57,6 +57,8 @@ def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
         if (found := settings.pop("format", 1)) != _FORMAT:
             raise ValueError(f"model format {found}, not {_FORMAT}; run dvc repro, or use the commit that wrote it")
         config = DecoderConfig(**settings)
+        if not isinstance(config.max_length, int) or config.max_length < 1:
+            raise ValueError(f"max_length is {config.max_length!r}, not a number of words")
     with readable_errors(folder / _WEIGHTS):
         weights = load_file(folder / _WEIGHTS)
         _check_sizes(config, weights)
