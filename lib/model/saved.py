@@ -63,6 +63,8 @@ def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
         if (found := settings.pop("format", 1)) != _FORMAT:
             raise ValueError(f"model format {found}, not {_FORMAT}; run dvc repro, or use the commit that wrote it")
         config = DecoderConfig(**settings)
+        if not isinstance(config.max_length, int) or config.max_length < 1:
+            raise ValueError(f"max_length is {config.max_length!r}, not a number of words")
     with readable_errors(folder / _WEIGHTS):
         weights = load_file(folder / _WEIGHTS)
         _check_sizes(config, weights)
@@ -120,8 +122,8 @@ def write_card(folder: Path, config: DecoderConfig, params: Mapping[str, Any], v
 
 - Decoder: {config.cell.upper()} with {config.hidden_size} hidden units, attention: {config.attention}
 - Image features: {config.num_regions} x {config.feature_size} from {features}
-- Captions: up to {config.max_length} words of a vocabulary of {config.vocabulary_size - len(SPECIALS)}; tokenizer \
-{params["text"]["tokenizer"]}
+- Vocabulary: {config.vocabulary_size - len(SPECIALS)} words, tokenizer {params["text"]["tokenizer"]}
+- Captions: up to {config.max_length} words
 - Training: train split of {params["dataset"]["name"]}, {params["train"]["epochs"]} epochs of cross-entropy{finetuning}
 - Scores of greedy captions of the val split: {scores} (BLEU and ROUGE-L: 0 to 1, CIDEr-D: 0 to 10)
 - All params: [provenance.json](provenance.json)

@@ -1,6 +1,8 @@
 // The gallery: one card per image of gallery.js, sorted and searched with the form.
 
 const CARDS_PER_STEP = 24;
+// Letters of scripts without blanks between words: there a word may start anywhere.
+const noBlanks = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}]/u;
 
 const form = document.querySelector("form");
 const cards = document.querySelector(".cards");
@@ -52,9 +54,6 @@ function startGallery({ images, scores, ...layout }) {
   form.onsubmit = (event) => event.preventDefault();
   form.oninput();
 }
-
-// Letters of scripts without blanks between words: there a word may start anywhere.
-const noBlanks = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}]/u;
 
 // "A dog, running." becomes " a dog running ".
 function searchable(text) {

@@ -45,6 +45,7 @@ def per_image(captions: Sequence[str]) -> pd.DataFrame:
 def write_report(
     folder: Path, archive: Path, members: Sequence[str], captions: Sequence[str], references: Sequence[Sequence[str]],
     regions: int = 0, preprocess: Preprocess = WHOLE, workers: int = 2, ids: Sequence[Any] | None = None,
+    tokens: Sequence[list[str]] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Write index.html, gallery.js and the sprites of the `members` of a zip. Return the table `per_image`.
 
@@ -53,6 +54,8 @@ def write_report(
     table = per_image(captions)
     if ids is not None:
         table["image_id"] = ids
+    if tokens:  # of captions without blanks between words
+        table = table.assign(tokens=tokens, length=list(map(len, tokens)))
     archives = Archives(archive.parent)
     rows = [(image_id, archive.name, member) for image_id, member in zip(table["image_id"], members, strict=True)]
     folder.mkdir(parents=True, exist_ok=True)

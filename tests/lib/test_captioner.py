@@ -24,7 +24,7 @@ from lib.text.vocabulary import END, START, Vocabulary
 from lib.vision.backbones import random_init, save_without_cnn
 from lib.vision.images import decode
 from tests.lib.models import caption_batch, decoder as small_decoder, features
-from tests.lib.tiny import WORDS
+from tests.lib.tiny import WORDS, write_model
 from tests.pictures import saved
 from tests.stages.imports import ROOT
 
@@ -92,6 +92,20 @@ def test_captions_follow_the_constraints(captioner):
     for name in ("beam_size", "max_length"):
         with pytest.raises(UserError, match=f"{name}=0"):
             captioner.caption(images(1), **{name: 0})
+
+
+def test_captions_are_as_long_as_in_the_training_and_old_models_have_20_words(tmp_path):
+    folder = write_model(tmp_path / "model", "none")
+    settings = json.loads((folder / "decoder.json").read_text())
+    for limit in (2, 7):
+        (folder / "decoder.json").write_text(json.dumps({**settings, "max_length": limit}))
+        captioner = Captioner.load(folder)
+        assert {len(best.tokens) for best, *_ in captioner.caption(images(3), min_length=limit)} == {limit}
+    del settings["max_length"]
+    (folder / "decoder.json").write_text(json.dumps(settings))
+    captioner = Captioner.load(folder)
+    assert {len(best.tokens) for best, *_ in captioner.caption(images(3), min_length=20)} == {20}
+    assert captioner.vocabulary.tokenizer.name == "ptb"
 
 
 def test_a_consensus_reranks_the_captions(captioner):

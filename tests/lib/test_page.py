@@ -228,6 +228,19 @@ def test_ids_are_shown_exactly(opened, tmp_path):
         assert opened(folder).locator(".cards .id").all_inner_texts() == [f"#{value}" for value in values]
 
 
+@pytest.mark.parametrize("regions", [0, 4])
+def test_words_without_blanks_are_shown_and_found_without_blanks(opened, tmp_path, regions):
+    pictures = [Image.new("RGB", (40, 40))] * 2
+    tokens, references = [["红", "红", "球", "ab", "cd"], ["小", "狗"]], [["一个红球"], ["一只小狗在跑"]]
+    captions = ["红红球ab cd", "小狗"]
+    page = opened(report_of(tmp_path, pictures, captions, references, regions, tokens=tokens)[0])
+    shown = page.locator(".cards .caption")
+    assert shown.all_text_contents() == captions
+    assert shown.first.locator("button").all_text_contents() == (tokens[0] if regions else [])
+    page.get_by_role("searchbox").fill("小狗在")  # inside a reference
+    assert page.locator("output").inner_text() == "1 of 2 images"
+
+
 def test_a_report_of_one_image_works(opened, tmp_path):
     page = opened(report_of(tmp_path, [Image.new("RGB", (40, 40))], ["a"], [["a"]])[0])
     assert page.locator("output").inner_text() == "1 of 1 images"
