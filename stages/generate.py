@@ -49,7 +49,7 @@ def main() -> None:
         if not is_main_process():
             continue
         words = [vocabulary.decode(hypothesis.token_ids) for hypothesis in hypotheses]
-        results = caption_rows(images["image_id"], words, vocabulary.tokenizer)
+        results = caption_rows(images["image_id"].tolist(), words, vocabulary.tokenizer)
         METRICS.mkdir(exist_ok=True)
         (METRICS / name).write_text(json.dumps(results, indent=0, ensure_ascii=False) + "\n", "utf-8")
         empty, cut = words.count([]), sum(hypothesis.token_ids[-1] != END for hypothesis in hypotheses)
@@ -63,11 +63,11 @@ def main() -> None:
             np.save(METRICS / "attention.npy", torch.cat(attention).half().numpy())  # (words of all captions, P)
 
 
-def caption_rows(image_ids: Iterable[int], captions: Sequence[list[str]], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def caption_rows(image_ids: Iterable[Any], captions: Sequence[list[str]], tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Return rows of COCO's results format. If blanks do not separate the words of all captions, rows have `tokens`."""
     texts = [tokenizer.join(words) for words in captions]
     rows: list[dict[str, Any]] = [
-        {"image_id": int(image_id), "caption": text} for image_id, text in zip(image_ids, texts, strict=True)
+        {"image_id": image_id, "caption": text} for image_id, text in zip(image_ids, texts, strict=True)
     ]
     if any(text.split() != words for text, words in zip(texts, captions, strict=True)):
         for row, words in zip(rows, captions, strict=True):
