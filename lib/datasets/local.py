@@ -17,12 +17,12 @@ import pandas as pd
 from lib.core.archives import is_tar, open_archive
 from lib.core.errors import UserError, readable_errors
 from lib.core.file_types import IMAGE_SUFFIXES
+from lib.core.names import Match, is_hidden, match_names, nearest
 from lib.core.tables import read_table, write_table
 from lib.core.zips import MAX_IMAGE_BYTES, write_stored_zip
 from lib.datasets.annotations import hashed_split
 from lib.datasets.dataset import Dataset
 from lib.datasets.formats import Annotations, Columns
-from lib.datasets.matching import Match, is_hidden, match_names, nearest
 from lib.datasets.sources import read_source
 
 IMAGES, IMAGE_TABLE, CAPTION_TABLE = "images.zip", "annotations-images.parquet", "annotations-captions.parquet"

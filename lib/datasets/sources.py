@@ -10,10 +10,10 @@ import pandas as pd
 from lib.core.archives import Tar, Zip, is_tar, open_archive
 from lib.core.errors import UserError, readable_errors
 from lib.core.file_types import IMAGE_SUFFIXES
+from lib.core.names import is_hidden, split_word
 from lib.datasets.formats import Annotations, Columns, read_document
 from lib.datasets.formats.document import MAX_BYTES, Document, UnknownFormatError
-from lib.datasets.formats.records import caption_texts, find_columns, short, split_word, tables
-from lib.datasets.matching import is_hidden
+from lib.datasets.formats.records import caption_texts, find_columns, short, tables
 
 _SUFFIXES = {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".token", ".gz"}
 _TEXTS = {".txt", ".caption"}

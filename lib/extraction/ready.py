@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
 
 from lib.core.errors import UserError, readable_errors
 from lib.core.files import stat_signature
+from lib.core.names import match_names
 from lib.core.workdir import fingerprint, locked
 from lib.extraction.extract import SHARD_SIZE, ExtractionResult, is_complete, read_result, write_shard
 
@@ -49,13 +49,6 @@ class _Source:
         return UserError(f"features.source={self.path}: {problem}")
 
 
-@dataclass(frozen=True)
-class Match:
-    """The existing name that a wanted name means, or None."""
-
-    name: str | None
-
-
 def import_features(images: pd.DataFrame, path: Path, scratch: Path, code: Sequence[Path] = ()) -> ExtractionResult:
     """Write the features of `images` (image_id, member), in this order, as shards to a folder in `scratch`.
 
@@ -80,58 +73,25 @@ def import_features(images: pd.DataFrame, path: Path, scratch: Path, code: Seque
     return read_result(folder, shards)
 
 
-def match_names(wanted: Sequence[str], existing: Sequence[str]) -> list[Match]:
-    """Return the existing path that each wanted name means: itself, or the only one of which it is the end.
-
-    The wanted name may lack the extension, and may have folders that the existing paths lack.
-    """
-    exact = set(existing)
-    by_end: dict[str, set[str]] = {}
-    for name in existing:
-        parts = _normalised(name).split("/")
-        for first in range(len(parts)):
-            for end in {"/".join(parts[first:]), "/".join(parts[first:]).rpartition(".")[0]} - {""}:
-                by_end.setdefault(end, set()).add(name)
-
-    def match(name: str) -> str | None:
-        if name in exact:
-            return name
-        parts = _normalised(name).split("/")
-        found = by_end.get("/".join(parts), set())
-        for first in range(1, len(parts) if not found else 0):  # the wanted name has more folders
-            end = "/".join(parts[first:])
-            found = {other for other in by_end.get(end, ()) if end in _ends_alone(other)}
-            if found:
-                break
-        return next(iter(found)) if len(found) == 1 else None
-
-    return [Match(match(name)) for name in wanted]
-
-
-def _ends_alone(name: str) -> set[str]:
-    return {_normalised(name), _normalised(name).rpartition(".")[0]}
-
-
-def _normalised(name: str) -> str:
-    return normalize("NFC", name.strip().replace("\\", "/")).removeprefix("./").strip("/")
-
-
 def _match(source: _Source, images: pd.DataFrame) -> list[int | None]:
-    """Return for each image its position in the source, or None."""
-    members = images["member"].astype(str).tolist()
-    position = {member: i for i, member in enumerate(members)}
+    """Return for each image its position in the source, or None. Raises UserError for an ambiguous key."""
+    members = images["member"].tolist()
+    if len(set(members)) < len(members):  # in several archives
+        members = (images["archive"] + "/" + images["member"]).tolist()
     by_id = {str(image_id): i for i, image_id in enumerate(images["image_id"])}
-    matches = match_names(source.keys, members)
-    named = {row: position[match.name] for row, match in enumerate(matches) if match.name is not None}
-    numbered = {row: by_id[key] for row, key in enumerate(source.keys) if key in by_id}
-    for row in named.keys() & numbered.keys():
-        if named[row] != numbered[row]:
-            problem = f"the key {source.keys[row]!r} is the id of one image and means the file of another"
-            raise source.error(f"{problem}, {members[named[row]]!r}; use file names with their extension")
+    by_name = {member: i for i, member in enumerate(members)}
     found: dict[int, int] = {}
-    for row, image in (named | numbered).items():
-        if found.setdefault(image, row) != row:
-            keys = f"{source.keys[found[image]]!r} and {source.keys[row]!r}"
+    for row, (key, match) in enumerate(zip(source.keys, match_names(source.keys, members), strict=True)):
+        numbered, named = by_id.get(key), None if match.name is None else by_name[match.name]
+        if numbered is not None and named not in (None, numbered):
+            problem = f"the key {key!r} is the id of one image and means the file of another"
+            raise source.error(f"{problem}, {match.name!r}; use file names with their extension")
+        if numbered is None and match.reason == "ambiguous":
+            problem = f"the key {key!r} fits several images, or another key fits the same image"
+            raise source.error(f"{problem}; use each file name once, with its folder and extension")
+        image = named if numbered is None else numbered
+        if image is not None and found.setdefault(image, row) != row:
+            keys = f"{source.keys[found[image]]!r} and {key!r}"
             raise source.error(f"the keys {keys} are of one image, {members[image]!r}; keep one")
     if not found:
         keys = ", ".join(repr(key[:80]) for key in source.keys[:2])

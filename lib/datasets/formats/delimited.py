@@ -10,8 +10,9 @@ import re
 from typing import Any
 
 from lib.core.errors import UserError
+from lib.core.names import IMAGE_NAME
 from lib.datasets.formats.document import Annotations, Document
-from lib.datasets.formats.records import IMAGE_NAME, Columns, find_columns, read_records, short
+from lib.datasets.formats.records import Columns, find_columns, read_records, short
 
 _DELIMITERS = {",": "CSV", "\t": "TSV", ";": "CSV with ;", "|": "CSV with |"}
 _HIDDEN_ROW = re.compile(r"(?i)\n[^\n,;|\t]*\.(jpe?g|png|webp|gif)[,;|\t]")

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from lib.core.errors import UserError
+from lib.core.names import IMAGE_NAME, split_word
 from lib.datasets.formats.document import Annotations
 from lib.datasets.formats.ids import from_text, parse_id, str_id
 
@@ -30,17 +31,6 @@ CAPTIONS = (
 SPLITS = ("split", "set_name", "subset", "partition", "set", "dataset_split")
 REJECTED = ("is_rejected", "is_precanned")  # VizWiz: spam, and answers such as "quality issues are too severe"
 _NUMBERED = re.compile(r"(caption|comment|sentence|description|text)s?_?[0-9]+")
-IMAGE_NAME = re.compile(r"(?i)\.(jpe?g|jfif|png|gif|bmp|webp|tiff?|avif|hei[cf]|jp2|jpe)([?#].*)?\s*$")
-_SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training", "restval", "trn"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-
-
-def split_word(value: Any) -> str | None:
-    """Return train, val or test for one of their usual names, or None."""
-    return _SPLIT_WORDS.get(value.strip().lower()) if isinstance(value, str) else None
 
 
 def parse_split(value: Any, where: str) -> str:
