@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,10 +25,10 @@ from lib.core.names import match_names
 from lib.core.workdir import fingerprint, locked
 from lib.extraction.extract import SHARD_SIZE, ExtractionResult, is_complete, read_result, write_shard
 
-_NAMES = (
-    "names", "ids", "keys", "files", "file_names", "filenames", "image_ids", "image_names", "images", "paths",
+_NAME_WORDS = (
     "name", "id", "key", "file", "file_name", "filename", "image_id", "image_name", "image", "path", "filepath",
 )  # fmt: skip
+_NAMES = (*(f"{word}s" for word in _NAME_WORDS), *_NAME_WORDS)
 _FEATURES = ("features", "feat", "feats", "feature", "embeddings", "embedding", "x", "arr_0")
 _NAMES_SUFFIXES = (".txt", ".json", ".npy")  # of a file of keys
 _SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")
@@ -197,31 +196,23 @@ def _open_parquet(path: Path) -> _Source:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    def is_list(kind: pa.DataType) -> bool:
+        return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
     table = pq.read_table(path)
     names = [name for name in table.column_names if name.lower() in _NAMES]
-    lists = [field.name for field in table.schema if _is_list(field.type)]
+    lists = [field.name for field in table.schema if is_list(field.type)]
     if len(names) != 1 or len(lists) != 1:
         columns = ", ".join(table.column_names[:10])
-        raise ValueError(
-            f"it needs one column of keys, such as file_name or image_id, and one of lists; it has {columns}"
-        )
-    values, shape = table[lists[0]].combine_chunks(), [len(table)]
-    while _is_list(values.type):
-        inner = values.flatten()
-        if values.null_count or len(values) == 0 or len(inner) % len(values):
-            raise ValueError(f"the lists of {lists[0]} differ in length")
-        if not pa.types.is_fixed_size_list(values.type) and len(set(values.value_lengths().to_pylist())) > 1:
-            raise ValueError(f"the lists of {lists[0]} differ in length")
-        shape.append(len(inner) // len(values))
-        values = inner
-    array = values.to_numpy(zero_copy_only=False).reshape(shape)
-    return _of_table(path, [path], table[names[0]].to_pylist(), array)
+        raise ValueError(f"it needs one column of keys, such as image_id, and one of lists; it has {columns}")
 
+    def read(row: int) -> np.ndarray:
+        values = table[lists[0]][row].values
+        if not is_list(values.type):
+            return values.to_numpy(zero_copy_only=False)
+        return np.stack([region.values.to_numpy(zero_copy_only=False) for region in values])
 
-def _is_list(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return _Source(path, [path], _as_text(table[names[0]].to_pylist()), read)
 
 
 def _features_key(keys: list[str]) -> str:
@@ -234,9 +225,8 @@ def _features_key(keys: list[str]) -> str:
 
 def _with_names_beside(path: Path, array: np.ndarray) -> _Source:
     """Return the source of one array of all images, whose keys are in another file of the same folder."""
-    words = [f"{stem}{word}" for stem in (f"{path.stem}{mark}" for mark in "._-") for word in _NAMES]
-    stems = [path.stem, *words, *_NAMES]
-    # X.names.txt and X.txt belong to X.npy alone; names.txt is the last resort.
+    # X.txt and X.names.txt belong to X.npy alone; names.txt is the last resort.
+    stems = [path.stem, *(f"{path.stem}{mark}{word}" for mark in "._-" for word in _NAMES), *_NAMES]
     files = [path.with_name(f"{stem}{suffix}") for stem in stems for suffix in _NAMES_SUFFIXES]
     names = next((file for file in files if file.is_file() and file != path), None)
     if names is None:
@@ -257,9 +247,11 @@ def _with_names_beside(path: Path, array: np.ndarray) -> _Source:
 
 
 def _of_table(path: Path, files: list[Path], keys: Sequence[object], array: np.ndarray) -> _Source:
-    source = _Source(
-        path, files, [k.decode() if isinstance(k, bytes) else str(k) for k in keys], lambda row: array[row]
-    )
+    source = _Source(path, files, _as_text(keys), lambda row: array[row])
     if array.ndim not in (2, 3) or len(array) != len(keys):
         raise source.error(f"{len(keys)} names, but features of shape {array.shape}; it must be (N, C) or (N, P, C)")
     return source
+
+
+def _as_text(keys: Sequence[object]) -> list[str]:
+    return [key.decode() if isinstance(key, bytes) else str(key) for key in keys]

@@ -180,6 +180,13 @@ def test_a_source_that_cannot_be_read_is_an_error_that_names_it(name, content, m
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("features", [[[[1.0, 2.0], [3.0]]], [None], [[[1.0], None]]])
+def test_lists_of_different_length_in_parquet_are_an_error(features, tmp_path):
+    pq.write_table(pa.table({"name": MEMBERS[:1], "x": pa.array(features)}), tmp_path / "clip.parquet")
+    with pytest.raises(UserError, match=r"clip\.parquet"):
+        imported(tmp_path / "clip.parquet", tmp_path)
+
+
 def test_names_and_rows_must_have_one_length(tmp_path):
     source = write("npy with txt", tmp_path, MEMBERS, VECTORS)
     (tmp_path / "clip.names.txt").write_text("one\ntwo\n")
