@@ -1,7 +1,7 @@
 """generate: caption the test split, and val to choose settings on, in COCO's results format."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,7 @@ def main() -> None:
         if not is_main_process():
             continue
         words = [vocabulary.decode(hypothesis.token_ids) for hypothesis in hypotheses]
-        results = caption_rows(images["image_id"], words, vocabulary.tokenizer)
+        results = caption_rows(images["image_id"].tolist(), words, vocabulary.tokenizer)
         METRICS.mkdir(exist_ok=True)
         (METRICS / name).write_text(json.dumps(results, indent=0, ensure_ascii=False) + "\n", "utf-8")
         empty = words.count([])
@@ -56,11 +56,13 @@ def main() -> None:
             np.save(METRICS / "attention.npy", torch.cat(attention).half().numpy())  # (words of all captions, P)
 
 
-def caption_rows(image_ids: Iterable[int], captions: Sequence[list[str]], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def caption_rows(
+    image_ids: Sequence[int | str], captions: Sequence[list[str]], tokenizer: Tokenizer
+) -> list[dict[str, Any]]:
     """Return rows of COCO's results format. If blanks do not separate the words of all captions, rows have `tokens`."""
     texts = [tokenizer.join(words) for words in captions]
     rows: list[dict[str, Any]] = [
-        {"image_id": int(image_id), "caption": text} for image_id, text in zip(image_ids, texts, strict=True)
+        {"image_id": image_id, "caption": text} for image_id, text in zip(image_ids, texts, strict=True)
     ]
     if any(text.split() != words for text, words in zip(texts, captions, strict=True)):
         for row, words in zip(rows, captions, strict=True):
