@@ -191,7 +191,7 @@ def _lines(tree: _Tree, name: str) -> list[str]:
 def _text_parts(tree: _Tree, texts: Sequence[str], names: Mapping[str, str]) -> list[_Part]:
     """Read text files that have the captions of one image each, one per line."""
     images, captions = {}, []
-    splits = {name: _split_of_folder(name) for name in texts}
+    splits = {text: next(filter(None, map(split_word, text.split("/")[:-1])), None) for text in texts}
     has_split = all(splits.values())
     for text in texts:
         name = names[_stem(text)]
@@ -249,23 +249,17 @@ def _split_in(name: str) -> str | None:
     return None
 
 
-def _split_of_folder(name: str) -> str | None:
-    return next((split for part in name.split("/")[:-1] if (split := split_word(part))), None)
-
-
 def _combine(parts: Sequence[_Part], source: Path) -> Annotations:
     """Return one table of images and of captions. The ids of each file are its own. Raises UserError."""
-    own = ["split" in part.annotations.images for part in parts]
-    named = [part.split is not None for part in parts]
-    if len(parts) > 1 and any(own) | any(named) and not all(a or b for a, b in zip(own, named, strict=True)):
-        which = next(part.name for part, a, b in zip(parts, own, named, strict=True) if not (a or b))
-        problem = f"{which} says no split, in its content or its name, but other files do"
+    has_split = [part.split is not None or "split" in part.annotations.images for part in parts]
+    if any(has_split) and not all(has_split):
+        problem = f"{parts[has_split.index(False)].name} says no split, in its content or its name, but other files do"
         raise UserError(
             f"dataset.local.annotations={source}: {problem}; rename it or give a mapping of train, val, test"
         )
     # A single file is called train.json by someone who has no other.
-    for part, has_split in zip(parts, own, strict=True):
-        if part.split and not has_split:
+    for part in parts:
+        if part.split and "split" not in part.annotations.images:
             part.annotations.images = part.annotations.images.assign(split=part.split)
     _separate_ids(parts)
     images = pd.concat([part.annotations.images for part in parts], ignore_index=True)
@@ -292,9 +286,5 @@ def _separate_ids(parts: Sequence[_Part]) -> None:
     splits = [part.split for part in parts]
     labels = splits if None not in splits and len(set(splits)) == len(splits) else [part.name for part in parts]
     for content, label in zip(contents, labels, strict=True):
-        content.images = _label_ids(content.images, label)
-        content.captions = _label_ids(content.captions, label)
-
-
-def _label_ids(table: pd.DataFrame, label: str | None) -> pd.DataFrame:
-    return table.assign(image_id=f"{label}/" + table["image_id"].astype("str"))
+        content.images = content.images.assign(image_id=f"{label}/" + content.images["image_id"].astype("str"))
+        content.captions = content.captions.assign(image_id=f"{label}/" + content.captions["image_id"].astype("str"))
