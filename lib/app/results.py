@@ -113,7 +113,7 @@ class References:
 
         An id fits as text, else without leading zeros. An id is a file name if it fits no id, and the other way round.
         """
-        ids = [str(image_id) for image_id in self._ids]
+        ids = [str(image_id).strip() for image_id in self._ids]
         by_id, by_number, by_name = _index(ids), _index(map(_number, ids)), _index(self._file_names)
         found = [by_id.get(result.image) or by_number.get(_number(result.image), []) for result in results]
         named = [i for i, result in enumerate(results) if result.is_name or not found[i]]
