@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,24 @@ def read_karpathy_lists(sources: Mapping[str, Path]) -> dict[int, str]:
     return splits
 
 
-def hashed_split(image_id: int | str, seed: int, val_share: float, test_share: float) -> str:
-    """Return a split that depends on this image's id alone, so adding or removing images moves no other image."""
+def draw_splits(image_ids: Sequence[int | str], seed: int, val_share: float, test_share: float) -> list[str]:
+    """Return the split of each image, drawn by a hash of its id, so that a new image moves no other image.
+
+    In a small set a split may get no image. Then the image with the nearest hash goes there, if there are three images.
+    """
+    draws = [hash_fraction(image_id, seed) for image_id in image_ids]  # test below test_share, then val, then train
+    num_test = sum(draw < test_share for draw in draws)
+    num_val = sum(draw < test_share + val_share for draw in draws) - num_test
+    num_test = max(num_test, 1)
+    num_val = max(num_val, 1)
+    if num_test + num_val >= len(draws):
+        num_test, num_val = 1, 1
+    by_draw = sorted(range(len(draws)), key=draws.__getitem__)
+    split_of = {row: "test" for row in by_draw[:num_test]} | {row: "val" for row in by_draw[num_test:][:num_val]}
+    return [split_of.get(row, "train") for row in range(len(draws))]
+
+
+def hash_fraction(image_id: int | str, seed: int) -> float:
+    """Return a number in [0, 1) that depends on the id and the seed alone."""
     digest = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
-    uniform = int.from_bytes(digest[:8], "big") / 2**64  # in [0, 1)
-    return "test" if uniform < test_share else "val" if uniform < test_share + val_share else "train"
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -20,7 +20,7 @@ from lib.core.file_types import IMAGE_SUFFIXES
 from lib.core.names import Match, is_hidden, match_names, nearest
 from lib.core.tables import read_table, write_table
 from lib.core.zips import MAX_IMAGE_BYTES, write_stored_zip
-from lib.datasets.annotations import hashed_split
+from lib.datasets.annotations import draw_splits
 from lib.datasets.dataset import Dataset
 from lib.datasets.formats import Annotations, Columns
 from lib.datasets.sources import read_source
@@ -157,7 +157,9 @@ def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Loa
         summary = json.loads((raw / SUMMARY).read_text("utf-8"))
         source, notes = Path(summary["source"]), list(summary["notes"])
     images, captions = read_table(raw / IMAGE_TABLE), read_table(raw / CAPTION_TABLE)
-    drawn = pd.Series([hashed_split(i, seed, val_share, test_share) for i in images["image_id"]], dtype="str")
+    has_caption = images["image_id"].isin(captions["image_id"])
+    drawn = pd.Series("train", images.index, dtype="str")
+    drawn[has_caption] = draw_splits(images.loc[has_caption, "image_id"].tolist(), seed, val_share, test_share)
     if "split" not in images:
         images["split"] = drawn
     elif absent := sorted({"val", "test"} - set(images["split"])):  # such as TextCaps' file of train
@@ -173,7 +175,6 @@ def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Loa
     pairs = zip(images["file_name"], matches, strict=True)
     found = [members[match.name] if match.name is not None else (archive, name) for name, match in pairs]
     images["archive"], images["member"] = (pd.array([pair[i] for pair in found], "str") for i in (0, 1))
-    has_caption = images["image_id"].isin(captions["image_id"])
     missing = images[["image_id", "file_name"]].assign(reason=[match.reason for match in matches])
     missing = missing[(missing["reason"] != "") & has_caption]
     # The nearest name is for the message; finding it takes a while.

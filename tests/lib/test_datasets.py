@@ -12,7 +12,7 @@ import pytest
 from lib.core.errors import UserError
 from lib.core.tables import read_tokens
 from lib.datasets import local
-from lib.datasets.annotations import hashed_split
+from lib.datasets.annotations import draw_splits, hash_fraction
 
 KARPATHY = {
     "images": [
@@ -88,7 +88,17 @@ def test_a_coco_json_is_split_by_a_hash_of_the_id(many, tmp_path):
     splits = import_and_load(many, COCO, tmp_path).images["split"]
     shares = splits.value_counts(normalize=True)
     assert all(0.05 < shares[split] < 0.16 for split in ("val", "test"))
-    assert splits.tolist() == [hashed_split(i, 1, 0.1, 0.1) for i in range(300)]
+    fractions = [hash_fraction(i, 1) for i in range(300)]
+    assert splits.tolist() == ["test" if x < 0.1 else "val" if x < 0.2 else "train" for x in fractions]
+
+
+@pytest.mark.parametrize("count", range(3, 12))
+@pytest.mark.parametrize("seed", range(5))
+def test_each_split_of_a_small_set_has_an_image(count, seed):
+    ids = [f"photo {i}.jpg" for i in range(count)]
+    splits = draw_splits(ids, seed, 0.1, 0.1)
+    assert {"train", "val", "test"} == set(splits)
+    assert splits.count("train") >= count / 2 or count < 5
 
 
 def test_first_keeps_a_number_of_images_of_each_split(many, tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from lib.core.errors import UserError
-from lib.datasets.annotations import hashed_split
+from lib.datasets.annotations import hash_fraction
 from lib.scoring import METRICS
 from lib.vision.backbones import build
 from tests.pictures import saved
@@ -65,10 +65,11 @@ def karpathy() -> dict:
 
 def coco() -> dict:
     """Return a COCO captions JSON with ids whose hash gives the right split."""
-    ids = count(2**62)
+    ids, ranges = count(2**62), {"test": (0, 0.1), "val": (0.1, 0.2), "train": (0.2, 1)}
     images, annotations = [], [{"image_id": 7, "caption": "Of no image."}]
     for split, name, captions in rows():
-        image_id = next(i for i in ids if hashed_split(i, 1, 0.1, 0.1) == split)
+        low, high = ranges[split]
+        image_id = next(i for i in ids if low <= hash_fraction(i, 1) < high)
         images.append({"id": image_id, "file_name": name})
         annotations += [{"image_id": str(image_id), "caption": caption} for caption in captions]
     return {"images": images, "annotations": annotations, "info": None}
