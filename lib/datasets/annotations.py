@@ -61,12 +61,12 @@ def draw_splits(image_ids: Sequence[int | str], seed: int, val_share: float, tes
     draws = [hash_fraction(image_id, seed) for image_id in image_ids]  # test below test_share, then val, then train
     num_test = sum(draw < test_share for draw in draws)
     num_val = sum(draw < test_share + val_share for draw in draws) - num_test
-    num_test = max(num_test, 1)
-    num_val = max(num_val, 1)
-    if num_test + num_val >= len(draws):
-        num_test, num_val = 1, 1
+    if len(draws) >= 3:
+        num_test, num_val = max(num_test, 1), max(num_val, 1)
+        if num_test + num_val == len(draws):
+            num_test, num_val = 1, 1
     by_draw = sorted(range(len(draws)), key=draws.__getitem__)
-    split_of = {row: "test" for row in by_draw[:num_test]} | {row: "val" for row in by_draw[num_test:][:num_val]}
+    split_of = dict.fromkeys(by_draw[:num_test], "test") | dict.fromkeys(by_draw[num_test:][:num_val], "val")
     return [split_of.get(row, "train") for row in range(len(draws))]
 
 
