@@ -63,7 +63,7 @@ def draw_splits(image_ids: Sequence[int | str], seed: int, val_share: float, tes
     num_val = sum(draw < test_share + val_share for draw in draws) - num_test
     if len(draws) >= 3:
         num_test, num_val = max(num_test, 1), max(num_val, 1)
-        if num_test + num_val == len(draws):
+        if num_test + num_val >= len(draws):
             num_test, num_val = 1, 1
     by_draw = sorted(range(len(draws)), key=draws.__getitem__)
     split_of = dict.fromkeys(by_draw[:num_test], "test") | dict.fromkeys(by_draw[num_test:][:num_val], "val")
