@@ -70,7 +70,8 @@ def test_each_image_gets_a_line_in_order_and_unreadable_images_are_reported(run,
     bad.write_bytes(b"not a picture")
     files = [good, bad, other] * BATCH_SIZE  # several batches
     code, out, err = run(*files)
-    assert (code, err) == (1, f"error: {bad}: not an image\n" * BATCH_SIZE)
+    assert code == 1
+    assert re.fullmatch(rf"(error: .*{re.escape(str(bad))}: not an image.*\n){{{BATCH_SIZE}}}", err)
     alone = {file: run(file)[1] for file in (good, other)}
     assert out == "".join(alone[file] for file in files if file != bad)
     assert alone[good].startswith(f"{good}: ")
@@ -98,7 +99,8 @@ def test_json_has_candidates_scores_and_errors(run, model, photos, tmp_path):
     assert code == 1
     assert "gone.jpg" in err
     good, bad = json.loads(out)
-    assert bad == {"image": str(gone), "error": f"{gone}: No such file or directory"}
+    assert bad["image"] == str(gone)
+    assert f"{gone}: No such file or directory" in bad["error"]
     (candidates,) = Captioner.load(model).caption([image], beam_size=4)
     top = [candidate.to_json() for candidate in candidates[:3]]
     assert good == {"image": str(image), "caption": candidates[0].text, "candidates": top}
@@ -157,9 +159,9 @@ def test_the_heat_map_covers_the_attended_region(tmp_path):
 
 @pytest.mark.parametrize(("arguments", "reason"), [
     ("b.PNG --attention out.png", "--attention out.png: .* 2 were given"),
-    ("--attention out.xyz", "out.xyz: Format 'xyz' is not supported"),
+    ("--attention out.xyz", "out.xyz: .*Format 'xyz' is not supported"),
     ("--attention gone/out.png", "gone/out.png: .*No such file"),
-    ("--model gone", "gone: no model in this folder"),
+    ("--model gone", "gone: there is no such folder"),
     ("--model .", r"backbone\.json"),
     ("empty", "empty: no image in this folder"),
     ("x" * 300, "x{300}: File name too long"),

@@ -169,7 +169,7 @@ def test_other_results_are_compared_pair_by_pair(run, references, tmp_path):
     assert "may be chance" in out
     code, _, _ = run(rows(), references, "--compare", tmp_path / "fewer.json")
     assert "fewer.json" in code
-    assert "such as 0" in code
+    assert "image 0" in code
 
 
 def test_a_cider_d_of_0_is_explained(run, references):
