@@ -71,9 +71,9 @@ def test_image_zips_are_not_needed(raw, year):
         (None, "coco_karpathy_val.json"),
         ("[" * 100_000, "coco_karpathy_val.json is damaged"),
         ("[]", "the val split"),
-        ('{"images": []}', "coco_karpathy_val.json is not one of Karpathy's lists: rows: "),
-        ('["text"]', "coco_karpathy_val.json is not one of Karpathy's lists: rows[0]: "),
-        ('[{"image": null}]', "coco_karpathy_val.json is not one of Karpathy's lists: rows[0]['image']: "),
+        ('{"images": []}', "coco_karpathy_val.json is not one of Karpathy's lists: "),
+        ('["text"]', "coco_karpathy_val.json is not one of Karpathy's lists: item 1"),
+        ('[{"image": null}]', "coco_karpathy_val.json is not one of Karpathy's lists: item 1: `image`"),
         ('[{"image": "val2014/photo.jpg"}]', "coco_karpathy_val.json: the image 'val2014/photo.jpg'"),
         (f'[{{"image": "val2014/{"9" * 5000}.jpg"}}]', "coco_karpathy_val.json: the image 'val2014/9"),
         (f'[{{"image": "{"9" * 1_000_000}"}}]', "coco_karpathy_val.json: the image '999"),
@@ -132,7 +132,7 @@ def test_a_wrong_annotation_zip_is_named(raw, year):
 def test_an_image_in_both_parts_is_rejected(raw, year):
     content = {"images": [IMAGE], "annotations": [CAPTION]}
     miniature.write_annotations(raw, year, {f"train{year}": content, f"val{year}": content})
-    assert "1 images have the image_id of another one, such as 1" in error(raw, year)
+    assert "1 images have the id of another image, such as 1" in error(raw, year)
 
 
 def test_a_path_in_a_file_name_is_kept_as_a_name(raw, year):

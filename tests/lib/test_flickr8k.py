@@ -107,7 +107,7 @@ def test_a_malformed_text_is_named(raw, changes, expected):
 
 def test_two_images_with_one_number_are_rejected(raw):
     rewrite(raw, token=f"{texts(raw)['token']}1_twin.jpg#0\tA twin.\n", testImages="1_twin.jpg")
-    assert "1 images have the image_id of another one, such as 1" in error(raw)
+    assert "1 images have the id of another image, such as 1" in error(raw)
 
 
 def test_a_wrong_zip_is_named(raw):

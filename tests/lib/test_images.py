@@ -166,7 +166,7 @@ def test_a_jpeg_of_too_many_scans_is_rejected():
     photo = saved(Image.new("L", (64, 64), 77), "JPEG", progressive=True)
     scan = photo[photo.rindex(b"\xff\xda") : -2]
     assert decode(photo[:-2] + 10 * scan + photo[-2:]).size == (64, 64)
-    with pytest.raises(ImageError, match="a JPEG of too many scans"):
+    with pytest.raises(ImageError, match="scans"):
         decode(photo[:-2] + 1000 * scan + photo[-2:])
 
 
@@ -190,7 +190,7 @@ def test_a_missing_or_broken_member_is_an_image_error_and_a_broken_zip_a_user_er
     with pytest.raises(ImageError, match="missing"):
         archives.read("a.zip", "gone.png")
     path.write_bytes(path.read_bytes().replace(b"IDAT", b"idat"))
-    with pytest.raises(ImageError, match="broken archive member"):
+    with pytest.raises(ImageError, match="damaged archive member"):
         Archives(tmp_path).read("a.zip", "here.png")
     path.write_bytes(b"no zip")
     with pytest.raises(UserError, match=r"a\.zip"):
