@@ -1,4 +1,4 @@
-"""generate: caption the test split, and val to choose settings on, in COCO's results format."""
+"""generate: caption the test and val splits, in COCO's results format. Use the scores of val to choose settings."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ from stages.common.generation import model_folders, train_consensus
 from stages.common.paths import FEATURES, IMAGES, METRICS
 from stages.params import GenerateParams, read_params
 
-_BATCH = 100  # images; the captions do not depend on it
+_BATCH = 100  # images per batch; the captions do not depend on this number
 
 
 def main() -> None:
@@ -50,14 +50,14 @@ def main() -> None:
         (METRICS / name).write_text(json.dumps(results, indent=0, ensure_ascii=False) + "\n", "utf-8")
         empty = words.count([])
         print(f"{split}: {len(results)} captions" + f" by {len(folders)} models" * (len(folders) > 1), end="")
-        print(f"; warning: {empty} of them have no words" * (empty > 0))
+        print(f"; warning: {empty} captions have no words" * (empty > 0))
         if split == "test":
             attention = [h.attention[: len(caption)] for h, caption in zip(hypotheses, words, strict=True)]
             np.save(METRICS / "attention.npy", torch.cat(attention).half().numpy())  # (words of all captions, P)
 
 
 def caption_rows(image_ids: Iterable[int], captions: Sequence[list[str]], tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """Return rows of COCO's results format. If blanks do not separate the words of all captions, rows have `tokens`."""
+    """Return rows in COCO's results format. If a caption has words that blanks do not separate, add `tokens` to all."""
     texts = [tokenizer.join(words) for words in captions]
     rows: list[dict[str, Any]] = [
         {"image_id": int(image_id), "caption": text} for image_id, text in zip(image_ids, texts, strict=True)
@@ -76,7 +76,7 @@ def _decode(
     sampling = SamplingConfig(params.sample.temperature, params.sample.top_k, params.sample.top_p)
     generator = torch.Generator().manual_seed(params.sample.seed)
     own: list[Hypothesis] = []
-    starts = shard(range(0, len(features), _BATCH))  # whole batches, because rounding depends on what is in one
+    starts = shard(range(0, len(features), _BATCH))  # complete batches, because rounding errors depend on the batch
     skip_draws(starts.start, max_length, generator)
     for start in tqdm(starts, "captioning", unit="batch", disable=None if is_main_process() else True):
         batch = features[start : start + _BATCH].to(device())

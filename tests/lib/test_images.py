@@ -91,7 +91,7 @@ NOISE = saved(Image.effect_noise((64, 64), 50), "JPEG")
         (b"<!DOCTYPE html><title>404</title>", "HTML page"),
         (b"8BPS\0\1", "PSD.*JPEG or PNG"),
         (saved(Image.fromarray(np.full((6, 8), 0.5, np.float32)), "TIFF"), "floating-point"),
-        (saved(Image.new("1", (20_000, 20_000))), "20000 x 20000 pixels are too many"),
+        (saved(Image.new("1", (20_000, 20_000))), "20000 x 20000 pixels"),
     ],
 )
 def test_other_files_are_rejected_with_a_reason(data, reason):

@@ -215,7 +215,7 @@ def test_captions_as_text_score_as_their_tokens():
 
 def test_captions_without_references_are_an_error():
     for references, hypotheses in (({1: [["a"]]}, {2: ["a"]}), ({1: []}, {1: ["a"]})):
-        with pytest.raises(ValueError, match="such as 1"):
+        with pytest.raises(ValueError, match="image 1"):
             score(references, hypotheses)
     with pytest.raises(ValueError, match="captions"):
         score({}, {})
