@@ -36,7 +36,7 @@ def captioner(request, models):
 
 @pytest.fixture
 def model(models, tmp_path):
-    """A copy that a test may damage."""
+    """A copy of the model folder that a test may damage."""
     shutil.copytree(models["additive"], tmp_path / "model")
     return tmp_path / "model"
 

@@ -147,10 +147,10 @@ def test_attention_draws_one_image_per_word(run, photos, tmp_path):
 def test_the_heat_map_covers_the_attended_region(tmp_path):
     white, out, whole = tmp_path / "white.png", tmp_path / "out.png", Preprocess(64, (0.5,) * 3, (0.5,) * 3)
     Image.new("RGB", (100, 80), "white").save(white)
-    attention = torch.tensor([[0.02, 0.02, 0.94, 0.02]])  # the bottom left of 2 x 2 regions
+    attention = torch.tensor([[0.02, 0.02, 0.94, 0.02]])  # mostly the bottom left of 2 x 2 regions
     caption.draw_attention(str(white), whole, Candidate("dog", ["dog"], -1.0, -0.5, attention), out)
     drawn = np.asarray(Image.open(out).convert("RGB")).astype(int)
-    height, width = drawn.shape[0], drawn.shape[1] / 5  # of the first of five columns
+    height, width = drawn.shape[0], drawn.shape[1] / 5  # size of the first of five columns
     rows, columns = (drawn[..., 0] - drawn[..., 2] > 150).nonzero()
     assert 0.5 * height < rows.mean() < height
     assert columns.mean() < 0.4 * width
@@ -205,7 +205,7 @@ def test_caption_imports_nothing_that_it_does_not_use(model, photos):
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
 def test_file_names_that_the_terminal_cannot_show_are_escaped(model, photos, monkeypatch, encoding):
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
-    name = os.fsdecode(b"caf\xe9.jpg") if os.name == "posix" else "\u96ea.jpg"  # not UTF-8, or Chinese
+    name = os.fsdecode(b"caf\xe9.jpg") if os.name == "posix" else "\u96ea.jpg"  # not UTF-8, or a Chinese character
     try:
         (photos / "a.jpg").rename(photos / name)
     except OSError:

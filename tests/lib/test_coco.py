@@ -30,7 +30,7 @@ def original(tmp_path_factory, year):
 
 @pytest.fixture
 def raw(original, tmp_path):
-    """A copy that a test may change."""
+    """A copy of the raw folder that a test may change."""
     return shutil.copytree(original, tmp_path / "raw")
 
 
@@ -162,7 +162,7 @@ def test_the_real_karpathy_split(tmp_path):
     rows["train"] = [{"image": f"val2014/COCO_val2014_{i:012d}.jpg", "caption": "A."} for i in rest for _ in range(5)]
     for split in SPLITS:
         (tmp_path / f"coco_karpathy_{split}.json").write_text(json.dumps(rows[split]))
-    # val2017 is real; images of val and test that are in train2017 get invented captions.
+    # The captions of val2017 are real. Images of val and test that are in train2017 get invented captions.
     others = sorted((numbers["val"] | numbers["test"]) - {image["id"] for image in of_2017["images"]})
     images = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in others]
     invented = {"images": images, "annotations": [{"image_id": i, "caption": "A."} for i in others]}

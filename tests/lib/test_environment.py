@@ -1,4 +1,4 @@
-"""Environment variables: workers and device, and errors about malformed values."""
+"""Environment variables for workers and device, and errors for malformed values."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Flickr8k in its original layout: three lists, captions, and one-line errors for malformed files."""
+"""Flickr8k in its original layout: the lists of the three splits, captions, and errors for malformed files."""
 
 import shutil
 import zipfile
@@ -22,7 +22,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def raw(original, tmp_path):
-    """A copy that a test may change."""
+    """A copy of the raw folder that a test may change."""
     return shutil.copytree(original, tmp_path / "raw")
 
 

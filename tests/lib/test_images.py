@@ -1,4 +1,4 @@
-"""Images are decoded as a viewer shows them, or rejected with a reason."""
+"""Images are decoded as an image viewer shows them, or rejected with a reason."""
 
 import io
 import struct
@@ -55,7 +55,7 @@ def test_exif_orientation_is_applied(orientation):
 
 @pytest.mark.parametrize(("tag", "kind"), [(ExifTags.Base.ResolutionUnit, 1), (ExifTags.Base.XResolution, 2)])
 def test_exif_orientation_is_applied_even_if_another_tag_is_malformed(tag, kind):
-    # A number as a byte, a ratio as a text.
+    # Malformed tags: a number as a byte, and a ratio as text.
     entries = struct.pack("<HHLLHHLL", ExifTags.Base.Orientation, 3, 1, 6, tag, kind, 1, 50)
     exif = b"Exif\0\0II*\0" + struct.pack("<LH", 8, 2) + entries + bytes(4)
     assert decode(saved(RED, "JPEG", exif=exif)).size == (6, 8)
@@ -162,7 +162,7 @@ def test_a_large_picture_that_is_no_jpeg_is_reduced(monkeypatch):
 
 
 def test_a_jpeg_of_too_many_scans_is_rejected():
-    """Its last scan is repeated: 23 bytes that take as long to decode as a complete image."""
+    """The last scan is repeated. Each copy has 23 bytes, but takes as long to decode as a complete image."""
     photo = saved(Image.new("L", (64, 64), 77), "JPEG", progressive=True)
     scan = photo[photo.rindex(b"\xff\xda") : -2]
     assert decode(photo[:-2] + 10 * scan + photo[-2:]).size == (64, 64)

@@ -1,4 +1,4 @@
-"""What `make compare` rejects. tests/test_dvc.py runs a comparison."""
+"""`make compare` rejects wrong arguments and runs that are not comparable. tests/test_dvc.py runs a comparison."""
 
 import json
 
@@ -19,7 +19,7 @@ def test_an_unknown_comparison_is_rejected(monkeypatch):
 
 @pytest.fixture
 def run_compare(tmp_path, monkeypatch):
-    """Compare two finished experiments, with this model.hidden and md5 of lib/cells in the second one."""
+    """Compare two finished experiments. The second one has this value of model.hidden and this md5 of lib/cells."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["compare", "cell"])
     monkeypatch.setattr(compare, "_run_experiment", lambda name, settings: None)

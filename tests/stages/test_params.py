@@ -1,4 +1,4 @@
-"""params.yaml: every mistake is a one-line error that names the key, its value and what is allowed."""
+"""Every mistake in params.yaml is a one-line error that names the key, its value, and the allowed values."""
 
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def test_params_of_an_earlier_version_are_rejected_with_the_new_names(tmp_path):
     names |= {"train.bucketing": "train.bucket_by_length", "features.components": "features.pca_components"}
     names |= {"generate.no_repeat": "generate.no_repeat_ngram_size", "train.scst": "finetune"}
     named: dict[str, str] = {}
-    while len(named) < len(names):  # a message names as many as fit
+    while len(named) < len(names):  # each message names as many keys as fit
         left = [old for old in names if old not in named and old != "train.scst"]
         write_params(tmp_path, **{"finetune": ..., **dict.fromkeys(left, 1)})
         text = error(tmp_path / PARAMS_FILE)

@@ -20,7 +20,7 @@ PARTS = ("val2014", "test2014")
 
 
 class Reverse:
-    """A consensus that reverses each beam."""
+    """A replacement for Consensus that reverses each beam."""
 
     def rerank(self, features, beams, length_penalty):
         return [beam[::-1] for beam in beams]
