@@ -8,7 +8,7 @@ from stages.common.entrypoint import run
 from stages.common.paths import ANNOTATED_IMAGES, CAPTION_TABLE, METRICS, VOCABULARY
 from stages.params import ModelParams, TrainParams, read_params
 
-_MAX_IMAGES = 5000  # train images whose captions are used; more would not change the result
+_MAX_IMAGES = 5000  # the captions of this number of train images are enough for the measurement
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from stages.common.metrics_io import read_csv, read_json
 from stages.common.paths import BACKBONE, CAPTION_TABLE, IMAGES, METRICS, RAW, SKIPPED
 from stages.params import DatasetParams, ModelParams, read_params
 
-_GALLERY_SIZE = 12  # images of gallery.png
+_GALLERY_SIZE = 12  # number of images in gallery.png
 
 
 def main() -> None:

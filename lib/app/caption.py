@@ -35,7 +35,7 @@ def main() -> int:
     add("--json", action="store_true", help="print a JSON array, with scores")
     add("--attention", type=_user_path, metavar="OUT", help="plot each word's attention weights to a PNG or PDF file")
     add("--beam", dest="beam_size", type=int, default=5, metavar="N", help="hypotheses per step (default: 5)")
-    add("--max-length", type=int, metavar="WORDS", help="maximum length of a caption (default: that of training)")
+    add("--max-length", type=int, metavar="WORDS", help="maximum length of a caption (default: as in training)")
     add("--min-length", type=int, default=0, metavar="WORDS", help="minimum length of a caption (default: 0)")
     add("--length-penalty", type=float, default=1.0, metavar="X", help="0 favours short captions (default: 1.0)")
     add("--no-repeat-ngram-size", type=int, default=0, metavar="N", help="do not repeat N words in a row; 0: no limit")
@@ -69,7 +69,7 @@ def load_captioner(folders: Sequence[Path] | None) -> "Captioner":
         with readable_errors(folder):
             if not folder.is_dir():
                 fix = "Run `make repro` to train a model, or name another folder with --model."
-                raise UserError(f"{folder}: there is no such folder of a model. {fix}")
+                raise UserError(f"{folder}: this folder does not exist. {fix}")
     from lib.app.captioner import Captioner
 
     return Captioner.load(*folders)

@@ -139,7 +139,7 @@ class Captioner:
         if features.dim() == 2:
             features = features[:, None]
         if features.dim() != 3:
-            raise UserError(f"features have shape {tuple(features.shape)}, but it must be (N, P, C) or (N, C)")
+            raise UserError(f"features have shape {tuple(features.shape)}, but must have (N, P, C) or (N, C)")
         if not features.isfinite().all():
             raise UserError("some features are not finite in float16. Check how they were computed.")
         if self.pca:

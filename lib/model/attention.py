@@ -50,8 +50,9 @@ class AdditiveAttention(nn.Module):
         """
         queries = 2 * self.query(h)
         w = 2 * self.score.weight[0].to(queries.dtype)
-        size = max(1, _CHUNK.get(h.device.type, _GPU_CHUNK) // (keys.shape[1] * queries.shape[1:].numel()))  # captions
-        chunks = zip((2 * keys).index_select(0, image_index).split(size), queries.split(size), strict=True)
+        per_caption = keys.shape[1] * queries.shape[1:].numel()  # sigmoids
+        captions = max(1, _CHUNK.get(h.device.type, _GPU_CHUNK) // per_caption)  # captions per chunk
+        chunks = zip((2 * keys).index_select(0, image_index).split(captions), queries.split(captions), strict=True)
         score = _scores
         if torch.is_grad_enabled():
             from torch.utils.checkpoint import checkpoint  # imported here, because it slowly imports torch's compiler

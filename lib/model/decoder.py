@@ -58,11 +58,11 @@ class DecoderState:
     """The state after some tokens of N captions of I images."""
 
     cell: CellState
-    language: CellState  # of the language cell; empty without attention
+    language: CellState  # state of the language cell; empty without attention
     image_input: Tensor  # (I, E): the image's part of the input x_t, the same at every step
     regions: tuple[Tensor, ...]  # keys and values, each (I, P, H); empty without attention
     image_index: Tensor  # (N,): the image of each caption
-    attention_weights: Tensor  # (N, P) of the last step; (N, 0) before the first step and without attention
+    attention_weights: Tensor  # (N, P): weights at the last step; (N, 0) before the first step and without attention
 
     def select(self, rows: Tensor) -> "DecoderState":
         """Return the state of the captions `rows` (M,). Rows may repeat. Image tensors are shared, not copied."""
@@ -139,7 +139,7 @@ class Decoder(nn.Module):
         features = features.to(self.feature_mean.dtype)
         regions = self.dropout((features - self.feature_mean) * self.feature_scale)  # (I, P, C)
         v = regions.mean(dim=1)  # (I, C)
-        initial = torch.tanh(self.image_to_state(v)).chunk(self.num_states, dim=1)  # 1 or 2 of (I, H)
+        initial = torch.tanh(self.image_to_state(v)).chunk(self.num_states, dim=1)  # one or two tensors (I, H)
         cell = tuple(part[None].contiguous() for part in initial)  # (1, I, H)
         return DecoderState(
             cell=cell,

@@ -31,8 +31,8 @@ _STYLE: dict[Any, Any] = {
     "lines.markersize": 4,
 }
 
-# Parts of matplotlib's SVG that an inline <svg> does not need: header, namespaces, style, fonts. The ids of groups must
-# go, because they are the same in every figure.
+# Parts of matplotlib's SVG that an inline <svg> does not need: header, namespaces, style, fonts. The ids of groups are
+# removed too, because they are the same in every figure.
 _UNWANTED = r'(?s)\A.*?(?=<svg)| xmlns(:\w+)?="[^"]*"|<style.*?</style>|font-family: [^;]*; |(?<=<g) id="[^"]*"'
 
 _PNG: dict[str, Any] = {"dpi": 100, "metadata": {"Software": None}}

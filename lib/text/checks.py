@@ -16,9 +16,10 @@ from lib.text.vocabulary import SPECIALS, Vocabulary
 # Captions in the sample, evenly spaced, that `check_words` examines. With this number, the shares are exact to 1%.
 MAX_CAPTIONS = 20_000
 
+# Each pair of shares below has the limit for an error and the limit for a warning.
 # Share of the letters that the tokenizer keeps in tokens. A suitable tokenizer keeps all letters.
 MIN_KEPT, KEPT_WARNING = 0.5, 0.9
-# Letters per word in a text without blanks: in an ideographic script, and in another script. On average, a word has 1.7
+# Maximum letters per word in a text without blanks, for ideographic and for other scripts. On average, a word has 1.7
 # letters in Chinese and Japanese, and 4 in Thai. Longer "words" are phrases that were not split.
 MAX_IDEOGRAPHS, MAX_LETTERS = 3.0, 7.0
 # Words per caption. If `ptb` or `unicode` find fewer words in a text without blanks, they did not split it at all.

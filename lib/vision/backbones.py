@@ -34,7 +34,7 @@ SMALL_NET = "small_net"
 WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "backbone.json"
 _READY_FILE = "ready_features.json"  # replaces the two files above if the model uses ready features
 _SIZES = range(16, 8193)  # pixels per side; smaller images vanish in the strides of a CNN, larger ones fill the memory
-# torchvision's DenseNet files call the layer norm1 norm.1, and so on. torchvision.models.densenet renames them too.
+# torchvision's DenseNet files have tensor names such as norm.1, but the network has norm1. torchvision renames them.
 _OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
 _FILE_SUFFIXES = {".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin", ".pkl"}  # suffixes of weight files
@@ -172,7 +172,7 @@ def build(name: str, size: int = 224) -> nn.Module:
     if name == SMALL_NET:
         return SmallNet()
     options: dict[str, Any] = {"image_size": size} if name.startswith("vit_") else {}
-    if name in ("inception_v3", "googlenet"):  # their weights come from TensorFlow, which normalised with 0.5 and 0.5
+    if name in ("inception_v3", "googlenet"):  # their weights are from TensorFlow, with mean and std 0.5
         options = {"init_weights": False, "transform_input": True}
     return _torchvision_models(name).get_model(name, weights=None, **options)
 
@@ -249,7 +249,7 @@ def _read_weights(path: Path) -> Any:
         return load_file(path)
     if not head.startswith((b"PK", b"\x80")):  # torch.save writes a zip; before 2020 it wrote a pickle
         raise ValueError("the format is neither that of torch.save nor safetensors")
-    with torch.serialization.safe_globals([argparse.Namespace]):  # checkpoints of timm and torchvision contain one
+    with torch.serialization.safe_globals([argparse.Namespace]):  # checkpoints of timm and torchvision have it
         return torch.load(path, "cpu", weights_only=True)
 
 

@@ -30,7 +30,7 @@ ImageRow = tuple[Any, str, str]  # image id (int or str), archive, member
 
 # 268 million pixels, or 0.8 GB as RGB. Cameras have up to 200 million; decompression bombs have more than the limit.
 _MAX_PIXELS = 2**28
-Image.MAX_IMAGE_PIXELS = None  # PIL's limit is off, because it only warns about many images; _MAX_PIXELS replaces it
+Image.MAX_IMAGE_PIXELS = None  # turns off PIL's limit, which only warns about many images; _MAX_PIXELS replaces it
 _LARGE = 2**25  # pixels; larger images are decoded one at a time, because each would need up to a GB
 _one_large_image = threading.Lock()
 _BAND = 2**22  # pixels that are converted at a time

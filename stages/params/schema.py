@@ -243,5 +243,5 @@ class Params(Section):
         if shortest > limit:
             which = "generate" if self.generate.max_length else "vocabulary"
             problem = f"generate.min_length={shortest} is above {which}.max_length={limit}"
-            raise ValueError(f"{problem}. Lower the one, or raise the other.")
+            raise ValueError(f"{problem}. Lower the first, or raise the second.")
         return self

@@ -161,7 +161,7 @@ def test_the_heat_map_covers_the_attended_region(tmp_path):
     ("b.PNG --attention out.png", "--attention out.png: .* 2 were given"),
     ("--attention out.xyz", "out.xyz: .*Format 'xyz' is not supported"),
     ("--attention gone/out.png", "gone/out.png: .*No such file"),
-    ("--model gone", "gone: there is no such folder"),
+    ("--model gone", "gone: this folder does not exist"),
     ("--model .", r"backbone\.json"),
     ("empty", "empty: no image in this folder"),
     ("x" * 300, "x{300}: File name too long"),
