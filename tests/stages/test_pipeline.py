@@ -162,7 +162,7 @@ def test_a_consensus_chooses_in_the_beam(here, monkeypatch, capsys, per_neighbou
     beam, weight = {"generate.beam_size": 5}, {"generate.consensus.neighbours": 3, "generate.consensus.weight": 100.0}
     before = files(run(here, monkeypatch, ["generate"], **beam) / "metrics")
     run(here, monkeypatch, ["generate"], **beam, **weight)
-    assert (f"generate.consensus.neighbours=3: using {used}" in capsys.readouterr().out) == (used < 3)
+    assert (f"generate.consensus.neighbours=3: uses {used}" in capsys.readouterr().out) == (used < 3)
     decoder, vocabulary = load_decoder(Path("data/model"))
     train, test = read_images(IMAGES, "train"), read_images(IMAGES, "test")
     references = list(read_tokens(CAPTION_TABLE, train["image_id"]).values())

@@ -31,7 +31,7 @@ def test_the_pipeline_runs_on_ready_features(tmp_path, monkeypatch, images, shap
     run(tmp_path / "run", monkeypatch, STAGES[2:], **params, **{"features.pca_components": pca})
     assert not list(Path("data").rglob("weights.safetensors"))
     assert len(json.loads(Path("metrics/captions.json").read_text())) == 6
-    assert Path("metrics/report/sprite-000.jpg").exists()
+    assert Path("metrics/report/sprites/000.jpg").exists()
     gallery = Path("metrics/report/gallery.js").read_text().splitlines()[2]
     assert json.loads(gallery.removesuffix(","))["attention"] == []  # the positions of the regions are unknown
     assert "clip.npz" in Path("data/model/README.md").read_text()
