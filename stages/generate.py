@@ -14,13 +14,14 @@ from lib.finetuning.sampling import SamplingConfig, sample, skip_draws
 from lib.model.decoding import CaptionModel, Hypothesis, gather_hypotheses
 from lib.model.saved import check_features, load_decoder
 from lib.runtime.device import device
-from lib.runtime.distributed import is_main_process, shard
+from lib.runtime.distributed import is_main_process, print_once, shard
 from lib.runtime.launch import launch
 from lib.search.beam import beam_search
 from lib.search.consensus import Consensus
 from lib.search.constraints import DecodingConstraints
 from lib.search.ensemble import build_ensemble
 from lib.text.tokenizer import Tokenizer
+from lib.text.vocabulary import END
 from stages.common.entrypoint import run
 from stages.common.generation import model_folders, train_consensus
 from stages.common.paths import FEATURES, IMAGES, METRICS
@@ -37,6 +38,9 @@ def main() -> None:
     config = loaded[0][0].config
     consensus = train_consensus(params, config, vocabulary) if params.method == "beam" else None
     max_length = params.max_length or config.max_length
+    if max_length < config.max_length:
+        trained = f"the {config.max_length} words of the training (vocabulary.max_length)"
+        print_once(f"warning: generate.max_length={max_length} is below {trained}; null follows it")
     for split, name in (("test", "captions.json"), ("val", "captions_val.json")):
         images = read_images(IMAGES, split)
         features = Features(FEATURES, images)
@@ -45,22 +49,25 @@ def main() -> None:
         if not is_main_process():
             continue
         words = [vocabulary.decode(hypothesis.token_ids) for hypothesis in hypotheses]
-        results = caption_rows(images["image_id"], words, vocabulary.tokenizer)
+        results = caption_rows(images["image_id"].tolist(), words, vocabulary.tokenizer)
         METRICS.mkdir(exist_ok=True)
         (METRICS / name).write_text(json.dumps(results, indent=0, ensure_ascii=False) + "\n", "utf-8")
-        empty = words.count([])
-        print(f"{split}: {len(results)} captions" + f" by {len(folders)} models" * (len(folders) > 1), end="")
-        print(f"; warning: {empty} captions have no words" * (empty > 0))
+        empty, cut = words.count([]), sum(hypothesis.token_ids[-1] != END for hypothesis in hypotheses)
+        print(f"{split}: {len(results)} captions" + f" by {len(folders)} models" * (len(folders) > 1))
+        if empty:
+            print(f"warning: {empty} captions have no words")
+        if cut:
+            print(f"warning: {cut} captions were cut at {max_length} words")
         if split == "test":
             attention = [h.attention[: len(caption)] for h, caption in zip(hypotheses, words, strict=True)]
             np.save(METRICS / "attention.npy", torch.cat(attention).half().numpy())  # (words of all captions, P)
 
 
-def caption_rows(image_ids: Iterable[int], captions: Sequence[list[str]], tokenizer: Tokenizer) -> list[dict[str, Any]]:
+def caption_rows(image_ids: Iterable[Any], captions: Sequence[list[str]], tokenizer: Tokenizer) -> list[dict[str, Any]]:
     """Return rows in COCO's results format. If a caption has words that blanks do not separate, add `tokens` to all."""
     texts = [tokenizer.join(words) for words in captions]
     rows: list[dict[str, Any]] = [
-        {"image_id": int(image_id), "caption": text} for image_id, text in zip(image_ids, texts, strict=True)
+        {"image_id": image_id, "caption": text} for image_id, text in zip(image_ids, texts, strict=True)
     ]
     if any(text.split() != words for text, words in zip(texts, captions, strict=True)):
         for row, words in zip(rows, captions, strict=True):

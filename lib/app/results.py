@@ -4,23 +4,21 @@ Results are a COCO results JSON, [{"image_id": 1, "caption": "a dog"}, ...]; JSO
 {image: caption}; or CSV or TSV with a header. An image is named by its id or its file name.
 """
 
-import csv
-import io
-import json
-import re
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lib.core.errors import UserError, readable_errors
+from lib.core.names import match_names
 from lib.datasets.annotations import read_annotations
+from lib.datasets.formats.delimited import DELIMITERS, parse_rows, split_rows
+from lib.datasets.formats.document import Document
+from lib.datasets.formats.ids import parse_id, str_id
+from lib.datasets.formats.records import caption_texts, check_text, find_columns, normalise
 
-# Names of columns, the most specific first: "id" alone may be the id of a caption.
-_IDS = ("image_id", "imageid", "img_id", "cocoid", "imgid")
-_NAMES = ("file_name", "filename", "image_name", "image_path", "file_path", "filepath", "image", "file", "path", "name")
-_IMAGES = (*_IDS, *_NAMES, "id", "key")
+# Names of the column of captions, the most specific first.
 _CAPTIONS = ("caption", "prediction", "predicted_caption", "generated_caption", "generated", "hypothesis", "text")
 _FORMS = 'a COCO results JSON, [{"image_id": 1, "caption": "a dog"}, ...], JSON Lines, or CSV with a header'
 
@@ -60,177 +58,153 @@ class References:
         self._captions: dict[Any, list[str]] = {}
         for image_id, caption in zip(captions["image_id"].tolist(), captions["caption"].tolist(), strict=True):
             self._captions.setdefault(image_id, []).append(caption)
-        self._rows: dict[str, dict[str, list[int]]] = {}  # by kind of key and key
 
     def pair(self, path: Path) -> EvaluationSet:
         """Pair the results of a file with the references. Raises UserError, also for unknown and repeated images."""
+        results, notes = read_results(path)
+        found = self._match(results, path)
+        ids = self._ids
+        rows = [row for row in sorted(found) if self._in_split[row] and ids[row] in self._captions]
+        if not rows:
+            where = f"the split {self._split} of {self._path}" if self._split else str(self._path)
+            raise UserError(f"{path}: none of its {_count(found, 'image')} has a reference caption in {where}")
+        wanted = [row for row, in_split in enumerate(self._in_split) if in_split]
+        missing = [ids[row] for row in wanted if row not in found]
+        other_split = [ids[row] for row in sorted(found) if not self._in_split[row]]
+        unreferenced = [ids[row] for row in wanted if row in found and ids[row] not in self._captions]
+        name = f"the split {self._split}" if self._split else self._path.name
+        notes += [
+            *_note(missing, f"of the {len(wanted):,} images of {name} have no result and are left out"),
+            *_note(other_split, f"results are left out, because their image is not in the split {self._split}"),
+            *_note(unreferenced, "results are left out, because their image has no reference caption"),
+        ]
+        return EvaluationSet(
+            [ids[row] for row in rows],
+            [self._file_names[row] for row in rows],
+            [found[row] for row in rows],
+            [self._captions[ids[row]] for row in rows],
+            notes,
+        )
+
+    def _match(self, results: Sequence[Result], path: Path) -> dict[int, str]:
+        """Return the caption by row of the references. Raises UserError for unknown and repeated images."""
         found: dict[int, str] = {}
-        unknown, repeated, other_split, without_references, other_folder = [], [], [], [], []
-        for result in read_results(path):
-            row, kind = self._find(result, path)
+        unknown, repeated = [], []
+        for result, row in zip(results, self._find(results, path), strict=True):
             if row is None:
                 unknown.append(result.image)
             elif row in found:
                 repeated.append(result.image)
             else:
                 found[row] = result.caption
-                if kind in ("name", "stem") and _differ_in_folder(result.image, self._file_names[row]):
-                    other_folder.append(f"{result.image} with {self._file_names[row]}")
         if unknown:
             raise UserError(
                 f"{path}: {_count(unknown, 'result')} of images that {self._path} does not have, such as "
                 f"{reprlib.repr(unknown[0])}; it has ids such as {reprlib.repr(self._ids[0])} and names such as "
-                f"{reprlib.repr(self._file_names[0])}. "
-                "Use the references of these images, or remove the results"
+                f"{reprlib.repr(self._file_names[0])}. Correct the ids, names or folders, or remove the results"
             )
         if repeated:
             problem = f"{_count(repeated, 'image')} with more than one result, such as {reprlib.repr(repeated[0])}"
             raise UserError(f"{path}: {problem}. Keep one caption per image")
-        rows = []
-        for row in sorted(found):
-            if not self._in_split[row]:
-                other_split.append(self._ids[row])
-            elif self._ids[row] not in self._captions:
-                without_references.append(self._ids[row])
-            else:
-                rows.append(row)
-        if not rows:
-            where = f"the split {self._split} of {self._path}" if self._split else str(self._path)
-            raise UserError(f"{path}: none of its {_count(found, 'image')} has a reference caption in {where}")
-        wanted = sum(self._in_split)
-        missing = [self._ids[row] for row, wanted in enumerate(self._in_split) if wanted and row not in found]
-        name = f"the split {self._split}" if self._split else self._path.name
-        notes = [
-            *_note(missing, f"of the {wanted:,} images of {name} have no result and are left out"),
-            *_note(other_split, f"results are left out, because their image is not in the split {self._split}"),
-            *_note(without_references, "results are left out, because their image has no reference caption"),
-            *_note(other_folder, "results are matched by file name, in another folder"),
-        ]
-        return EvaluationSet(
-            [self._ids[row] for row in rows],
-            [self._file_names[row] for row in rows],
-            [found[row] for row in rows],
-            [self._captions[self._ids[row]] for row in rows],
-            notes,
-        )
+        return found
 
-    def _find(self, result: Result, path: Path) -> tuple[int | None, str]:
-        """Return the row of a result's image, or None, and by which kind of key. The bare file name comes last."""
-        ids, names = ("id", "number"), ("path", "name", "stem")
-        for kind in (*names, *ids) if result.is_name else (*ids, *names):
-            if kind not in self._rows:
-                rows: dict[str, list[int]] = self._rows.setdefault(kind, {})
-                for row, text in enumerate(self._ids if kind in ids else self._file_names):
-                    rows.setdefault(_KEYS[kind](str(text)), []).append(row)
-            found = self._rows[kind].get(_KEYS[kind](result.image), [])
-            if len(found) > 1:
-                problem = f"{reprlib.repr(result.image)} may be any of {len(found)} images of {self._path}"
-                raise UserError(f"{path}: {problem}. Name images by image_id, or by file name with the folder")
-            if found:
-                return found[0], kind
-        return None, ""
+    def _find(self, results: Sequence[Result], path: Path) -> list[int | None]:
+        """Return the row of each result's image, or None. Raises UserError if an id or name is ambiguous.
+
+        An id fits as text, else without leading zeros. An id is a file name if it fits no id, and the other way round.
+        """
+        ids = [str(image_id).strip() for image_id in self._ids]
+        by_id, by_number, by_name = _index(ids), _index(map(_number, ids)), _index(self._file_names)
+        found = [by_id.get(result.image) or by_number.get(_number(result.image), []) for result in results]
+        named = [i for i, result in enumerate(results) if result.is_name or not found[i]]
+        matches = match_names([results[i].image for i in named], self._file_names)
+        ambiguous = [i for i, match in zip(named, matches, strict=True) if match.reason == "ambiguous"]
+        for i, match in zip(named, matches, strict=True):
+            found[i] = by_name[match.name] if match.name is not None else found[i]
+        for i in [*ambiguous, *(i for i, rows in enumerate(found) if len(rows) > 1)]:
+            problem = f"{reprlib.repr(results[i].image)} may be any of several images of {self._path}"
+            fix = "Name each image once, by image_id or by file name with the folder"
+            raise UserError(f"{path}: {problem}, or another result has the same image. {fix}")
+        return [rows[0] if rows else None for rows in found]
 
 
-def read_results(path: Path) -> list[Result]:
-    """Read a results file. Raises UserError if it is malformed or has no results."""
+def read_results(path: Path) -> tuple[list[Result], list[str]]:
+    """Read a results file, and return notes about it. Raises UserError if it is malformed or has no results."""
     with readable_errors(path):
-        results = [_result(row, position, path) for position, row in enumerate(_records(path), 1)]
+        document = Document(path.read_bytes(), path)
+        results = [_result(row, f"{path}: row {number}") for number, row in enumerate(_rows(document), 1)]
     if not results:
         raise UserError(f"{path} has no results; expected {_FORMS}")
-    return results
+    return results, document.notes
 
 
-def _records(path: Path) -> Iterator[Any]:
-    """Yield the rows of a results file, as mappings."""
-    data = path.read_bytes()
-    is_utf_16 = data.startswith((b"\xff\xfe", b"\xfe\xff"))  # as Excel writes it
-    text = data.decode("utf-16" if is_utf_16 else "utf-8-sig").lstrip()
-    if not text.startswith(("[", "{")):
-        yield from _csv_rows(text, path)
-        return
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError:
-        if text.startswith("["):
-            raise
-        yield from map(json.loads, filter(str.strip, text.split("\n")))
-        return
+def _rows(document: Document) -> list[Any]:
+    """Return the rows of a results file, as mappings."""
+    content = document.json
     if isinstance(content, list):
-        yield from content
-        return
+        return content
+    if content is None:
+        return document.json_lines or _table_rows(document)
     for key in ("annotations", "results", "predictions"):
         if isinstance(content.get(key), list):
-            yield from content[key]
-            return
-    if _column(content, _CAPTIONS) and _column(content, _IMAGES):
-        yield content
-        return
-    yield from ({"key": image, "caption": caption} for image, caption in content.items())
+            return content[key]
+    image, _, caption = _columns(tuple(content))
+    if image and caption:
+        return [content]
+    return [{"image_id": image, "caption": caption} for image, caption in content.items()]
 
 
-def _csv_rows(text: str, path: Path) -> Iterator[Mapping[str, str]]:
-    """Yield the rows of a CSV or TSV. The delimiter is the one that the header has most of."""
-    delimiter = max(",\t;|", key=text.partition("\n")[0].count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
-    for row in reader:
-        if None in row:
-            fix = "Put captions that hold it in double quotes"
-            raise UserError(f"{path}: line {reader.line_num} has more {delimiter!r} than the header. {fix}")
-        yield row
+def _table_rows(document: Document) -> list[dict[str, str]]:
+    """Return the rows of a CSV or TSV. The delimiter is the one that the header has most of."""
+    delimiter = max(DELIMITERS, key=document.text.lstrip().partition("\n")[0].count)
+    header = next(iter(parse_rows(document.text, delimiter)), [""])
+    caption = _columns(tuple(header))[2]
+    rows, bad = split_rows(document, delimiter, header, 1, header[-1] == caption)
+    if bad:
+        number, cells = bad[0]
+        problem = f"row {number} has {len(cells)} cells, but the header has {len(header)}"
+        raise UserError(f"{document.path}: {problem}. Put captions that hold {delimiter!r} in double quotes")
+    return rows
 
 
-def _result(row: Any, position: int, path: Path) -> Result:
-    """Return the result of a row. Raises UserError if it has no image or caption."""
-    columns = row if isinstance(row, Mapping) else {}
-    image, caption = _column(columns, _IMAGES), _column(columns, _CAPTIONS)
+def _result(row: Any, where: str) -> Result:
+    """Return the result of a row. Raises UserError if it has no image or not one caption."""
+    columns = row if isinstance(row, dict) else {}
+    image, is_name, caption = _columns(tuple(columns))
     if image is None or caption is None:
         found = f"it has {', '.join(map(str, columns)) or reprlib.repr(row)}"[:100]
-        raise UserError(f"{path}: row {position} has no image_id, file_name or caption; {found}. Expected {_FORMS}")
-    key, text = columns[image], columns[caption]
-    if isinstance(text, list) and len(text) == 1:  # as coco-caption's Python functions take them
-        text = text[0]["caption"] if isinstance(text[0], Mapping) and "caption" in text[0] else text[0]
-    if isinstance(key, float) and key.is_integer():  # as pandas writes ids beside a missing one
-        key = int(key)
-    if not isinstance(text, str) or not isinstance(key, int | float | str) or key == "" or isinstance(key, bool):
-        values = f"{image}={reprlib.repr(key)}, {caption}={reprlib.repr(text)}"
-        raise UserError(f"{path}: row {position}: {values}. Expected an id or file name, and one caption as text")
-    return Result(str(key), _normalise(image) in _NAMES, text)
-
-
-def _column(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """Return the column of `row` that is the first in `names`, in any spelling: "Image ID" is image_id."""
-    columns = {_normalise(column): column for column in row}
-    return next((columns[name] for name in names if name in columns), None)
+        raise UserError(f"{where} has no image_id, file_name or caption; {found}. Expected {_FORMS}")
+    value = columns[caption]
+    if isinstance(value, list) and len(value) == 1:  # as coco-caption's Python functions take them
+        value = value[0]
+    # An empty caption is a result, too.
+    texts = [check_text(value, where)] if isinstance(value, str) else caption_texts(value, f"{where}: {caption}")
+    if len(texts) != 1:
+        raise UserError(f"{where}: {caption}={reprlib.repr(value)}; expected one caption as text")
+    return Result(str_id(parse_id(columns[image], f"{where}: {image}")).strip(), is_name, texts[0])
 
 
 @cache
-def _normalise(column: str) -> str:
-    return re.sub(r"[\s-]+", "_", str(column).strip().lower())
-
-
-def _path(name: str) -> PurePosixPath:
-    return PurePosixPath(name.strip().replace("\\", "/"))
+def _columns(names: tuple[str, ...]) -> tuple[str | None, bool, str | None]:
+    """Return the column of images, whether it is one of file names, and the column of captions; None if missing."""
+    roles = find_columns(names)
+    image = next(iter(roles["image_id"] or roles["file_name"] or roles["loose_id"]), None)
+    by_name = {normalise(name): name for name in names}
+    caption = next((by_name[name] for name in _CAPTIONS if name in by_name), None)
+    return image, not roles["image_id"] and bool(roles["file_name"]), caption
 
 
 def _number(text: str) -> str:
     """Return an id without leading zeros, if it is a number."""
-    return str(int(text)) if text.isdecimal() else text
+    return (text.lstrip("0") or "0") if text.isdecimal() else text
 
 
-# How a result names its image, by kind. Two texts name the same image if their keys are equal.
-_KEYS: dict[str, Callable[[str], str]] = {
-    "id": str.strip,
-    "number": _number,
-    "path": lambda name: str(_path(name)),
-    "name": lambda name: _path(name).name,
-    "stem": lambda name: _path(name).stem,
-}
-
-
-def _differ_in_folder(image: str, file_name: str) -> bool:
-    """Return whether both have a folder, and neither path ends with the other one."""
-    shorter, longer = sorted((_path(image).parts, _path(file_name).parts), key=len)
-    return len(shorter) > 1 and longer[-len(shorter) :] != shorter
+def _index(keys: Iterable[str]) -> dict[str, list[int]]:
+    """Return the positions of each key."""
+    rows: dict[str, list[int]] = {}
+    for row, key in enumerate(keys):
+        rows.setdefault(key, []).append(row)
+    return rows
 
 
 def _count(items: Any, noun: str) -> str:

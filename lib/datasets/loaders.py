@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 
 from lib.core.errors import UserError, readable_errors
+from lib.core.names import match_names
 from lib.core.tables import SPLITS
 from lib.core.zips import open_zip, read_zipped_file
 from lib.datasets.annotations import read_karpathy_lists
 from lib.datasets.dataset import Dataset
 from lib.datasets.formats.coco import read_coco
-from lib.datasets.matching import match_names
 
 
 def load_named(name: str, raw: Path) -> Dataset:

@@ -17,12 +17,12 @@ import pandas as pd
 from lib.core.archives import is_tar, open_archive
 from lib.core.errors import UserError, readable_errors
 from lib.core.file_types import IMAGE_SUFFIXES
+from lib.core.names import Match, is_hidden, match_names, nearest
 from lib.core.tables import read_table, write_table
 from lib.core.zips import MAX_IMAGE_BYTES, write_stored_zip
 from lib.datasets.annotations import hashed_split
 from lib.datasets.dataset import Dataset
 from lib.datasets.formats import Annotations, Columns
-from lib.datasets.matching import Match, is_hidden, match_names, nearest
 from lib.datasets.sources import read_source
 
 IMAGES, IMAGE_TABLE, CAPTION_TABLE = "images.zip", "annotations-images.parquet", "annotations-captions.parquet"
@@ -34,6 +34,10 @@ _NOT_IMAGES = {
     ".js", ".json", ".jsonl", ".log", ".md", ".mov", ".mp3", ".mp4", ".npy", ".npz", ".parquet", ".pdf", ".pkl", ".pt",
     ".pth", ".py", ".safetensors", ".sh", ".tar", ".tgz", ".token", ".toml", ".tsv", ".txt", ".wav", ".xls", ".xlsx",
     ".xml", ".xmp", ".yaml", ".yml", ".zip",
+}  # fmt: skip
+
+_RULES = {  # how a name was found
+    "name": "by the end of the path", "extension": "without an extension", "upload": "without the upload's prefix",
 }  # fmt: skip
 
 
@@ -166,9 +170,9 @@ def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Loa
     names = list(members)
     matches = match_names(images["file_name"].tolist(), names)
     archive = next((archive for archive, _ in members.values()), IMAGES)
-    wanted = zip(images["file_name"], matches, strict=True)
-    places = [members[match.name] if match.name is not None else (archive, name) for name, match in wanted]
-    images["archive"], images["member"] = (pd.array([place[i] for place in places], "str") for i in (0, 1))
+    pairs = zip(images["file_name"], matches, strict=True)
+    found = [members[match.name] if match.name is not None else (archive, name) for name, match in pairs]
+    images["archive"], images["member"] = (pd.array([pair[i] for pair in found], "str") for i in (0, 1))
     has_caption = images["image_id"].isin(captions["image_id"])
     missing = images[["image_id", "file_name"]].assign(reason=[match.reason for match in matches])
     missing = missing[(missing["reason"] != "") & has_caption]
@@ -187,9 +191,8 @@ def _members(raw: Path) -> dict[str, tuple[str, str]]:
     archives = sorted(path for path in raw.iterdir() if path.suffix in (".zip", ".tar"))
     members: dict[str, tuple[str, str]] = {}
     for path in archives:
-        folder = (
-            f"{path.name.replace('--', '/')}/" if len(archives) > 1 or path.name not in (IMAGES, "images.tar") else ""
-        )
+        is_only = len(archives) == 1 and path.name in (IMAGES, "images.tar")
+        folder = "" if is_only else f"{path.name.replace('--', '/')}/"
         members |= {f"{folder}{name}": (path.name, name) for name in open_archive(path).namelist()}
     return members
 
@@ -199,13 +202,7 @@ def _inexact(names: list[str], matches: list[Match]) -> list[str]:
     rules: dict[str, list[tuple[str, str]]] = {}
     for name, match in zip(names, matches, strict=True):
         if match.name is not None and match.rule:
-            rules.setdefault(match.rule, []).append((name, match.name))
-    notes = []
-    for rule, pairs in rules.items():
-        how = {
-            "name": "by the end of the path",
-            "extension": "without an extension",
-            "upload": "without the upload's prefix",
-        }.get(rule, "under another folder")
-        notes.append(f"{len(pairs)} images found {how}: {pairs[0][0]!r:.120} is {pairs[0][1]!r:.120}")
-    return notes
+            rules.setdefault(_RULES.get(match.rule, "under another folder"), []).append((name, match.name))
+    return [
+        f"{len(pairs)} images found {how}: {pairs[0][0]!r:.120} is {pairs[0][1]!r:.120}" for how, pairs in rules.items()
+    ]

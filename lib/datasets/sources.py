@@ -1,5 +1,6 @@
 """Annotations from one file, a file per split, or a folder (or a zip) of files."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,10 @@ import pandas as pd
 from lib.core.archives import Tar, Zip, is_tar, open_archive
 from lib.core.errors import UserError, readable_errors
 from lib.core.file_types import IMAGE_SUFFIXES
+from lib.core.names import is_hidden, match_names, split_word
 from lib.datasets.formats import Annotations, Columns, read_document
 from lib.datasets.formats.document import MAX_BYTES, Document, UnknownFormatError
-from lib.datasets.formats.records import caption_texts, find_columns, short, split_word, tables
-from lib.datasets.matching import is_hidden
+from lib.datasets.formats.records import caption_texts, find_columns, short, tables
 
 _SUFFIXES = {".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".token", ".gz"}
 _TEXTS = {".txt", ".caption"}
@@ -35,11 +36,11 @@ class _Archive:
     """A zip or tar as a flat list of files."""
 
     def __init__(self, path: Path):
-        self.path, self._archive = path, open_archive(path)
-        self.names = sorted(name for name in self._archive.namelist() if not is_hidden(name))
+        self.path, self.archive = path, open_archive(path)
+        self.names = sorted(name for name in self.archive.namelist() if not is_hidden(name))
 
     def read(self, name: str) -> bytes:
-        return self._archive.read(name, MAX_BYTES)
+        return self.archive.read(name, MAX_BYTES)
 
 
 _Tree = _Folder | _Archive
@@ -64,7 +65,8 @@ def read_source(source: Path | Mapping[str, Path], columns: Columns | None = Non
     parts = []
     for split, path in source.items():
         for part in _parts(path, columns):
-            if path.is_file() and _exists(path.parent, part.annotations.images["file_name"].tolist()):
+            first = path.parent / next(iter(part.annotations.images["file_name"]), "")
+            if path.is_file() and os.path.isfile(first):  # noqa: PTH113 (is_file() raises for a long name)
                 _prepend(path.parent.name, part.annotations)  # other splits may have an image of the same name
             own = set(part.annotations.images.get("split", ()))
             if own - {split}:
@@ -89,48 +91,52 @@ def _parts(path: Path, columns: Columns | None) -> list[_Part]:
 
 
 def _tree_parts(tree: _Tree, columns: Columns | None) -> list[_Part]:
-    suffixes = {PurePosixPath(name).suffix.lower() for name in tree.names}
-    if isinstance(tree, _Folder) and ".tar" in suffixes and suffixes.isdisjoint(IMAGE_SUFFIXES):
-        shards = [name for name in tree.names if name.endswith(".tar")]
-        return [_Part(n, _split_in(n), _read_shard(open_archive(tree.path / n), n, tree.path / n)) for n in shards]
-    if isinstance(tree, _Archive) and isinstance(tree._archive, Tar):
-        return [_Part(tree.path.name, None, _read_shard(tree._archive, "", tree.path))]
-    files = [name for name in tree.names if PurePosixPath(name).suffix.lower() in _SUFFIXES]
-    texts = [name for name in tree.names if PurePosixPath(name).suffix.lower() in _TEXTS]
-    stems = {_stem(name): name for name in tree.names if PurePosixPath(name).suffix.lower() not in _TEXTS | _SUFFIXES}
+    if shards := _shard_parts(tree):
+        return shards
+    files = [name for name in tree.names if _suffix(name) in _SUFFIXES]
+    texts = [name for name in tree.names if _suffix(name) in _TEXTS]
+    stems = {_stem(name): name for name in tree.names if _suffix(name) not in _TEXTS | _SUFFIXES}
     beside = [name for name in texts if _stem(name) in stems]
     if not files and beside:
         return _text_parts(tree, beside, stems)
     parts, left_out = [], []
     for name in files + [name for name in texts if name not in beside]:
-        path = tree.path / name
-        with readable_errors(path):
-            content = tree.read(name)
         try:
-            annotations = read_document(Document(content, path), columns)
+            parts.append(_file_part(tree, name, columns))
         except UnknownFormatError:
             left_out.append(name)
-            continue
-        folder = name.rpartition("/")[0]
-        beside_it = (folder + "/" + annotations.images["file_name"]).isin(tree.names).mean() > 0.5
-        if folder and (beside_it or PurePosixPath(name).stem == "metadata"):  # Hugging Face's and Roboflow's names
-            _prepend(folder, annotations)
-        parts.append(_Part(name, None if "split" in annotations.images else _split_in(name), annotations))
     if not parts and len(left_out) > 1 and set(left_out) <= set(texts):  # captions alone; images are elsewhere
         return _text_parts(tree, texts, {_stem(name): _stem(name) for name in texts})
     if not parts:
         problem = f"none of its files is of a known caption format ({short(left_out or tree.names, 4)})"
         raise UnknownFormatError(f"dataset.local.annotations={tree.path}: {problem}; see docs/datasets.md")
-    if lists := _split_lists(tree, left_out, parts):
-        left_out = [name for name in left_out if name not in lists]
-        _apply_split_lists(tree, lists, parts)
-    if left_out:
+    lists = _apply_split_lists(tree, left_out, parts)
+    if left_out := [name for name in left_out if name not in lists]:
         parts[0].annotations.notes.append(f"{len(left_out)} files without captions were not used: {short(left_out, 3)}")
     return parts
 
 
-def _exists(folder: Path, names: Sequence[str]) -> bool:
-    return bool(names) and names[0] not in ("", ".", "..") and "\0" not in names[0] and (folder / names[0]).is_file()
+def _shard_parts(tree: _Tree) -> list[_Part]:
+    """Return the parts of a WebDataset: a tar, or a folder of tars without images. [] if the tree is none."""
+    if isinstance(tree, _Archive):
+        is_shard = isinstance(tree.archive, Tar)
+        return [_Part(tree.path.name, None, _read_shard(tree.archive, "", tree.path))] if is_shard else []
+    if any(_suffix(name) in IMAGE_SUFFIXES for name in tree.names):
+        return []
+    shards = [name for name in tree.names if name.endswith(".tar")]
+    return [_Part(n, _split_in(n), _read_shard(open_archive(tree.path / n), n, tree.path / n)) for n in shards]
+
+
+def _file_part(tree: _Tree, name: str, columns: Columns | None) -> _Part:
+    path = tree.path / name
+    with readable_errors(path):
+        content = tree.read(name)
+    annotations = read_document(Document(content, path), columns)
+    folder = name.rpartition("/")[0]
+    beside_it = (folder + "/" + annotations.images["file_name"]).isin(tree.names).mean() > 0.5
+    if folder and (beside_it or PurePosixPath(name).stem == "metadata"):  # Hugging Face's and Roboflow's names
+        _prepend(folder, annotations)
+    return _Part(name, None if "split" in annotations.images else _split_in(name), annotations)
 
 
 def _prepend(folder: str, annotations: Annotations) -> None:
@@ -142,41 +148,40 @@ def _prepend(folder: str, annotations: Annotations) -> None:
     annotations.images = annotations.images.assign(file_name=names)
 
 
-def _split_lists(tree: _Tree, names: Sequence[str], parts: Sequence[_Part]) -> list[str]:
-    """Return the files that list the images of a split, one per line, such as Flickr_8k.trainImages.txt."""
+def _apply_split_lists(tree: _Tree, names: Sequence[str], parts: Sequence[_Part]) -> list[str]:
+    """Set the splits from lists of images, one per line, such as Flickr_8k.trainImages.txt. Return the lists used.
+
+    Lists are not read if the annotations or their file names say a split. Raises UserError.
+    """
     if any(part.split or "split" in part.annotations.images for part in parts):
         return []
-    known = {key for part in parts for name in part.annotations.images["file_name"] for key in _keys(name)}
-    lists = [name for name in names if PurePosixPath(name).suffix.lower() in _TEXTS and _split_in(name)]
-    return [
-        name
-        for name in lists
-        if (lines := _lines(tree, name)) and sum(line in known for line in lines) > len(lines) / 2
-    ]
-
-
-def _apply_split_lists(tree: _Tree, lists: Sequence[str], parts: Sequence[_Part]) -> None:
+    images = [name for part in parts for name in part.annotations.images["file_name"]]
+    lists: list[str] = []
     splits: dict[str, str] = {}
-    for name in lists:
-        for line in _lines(tree, name):
-            if splits.setdefault(line, str(_split_in(name))) != _split_in(name):
-                raise UserError(
-                    f"{tree.path / name}: the image {line!r:.80} is in another list, too; correct the lists"
-                )
-    for part in parts:
-        images, captions = part.annotations.images, part.annotations.captions
-        split = [next((splits[key] for key in _keys(name) if key in splits), None) for name in images["file_name"]]
-        images = images.assign(split=split)
-        part.annotations.images = images.dropna(subset="split").reset_index(drop=True).astype({"split": "str"})
-        kept = captions["image_id"].isin(part.annotations.images["image_id"])
-        part.annotations.captions = captions[kept].reset_index(drop=True)
-        part.annotations.notes.append(f"splits are from {short(lists, 3)}")
-        if unlisted := len(images) - len(part.annotations.images):
-            part.annotations.notes.append(f"{unlisted} images left out, because no list of a split has them")
+    for name in names:
+        split = _split_in(name) if _suffix(name) in _TEXTS else None
+        found = [match.name for match in match_names(_lines(tree, name), images)] if split else []
+        if split and found.count(None) < len(found) / 2:
+            lists.append(name)
+            for image in filter(None, found):
+                if splits.setdefault(image, split) != split:
+                    problem = f"the image {image!r:.80} is in another list, too; correct the lists"
+                    raise UserError(f"{tree.path / name}: {problem}")
+    for part in parts if lists else ():
+        _set_splits(part.annotations, splits, lists)
+    return lists
 
 
-def _keys(name: str) -> tuple[str, str, str]:
-    return name, name.rpartition("/")[2], PurePosixPath(name).stem
+def _set_splits(annotations: Annotations, splits: Mapping[str, str], lists: Sequence[str]) -> None:
+    """Set the split by file name. Remove other images, with a note."""
+    images, captions = annotations.images, annotations.captions
+    kept = images["file_name"].isin(list(splits))
+    annotations.notes.append(f"splits are from {short(lists, 3)}")
+    if unlisted := int((~kept).sum()):
+        annotations.notes.append(f"{unlisted} images left out, because no list of a split has them")
+    images = images[kept].reset_index(drop=True)
+    annotations.images = images.assign(split=images["file_name"].map(splits).astype("str"))
+    annotations.captions = captions[captions["image_id"].isin(images["image_id"])].reset_index(drop=True)
 
 
 def _lines(tree: _Tree, name: str) -> list[str]:
@@ -186,7 +191,7 @@ def _lines(tree: _Tree, name: str) -> list[str]:
 def _text_parts(tree: _Tree, texts: Sequence[str], names: Mapping[str, str]) -> list[_Part]:
     """Read text files that have the captions of one image each, one per line."""
     images, captions = {}, []
-    splits = {name: _split_of_folder(name) for name in texts}
+    splits = {text: next(filter(None, map(split_word, text.split("/")[:-1])), None) for text in texts}
     has_split = all(splits.values())
     for text in texts:
         name = names[_stem(text)]
@@ -226,6 +231,10 @@ def _read_shard(shard: Zip | Tar, prefix: str, path: Path) -> Annotations:
     return tables(str(path), "WebDataset", images, captions, notes)
 
 
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
 def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
@@ -240,50 +249,42 @@ def _split_in(name: str) -> str | None:
     return None
 
 
-def _split_of_folder(name: str) -> str | None:
-    return next((split for part in name.split("/")[:-1] if (split := split_word(part))), None)
-
-
 def _combine(parts: Sequence[_Part], source: Path) -> Annotations:
     """Return one table of images and of captions. The ids of each file are its own. Raises UserError."""
-    own = ["split" in part.annotations.images for part in parts]
-    named = [part.split is not None for part in parts]
-    if len(parts) > 1 and any(own) | any(named) and not all(a or b for a, b in zip(own, named, strict=True)):
-        which = next(part.name for part, a, b in zip(parts, own, named, strict=True) if not (a or b))
-        problem = f"{which} says no split, in its content or its name, but other files do"
+    has_split = [part.split is not None or "split" in part.annotations.images for part in parts]
+    if any(has_split) and not all(has_split):
+        problem = f"{parts[has_split.index(False)].name} says no split, in its content or its name, but other files do"
         raise UserError(
             f"dataset.local.annotations={source}: {problem}; rename it or give a mapping of train, val, test"
         )
     # A single file is called train.json by someone who has no other.
-    images = [
-        part.annotations.images.assign(split=part.split) if part.split and not has_split else part.annotations.images
-        for part, has_split in zip(parts, own, strict=True)
-    ]
-    captions = [part.annotations.captions for part in parts]
-    if len(parts) > 1:
-        images, captions = _separate_ids(parts, images, captions)
-    formats = list(dict.fromkeys(part.annotations.format for part in parts))
-    notes = [note if len(parts) == 1 else f"{p.name}: {note}" for p in parts for note in p.annotations.notes]
-    all_images = pd.concat(images, ignore_index=True)
-    if len(parts) > 1:  # the same image in two files of one split, such as one file per annotator
-        all_images = all_images.drop_duplicates(ignore_index=True)
-    files = f" in {len(parts)} files ({short([part.name for part in parts], 3)})" if len(parts) > 1 else ""
-    kind = " and ".join(formats) + files
-    return Annotations(kind, all_images, pd.concat(captions, ignore_index=True), notes)
+    for part in parts:
+        if part.split and "split" not in part.annotations.images:
+            part.annotations.images = part.annotations.images.assign(split=part.split)
+    _separate_ids(parts)
+    images = pd.concat([part.annotations.images for part in parts], ignore_index=True)
+    captions = pd.concat([part.annotations.captions for part in parts], ignore_index=True)
+    kind = " and ".join(dict.fromkeys(part.annotations.format for part in parts))
+    if len(parts) == 1:
+        return Annotations(kind, images, captions, parts[0].annotations.notes)
+    notes = [f"{part.name}: {note}" for part in parts for note in part.annotations.notes]
+    kind += f" in {len(parts)} files ({short([part.name for part in parts], 3)})"
+    # The same image may be in two files of one split, such as one file per annotator.
+    return Annotations(kind, images.drop_duplicates(ignore_index=True), captions, notes)
 
 
-def _separate_ids(
-    parts: Sequence[_Part], images: list[pd.DataFrame], captions: list[pd.DataFrame]
-) -> tuple[list[pd.DataFrame], list[pd.DataFrame]]:
+def _separate_ids(parts: Sequence[_Part]) -> None:
     """Put the file's name or split before each id, if an id means another image in another file."""
-    if {str(table["image_id"].dtype) for table in images} != {"int64"}:
-        images, captions = ([t.astype({"image_id": "str"}) for t in tables] for tables in (images, captions))
-    together = pd.concat(images).drop_duplicates(["image_id", "file_name"])
-    if not together["image_id"].duplicated().any():
-        return images, captions
+    contents = [part.annotations for part in parts]
+    if {str(content.images["image_id"].dtype) for content in contents} != {"int64"}:
+        for content in contents:
+            content.images = content.images.astype({"image_id": "str"})
+            content.captions = content.captions.astype({"image_id": "str"})
+    images = pd.concat([content.images for content in contents]).drop_duplicates(["image_id", "file_name"])
+    if len(parts) == 1 or not images["image_id"].duplicated().any():
+        return
     splits = [part.split for part in parts]
     labels = splits if None not in splits and len(set(splits)) == len(splits) else [part.name for part in parts]
-    return tuple(  # type: ignore[return-value]
-        [t.assign(image_id=f"{label}/" + t["image_id"].astype("str")) for t, label in zip(tables, labels, strict=True)]
-        for tables in (images, captions)
-    )
+    for content, label in zip(contents, labels, strict=True):
+        content.images = content.images.assign(image_id=f"{label}/" + content.images["image_id"].astype("str"))
+        content.captions = content.captions.assign(image_id=f"{label}/" + content.captions["image_id"].astype("str"))

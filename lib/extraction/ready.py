@@ -15,21 +15,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
 
 from lib.core.errors import UserError, readable_errors
 from lib.core.files import stat_signature
+from lib.core.names import match_names
 from lib.core.workdir import fingerprint, locked
 from lib.extraction.extract import SHARD_SIZE, ExtractionResult, is_complete, read_result, write_shard
 
-_NAMES = (
-    "names", "ids", "keys", "files", "file_names", "filenames", "image_ids", "image_names", "images", "paths",
+_NAME_WORDS = (
     "name", "id", "key", "file", "file_name", "filename", "image_id", "image_name", "image", "path", "filepath",
 )  # fmt: skip
+_NAMES = (*(f"{word}s" for word in _NAME_WORDS), *_NAME_WORDS)
 _FEATURES = ("features", "feat", "feats", "feature", "embeddings", "embedding", "x", "arr_0")
 _NAMES_SUFFIXES = (".txt", ".json", ".npy")  # of a file of keys
 _SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")
@@ -47,13 +46,6 @@ class _Source:
 
     def error(self, problem: str) -> UserError:
         return UserError(f"features.source={self.path}: {problem}")
-
-
-@dataclass(frozen=True)
-class Match:
-    """The existing name that a wanted name means, or None."""
-
-    name: str | None
 
 
 def import_features(images: pd.DataFrame, path: Path, scratch: Path, code: Sequence[Path] = ()) -> ExtractionResult:
@@ -80,58 +72,25 @@ def import_features(images: pd.DataFrame, path: Path, scratch: Path, code: Seque
     return read_result(folder, shards)
 
 
-def match_names(wanted: Sequence[str], existing: Sequence[str]) -> list[Match]:
-    """Return the existing path that each wanted name means: itself, or the only one of which it is the end.
-
-    The wanted name may lack the extension, and may have folders that the existing paths lack.
-    """
-    exact = set(existing)
-    by_end: dict[str, set[str]] = {}
-    for name in existing:
-        parts = _normalised(name).split("/")
-        for first in range(len(parts)):
-            for end in {"/".join(parts[first:]), "/".join(parts[first:]).rpartition(".")[0]} - {""}:
-                by_end.setdefault(end, set()).add(name)
-
-    def match(name: str) -> str | None:
-        if name in exact:
-            return name
-        parts = _normalised(name).split("/")
-        found = by_end.get("/".join(parts), set())
-        for first in range(1, len(parts) if not found else 0):  # the wanted name has more folders
-            end = "/".join(parts[first:])
-            found = {other for other in by_end.get(end, ()) if end in _ends_alone(other)}
-            if found:
-                break
-        return next(iter(found)) if len(found) == 1 else None
-
-    return [Match(match(name)) for name in wanted]
-
-
-def _ends_alone(name: str) -> set[str]:
-    return {_normalised(name), _normalised(name).rpartition(".")[0]}
-
-
-def _normalised(name: str) -> str:
-    return normalize("NFC", name.strip().replace("\\", "/")).removeprefix("./").strip("/")
-
-
 def _match(source: _Source, images: pd.DataFrame) -> list[int | None]:
-    """Return for each image its position in the source, or None."""
-    members = images["member"].astype(str).tolist()
-    position = {member: i for i, member in enumerate(members)}
+    """Return for each image its position in the source, or None. Raises UserError for an ambiguous key."""
+    members = images["member"].tolist()
+    if len(set(members)) < len(members):  # in several archives
+        members = (images["archive"] + "/" + images["member"]).tolist()
     by_id = {str(image_id): i for i, image_id in enumerate(images["image_id"])}
-    matches = match_names(source.keys, members)
-    named = {row: position[match.name] for row, match in enumerate(matches) if match.name is not None}
-    numbered = {row: by_id[key] for row, key in enumerate(source.keys) if key in by_id}
-    for row in named.keys() & numbered.keys():
-        if named[row] != numbered[row]:
-            problem = f"the key {source.keys[row]!r} is the id of one image and means the file of another"
-            raise source.error(f"{problem}, {members[named[row]]!r}; use file names with their extension")
+    by_name = {member: i for i, member in enumerate(members)}
     found: dict[int, int] = {}
-    for row, image in (named | numbered).items():
-        if found.setdefault(image, row) != row:
-            keys = f"{source.keys[found[image]]!r} and {source.keys[row]!r}"
+    for row, (key, match) in enumerate(zip(source.keys, match_names(source.keys, members), strict=True)):
+        numbered, named = by_id.get(key), None if match.name is None else by_name[match.name]
+        if numbered is not None and named not in (None, numbered):
+            problem = f"the key {key!r} is the id of one image and means the file of another"
+            raise source.error(f"{problem}, {match.name!r}; use file names with their extension")
+        if numbered is None and match.reason == "ambiguous":
+            problem = f"the key {key!r} fits several images, or another key fits the same image"
+            raise source.error(f"{problem}; use each file name once, with its folder and extension")
+        image = named if numbered is None else numbered
+        if image is not None and found.setdefault(image, row) != row:
+            keys = f"{source.keys[found[image]]!r} and {key!r}"
             raise source.error(f"the keys {keys} are of one image, {members[image]!r}; keep one")
     if not found:
         keys = ", ".join(repr(key[:80]) for key in source.keys[:2])
@@ -237,31 +196,23 @@ def _open_parquet(path: Path) -> _Source:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    def is_list(kind: pa.DataType) -> bool:
+        return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
     table = pq.read_table(path)
     names = [name for name in table.column_names if name.lower() in _NAMES]
-    lists = [field.name for field in table.schema if _is_list(field.type)]
+    lists = [field.name for field in table.schema if is_list(field.type)]
     if len(names) != 1 or len(lists) != 1:
         columns = ", ".join(table.column_names[:10])
-        raise ValueError(
-            f"it needs one column of keys, such as file_name or image_id, and one of lists; it has {columns}"
-        )
-    values, shape = table[lists[0]].combine_chunks(), [len(table)]
-    while _is_list(values.type):
-        inner = values.flatten()
-        if values.null_count or len(values) == 0 or len(inner) % len(values):
-            raise ValueError(f"the lists of {lists[0]} differ in length")
-        if not pa.types.is_fixed_size_list(values.type) and len(set(values.value_lengths().to_pylist())) > 1:
-            raise ValueError(f"the lists of {lists[0]} differ in length")
-        shape.append(len(inner) // len(values))
-        values = inner
-    array = values.to_numpy(zero_copy_only=False).reshape(shape)
-    return _of_table(path, [path], table[names[0]].to_pylist(), array)
+        raise ValueError(f"it needs one column of keys, such as image_id, and one of lists; it has {columns}")
 
+    def read(row: int) -> np.ndarray:
+        values = table[lists[0]][row].values
+        if not is_list(values.type):
+            return values.to_numpy(zero_copy_only=False)
+        return np.stack([region.values.to_numpy(zero_copy_only=False) for region in values])
 
-def _is_list(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return _Source(path, [path], _as_text(table[names[0]].to_pylist()), read)
 
 
 def _features_key(keys: list[str]) -> str:
@@ -274,9 +225,8 @@ def _features_key(keys: list[str]) -> str:
 
 def _with_names_beside(path: Path, array: np.ndarray) -> _Source:
     """Return the source of one array of all images, whose keys are in another file of the same folder."""
-    words = [f"{stem}{word}" for stem in (f"{path.stem}{mark}" for mark in "._-") for word in _NAMES]
-    stems = [path.stem, *words, *_NAMES]
-    # X.names.txt and X.txt belong to X.npy alone; names.txt is the last resort.
+    # X.txt and X.names.txt belong to X.npy alone; names.txt is the last resort.
+    stems = [path.stem, *(f"{path.stem}{mark}{word}" for mark in "._-" for word in _NAMES), *_NAMES]
     files = [path.with_name(f"{stem}{suffix}") for stem in stems for suffix in _NAMES_SUFFIXES]
     names = next((file for file in files if file.is_file() and file != path), None)
     if names is None:
@@ -297,9 +247,11 @@ def _with_names_beside(path: Path, array: np.ndarray) -> _Source:
 
 
 def _of_table(path: Path, files: list[Path], keys: Sequence[object], array: np.ndarray) -> _Source:
-    source = _Source(
-        path, files, [k.decode() if isinstance(k, bytes) else str(k) for k in keys], lambda row: array[row]
-    )
+    source = _Source(path, files, _as_text(keys), lambda row: array[row])
     if array.ndim not in (2, 3) or len(array) != len(keys):
         raise source.error(f"{len(keys)} names, but features of shape {array.shape}; it must be (N, C) or (N, P, C)")
     return source
+
+
+def _as_text(keys: Sequence[object]) -> list[str]:
+    return [key.decode() if isinstance(key, bytes) else str(key) for key in keys]

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from lib.core.errors import UserError
 from lib.extraction import ready
-from lib.extraction.ready import import_features, match_names
+from lib.extraction.ready import import_features
 from lib.features.store import Features
 
 MEMBERS = ["a/one.jpg", "a/two.png", "b/three.jpg", "b/café.jpg", "five"]
@@ -133,7 +133,8 @@ def changed(array: np.ndarray, value: float) -> np.ndarray:
     (MEMBERS, GRIDS[:, :, None], r"'a/one.jpg'.*\(3, 1, 4\).*\(P, C\)"),
     (MEMBERS, [*GRIDS[:4], GRIDS[4, :2]], r"'five'.*\(2, 4\).*\(3, 4\).*regions"),
     (["p", "q", "r", "s", "t"], VECTORS, "'p'.*11.*'a/one.jpg'"),
-    (["one", "a/one.jpg", *MEMBERS[2:]], VECTORS, "'one' and 'a/one.jpg'"),
+    (["one", "a/one.jpg", *MEMBERS[2:]], VECTORS, "'one' fits several images, or another key"),
+    (["11", "a/one.jpg", *MEMBERS[2:]], VECTORS, "'11' and 'a/one.jpg'"),
 ])  # fmt: skip
 def test_features_that_cannot_be_right_are_an_error_with_an_example(keys, array, message, tmp_path):
     source = write("npz by key", tmp_path, keys, array)
@@ -141,6 +142,15 @@ def test_features_that_cannot_be_right_are_an_error_with_an_example(keys, array,
         imported(source, tmp_path)
     assert len(str(error.value)) < 500 + len(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_a_key_that_fits_several_images_is_an_error(tmp_path):
+    images = IMAGES.assign(archive=["x.zip", "y.zip"] * 2 + ["x.zip"], member=["1.jpg", "1.jpg", "2.jpg", "2.jpg", "3"])
+    with pytest.raises(UserError, match=r"features\.source.*'1\.jpg'"):
+        imported(write("npz by key", tmp_path, ["1.jpg", "2", "3"], VECTORS[:3]), tmp_path, images)
+    keys = ["x.zip/1.jpg", "y.zip/1", "x.zip/2", "y.zip/2", "3"]
+    features, _ = imported(write("npz by key", tmp_path, keys, VECTORS), tmp_path, images)
+    np.testing.assert_array_equal(features[12][0], VECTORS[1].astype(np.float16))
 
 
 def test_a_key_that_is_one_images_id_and_anothers_name_is_an_error(tmp_path):
@@ -170,6 +180,13 @@ def test_a_source_that_cannot_be_read_is_an_error_that_names_it(name, content, m
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("features", [[[[1.0, 2.0], [3.0]]], [None], [[[1.0], None]]])
+def test_lists_of_different_length_in_parquet_are_an_error(features, tmp_path):
+    pq.write_table(pa.table({"name": MEMBERS[:1], "x": pa.array(features)}), tmp_path / "clip.parquet")
+    with pytest.raises(UserError, match=r"clip\.parquet"):
+        imported(tmp_path / "clip.parquet", tmp_path)
+
+
 def test_names_and_rows_must_have_one_length(tmp_path):
     source = write("npy with txt", tmp_path, MEMBERS, VECTORS)
     (tmp_path / "clip.names.txt").write_text("one\ntwo\n")
@@ -184,12 +201,3 @@ def test_a_folder_without_one_source_is_an_error(tmp_path, empty):
         (tmp_path / "x" / name).touch()
     with pytest.raises(UserError, match=r"features\.source=.*x has [02] files"):
         imported(tmp_path / "x", tmp_path)
-
-
-@pytest.mark.parametrize(("wanted", "expected"), [
-    ("a/1.jpg", "a/1.jpg"), ("2", "b/2.jpg"), ("2.jpg", "b/2.jpg"), ("x/b/2.jpg", "b/2.jpg"), ("1", None),
-    ("c/2.jpg", None), ("b/1", "b/1.jpg"), ("3.jpg", None), ("./a\\1.jpg", "a/1.jpg"), ("x/top.png", "top.png"),
-])  # fmt: skip
-def test_a_name_matches_the_only_path_of_which_it_is_the_end(wanted, expected):
-    (match,) = match_names([wanted], ["a/1.jpg", "b/1.jpg", "b/2.jpg", "top.png"])
-    assert match.name == expected

@@ -95,6 +95,7 @@ def delimited(delimiter: str, header: tuple[str, str]) -> str:
         [{"image_id": Path(NAMES[i]).stem, "prediction": text} for i, text in CAPTIONS.items()],
         "\n".join(json.dumps({"file_name": "val\\" + Path(NAMES[i]).name, "text": t}) for i, t in CAPTIONS.items()),
         delimited(",", ("File Name", "Caption")),
+        delimited(",", ("File Name", "Caption")).replace(" on a mat", ", on a mat"),
         delimited(";", ("image", "generated caption")).encode("utf-8-sig"),
         delimited("\t", ("path", "hypothesis")).encode("utf-16"),
     ],
@@ -194,7 +195,10 @@ def test_a_cider_d_of_0_is_explained(run, references):
         ("", "no results"),
         ('[{"image_id": 7, "caption": ', "results"),
         (b"\xff\x00\x93", "results"),
-        ("image,caption\nval/img_000007.jpg,a dog, outside\n", "line 2"),
+        ("caption,image\na dog, outside,val/img_000007.jpg\n", "row 2"),
+        ("image,text\nval/img_000007.jpg\n", "row 2"),
+        ("picture no,words\n1,a dog\n", "row 1"),
+        ([{"image": "camera_b/img_000007.jpg", "caption": "a dog"}], "'camera_b/img_000007.jpg'"),
         ("a dog runs\n", "no results"),
     ],
 )
@@ -207,16 +211,25 @@ def test_malformed_results_are_a_one_line_error(run, references, tmp_path, resul
     assert len(code.replace(str(tmp_path), "")) < 500
 
 
+def test_an_empty_caption_is_a_result_and_windows_1252_is_read(run, references):
+    code, out, _ = run([*rows()[1:], {"image_id": 0, "caption": ""}], references, "--json")
+    assert (code, json.loads(out)["images"]) == (0, 6)
+    code, _, err = run("image_id,caption\n7,a café\n".encode("cp1252"), references)
+    assert code == 0
+    assert "Windows-1252" in err
+
+
 def test_a_file_name_of_several_images_is_an_error(run, references):
     references.write_text(references.read_text().replace(NAMES[14], f"other/{Path(NAMES[7]).name}"))
     code, _, _ = run([{"image": Path(NAMES[7]).name, "caption": "a dog"}], references)
-    assert "2 images" in code
+    assert "several images" in code
     code, _, _ = run([{"image": f"other/{Path(NAMES[7]).name}", "caption": "a dog"}], references)
     assert code == 0
 
 
-def test_a_match_in_another_folder_is_reported(run, references):
-    results = [{"image": f"camera_b/{Path(NAMES[i]).name}", "caption": text} for i, text in CAPTIONS.items()]
-    code, _, err = run(results, references)
-    assert code == 0
-    assert f"camera_b/{Path(NAMES[0]).name} with {NAMES[0]}" in err
+def test_ids_that_differ_only_in_leading_zeros_are_not_confused(run, references):
+    references.write_text(
+        references.read_text().replace('"id": 7,', '"id": "07",').replace('"id": 14,', '"id": "007",')
+    )
+    code, _, _ = run([{"image_id": 7, "caption": "a dog"}], references)
+    assert "'7'" in code

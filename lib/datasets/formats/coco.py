@@ -3,11 +3,13 @@
 An image may have a `split`, and an annotation a list of captions. VizWiz marks captions as rejected.
 """
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from lib.core.errors import UserError
 from lib.datasets.formats.document import Annotations, Document, UnknownFormatError
-from lib.datasets.formats.ids import parse_id
+from lib.datasets.formats.ids import ImageId, parse_id
 from lib.datasets.formats.records import REJECTED, SPLITS, caption_texts, check_text, parse_split, rejected_note, tables
 
 _NAMES = ("file_name", "filename", "coco_url", "flickr_url", "url", "path")
@@ -26,7 +28,7 @@ def read(document: Document) -> Annotations | None:
 def read_coco(content: Any, source: str) -> Annotations:
     """Read a parsed COCO captions JSON. Raises UserError, which names `source` and the place."""
     images: dict[Any, tuple[str, str | None]] = {}
-    doubled = []
+    image_ids = []
     rows = rows_of(content, "images", source)
     key = next((key for key in SPLITS if any(row.get(key) not in (None, "") for row in rows)), None)
     for i, row in enumerate(rows):
@@ -36,14 +38,9 @@ def read_coco(content: Any, source: str) -> Annotations:
         if not isinstance(name, str):
             raise UserError(f"{where}['file_name'] must be text; got {name!r:.80}")
         value = check_text(name, where), parse_split(row.get(key), f"{where}[{key!r}]") if key else None
-        if image_id in images:
-            doubled.append(image_id)
+        image_ids.append(image_id)
         images[image_id] = value
-    if doubled:
-        fix = "list each image once, with its folder and all its captions"
-        raise UserError(
-            f"{source}: {len(doubled)} images have the image_id of another one, such as {doubled[0]!r}; {fix}"
-        )
+    check_unique(image_ids, source)
     rows = rows_of(content, "annotations", source)
     if rows and not any("caption" in row or "captions" in row for row in rows):
         problem = (
@@ -67,6 +64,15 @@ def read_coco(content: Any, source: str) -> Annotations:
         else:
             captions += [(image_id, text) for text in texts or [""]]
     return tables(source, "COCO captions JSON", images, captions, rejected_note(rejected))
+
+
+def check_unique(image_ids: Sequence[ImageId], source: str) -> None:
+    """Raise UserError if an id is repeated."""
+    if repeated := [image_id for image_id, count in Counter(image_ids).items() if count > 1]:
+        fix = "list each image once, with its folder and all its captions"
+        raise UserError(
+            f"{source}: {len(repeated)} images have the image_id of another one, such as {repeated[0]!r}; {fix}"
+        )
 
 
 def rows_of(content: Any, key: str, source: str) -> list[dict[str, Any]]:

@@ -10,10 +10,11 @@ import re
 from typing import Any
 
 from lib.core.errors import UserError
+from lib.core.names import IMAGE_NAME
 from lib.datasets.formats.document import Annotations, Document
-from lib.datasets.formats.records import IMAGE_NAME, Columns, find_columns, read_records, short
+from lib.datasets.formats.records import Columns, find_columns, read_records, short
 
-_DELIMITERS = {",": "CSV", "\t": "TSV", ";": "CSV with ;", "|": "CSV with |"}
+DELIMITERS = {",": "CSV", "\t": "TSV", ";": "CSV with ;", "|": "CSV with |"}
 _HIDDEN_ROW = re.compile(r"(?i)\n[^\n,;|\t]*\.(jpe?g|png|webp|gif)[,;|\t]")
 _MAX_BAD = 0.05  # share of rows that do not fit the header
 
@@ -23,8 +24,8 @@ def read(document: Document, columns: Columns | None = None) -> Annotations | No
         return None
     text = document.text
     best: tuple[int, str, list[str]] | None = None
-    for delimiter in _DELIMITERS:
-        header = [cell.strip() for cell in next(iter(_parse(text[:100_000], delimiter)), [])]
+    for delimiter in DELIMITERS:
+        header = [cell.strip() for cell in next(iter(parse_rows(text[:100_000], delimiter)), [])]
         if len(header) < 2 or len(set(header)) < len(header):
             continue
         found = find_columns(header)
@@ -33,8 +34,8 @@ def read(document: Document, columns: Columns | None = None) -> Annotations | No
             best = len(header), delimiter, header
     if best:
         return _read(document, best[1], best[2], 1, columns)
-    for delimiter in _DELIMITERS:
-        rows = _parse(text, delimiter)
+    for delimiter in DELIMITERS:
+        rows = parse_rows(text, delimiter)
         for name_column in (0, 1):
             fitting = sum(len(row) == 2 and _is_name(row[name_column]) for row in rows)
             if rows and fitting >= 0.95 * len(rows):
@@ -45,8 +46,8 @@ def read(document: Document, columns: Columns | None = None) -> Annotations | No
 
 def describe_header(document: Document) -> str:
     """Return a hint if the content looks like a table whose columns are not known, else an empty text."""
-    for delimiter, name in _DELIMITERS.items():
-        rows = _parse(document.text[:100_000], delimiter)
+    for delimiter, name in DELIMITERS.items():
+        rows = parse_rows(document.text[:100_000], delimiter)
         if len(rows) > 1 and len(rows[0]) > 1 and len({len(row) for row in rows[:5]}) == 1:
             return f" As {name}, its columns are {short(rows[0], 6)}: name them in dataset.local.columns."
     return ""
@@ -57,27 +58,12 @@ def _is_name(cell: str) -> bool:
 
 
 def _read(document: Document, delimiter: str, header: list[str], skip: int, columns: Columns | None) -> Annotations:
-    quotings = (csv.QUOTE_MINIMAL, csv.QUOTE_NONE) if '"' in document.text else (csv.QUOTE_MINIMAL,)
-    parsed = [_parse(document.text, delimiter, quoting) for quoting in quotings]
-    # Some files quote no cell, but have captions with a quotation mark.
-    # A quotation mark that is never closed makes one row of many, so more rows are better.
-    rows = min(parsed, key=lambda rows: (sum(len(row) != len(header) for row in rows), -len(rows)))[skip:]
     caption_last = header[-1] in find_columns(header, columns)["caption"]
-    records, bad = [], []
-    for number, row in enumerate(rows, 1 + skip):
-        if len(row) > len(header) and caption_last:  # a caption with the delimiter in it
-            row = [*row[: len(header) - 1], delimiter.join(row[len(header) - 1 :])]
-        if len(row) == len(header):
-            if any("\n" in cell and _HIDDEN_ROW.search(cell) for cell in row):
-                problem = f"row {number} has rows in a cell ({row[0]:.60}); close its quotation mark"
-                raise UserError(f"{document.path}: {problem}")
-            records.append({name: cell.strip() for name, cell in zip(header, row, strict=True)})
-        else:
-            bad.append((number, row))
-    if len(bad) > _MAX_BAD * len(rows) + 1 or not records:
+    records, bad = split_rows(document, delimiter, header, skip, caption_last)
+    if len(bad) > _MAX_BAD * (len(records) + len(bad)) + 1 or not records:
         example = f"row {bad[0][0]} has {len(bad[0][1])}" if bad else "it has no rows"
         raise UserError(f"{document.path}: the header has {len(header)} columns, but {example}; correct the rows")
-    annotations = read_records(records, str(document.path), _DELIMITERS[delimiter], columns, typed=False)
+    annotations = read_records(records, str(document.path), DELIMITERS[delimiter], columns, typed=False)
     if bad:
         annotations.notes.append(
             f"{len(bad)} rows left out, because they have another number of columns than the header; "
@@ -86,7 +72,34 @@ def _read(document: Document, delimiter: str, header: list[str], skip: int, colu
     return annotations
 
 
-def _parse(text: str, delimiter: str, quoting: Any = csv.QUOTE_MINIMAL) -> list[list[str]]:
+def split_rows(
+    document: Document, delimiter: str, header: list[str], skip: int, caption_last: bool
+) -> tuple[list[dict[str, str]], list[tuple[int, list[str]]]]:
+    """Return the rows as mappings, and the number and cells of each row that does not fit the header.
+
+    `skip` rows are left out. If `caption_last`, the last cell may contain the delimiter. Raises UserError.
+    """
+    quotings = (csv.QUOTE_MINIMAL, csv.QUOTE_NONE) if '"' in document.text else (csv.QUOTE_MINIMAL,)
+    parsed = [parse_rows(document.text, delimiter, quoting) for quoting in quotings]
+    # Some files quote no cell, but have captions with a quotation mark.
+    # A quotation mark that is never closed makes one row of many, so more rows are better.
+    rows = min(parsed, key=lambda rows: (sum(len(row) != len(header) for row in rows), -len(rows)))[skip:]
+    records, bad = [], []
+    for number, row in enumerate(rows, 1 + skip):
+        if len(row) > len(header) and caption_last:
+            row = [*row[: len(header) - 1], delimiter.join(row[len(header) - 1 :])]
+        if len(row) == len(header):
+            if any("\n" in cell and _HIDDEN_ROW.search(cell) for cell in row):
+                problem = f"row {number} has rows in a cell ({row[0]:.60}); close its quotation mark"
+                raise UserError(f"{document.path}: {problem}")
+            records.append({name: cell.strip() for name, cell in zip(header, row, strict=True)})
+        else:
+            bad.append((number, row))
+    return records, bad
+
+
+def parse_rows(text: str, delimiter: str, quoting: Any = csv.QUOTE_MINIMAL) -> list[list[str]]:
+    """Return the cells of the rows that are not blank; none if the text is no table."""
     csv.field_size_limit(2**31 - 1)
     blank = f'{delimiter} "' in text  # a blank before a quoted cell is not part of it
     file = io.StringIO(text, newline="")

@@ -29,7 +29,7 @@ def parse_id(value: Any, where: str) -> ImageId:
 
 def str_id(value: ImageId) -> str:
     # Python limits the digits of str(int); such an id is nobody's.
-    return value if isinstance(value, str) else f"{value:d}" if abs(value) < 10**4000 else hex(value)
+    return value if isinstance(value, str) else f"{value:d}" if value.bit_length() < 13_000 else hex(value)
 
 
 def from_text(values: Sequence[str]) -> list[ImageId]:

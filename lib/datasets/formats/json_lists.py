@@ -10,16 +10,9 @@ from typing import Any
 import pandas as pd
 
 from lib.core.errors import UserError, readable_errors
+from lib.core.names import IMAGE_NAME, split_word
 from lib.datasets.formats.document import Annotations, Document
-from lib.datasets.formats.records import (
-    IMAGE_NAME,
-    Columns,
-    find_columns,
-    is_record,
-    read_records,
-    split_word,
-    tables,
-)  # fmt: skip
+from lib.datasets.formats.records import Columns, find_columns, is_record, read_records, tables
 
 _LISTS = ("data", "annotations", "images", "items", "records", "rows", "samples", "captions")
 

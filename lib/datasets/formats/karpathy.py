@@ -7,7 +7,7 @@ part of COCO's val that papers train on.
 from typing import Any
 
 from lib.core.errors import UserError
-from lib.datasets.formats.coco import field, rows_of
+from lib.datasets.formats.coco import check_unique, field, rows_of
 from lib.datasets.formats.document import Annotations, Document
 from lib.datasets.formats.ids import parse_id
 from lib.datasets.formats.records import caption_texts, check_text, parse_split, tables
@@ -24,7 +24,7 @@ def read(document: Document) -> Annotations | None:
     rows = rows_of(content, "images", source)
     has_split = any(row.get("split") is not None for row in rows)
     keys = next((key for key in ("cocoid", "imgid") if any(row.get(key) is not None for row in rows)), None)
-    doubled = []
+    image_ids = []
     for i, row in enumerate(rows):
         where = f"{source}: images[{i}]"
         name = field(row, ("filename", "file_name"), where)
@@ -34,8 +34,7 @@ def read(document: Document) -> Annotations | None:
         name = check_text("/".join(filter(None, (folder, name))), where)
         image_id = name if keys is None else parse_id(field(row, ("cocoid", "imgid"), where), f"{where}[{keys!r}]")
         split = parse_split(row.get("split"), f"{where}['split']") if has_split else None
-        if image_id in images:
-            doubled.append(image_id)
+        image_ids.append(image_id)
         images[image_id] = name, split
         sentences = field(row, ("sentences",), where)
         if not isinstance(sentences, list):
@@ -44,9 +43,5 @@ def read(document: Document) -> Annotations | None:
             place = f"{where}['sentences'][{j}]"
             texts = caption_texts(sentence, f"{place}['raw']")
             captions += [(image_id, text) for text in texts or [""]]
-    if doubled:
-        fix = "list each image once, with its folder and all its captions"
-        raise UserError(
-            f"{source}: {len(doubled)} images have the image_id of another one, such as {doubled[0]!r}; {fix}"
-        )
+    check_unique(image_ids, source)
     return tables(source, "Karpathy JSON", images, captions, [])

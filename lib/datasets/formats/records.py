@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 
 from lib.core.errors import UserError
+from lib.core.names import IMAGE_NAME, split_word
 from lib.datasets.formats.document import Annotations
-from lib.datasets.formats.ids import from_text, parse_id, str_id
+from lib.datasets.formats.ids import ImageId, from_text, parse_id, str_id
 
 Columns = Mapping[str, Any]  # dataset.local.columns: file_name, caption (one or a list), image_id, split
 
@@ -30,17 +31,6 @@ CAPTIONS = (
 SPLITS = ("split", "set_name", "subset", "partition", "set", "dataset_split")
 REJECTED = ("is_rejected", "is_precanned")  # VizWiz: spam, and answers such as "quality issues are too severe"
 _NUMBERED = re.compile(r"(caption|comment|sentence|description|text)s?_?[0-9]+")
-IMAGE_NAME = re.compile(r"(?i)\.(jpe?g|jfif|png|gif|bmp|webp|tiff?|avif|hei[cf]|jp2|jpe)([?#].*)?\s*$")
-_SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training", "restval", "trn"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-
-
-def split_word(value: Any) -> str | None:
-    """Return train, val or test for one of their usual names, or None."""
-    return _SPLIT_WORDS.get(value.strip().lower()) if isinstance(value, str) else None
 
 
 def parse_split(value: Any, where: str) -> str:
@@ -101,34 +91,17 @@ def read_records(
     found = find_columns(names, columns)
     if not found["caption"]:
         raise UserError(f"{source} has no captions: its columns are {short(names)}; see docs/datasets.md")
-    name_column, id_column = next(iter(found["file_name"]), None), next(iter(found["image_id"]), None)
-    if id_column and all(_is_image_name(row.get(id_column)) for row in rows) and "file_name" not in (columns or {}):
-        name_column = id_column  # AI Challenger's image_id is the file name
-    loose = next(iter(found["loose_id"]), None)
-    if not id_column and loose and name_column and _one_to_one(rows, loose, name_column):
-        id_column = loose
-    if not name_column and not id_column and loose and all(_is_stem(row.get(loose)) for row in rows):
-        name_column = loose
-    name_column = name_column or id_column
+    name_column, id_column = _image_columns(rows, found, columns or {})
     if not name_column:
         raise UserError(f"{source} names no image: its columns are {short(names)}; see docs/datasets.md")
-    splits = [column for column in found["split"] if any(row.get(column) not in (None, "") for row in rows)]
-
+    split_column = next((c for c in found["split"] if any(row.get(c) not in (None, "") for row in rows)), None)
     images: dict[Any, tuple[str, str | None]] = {}
     captions: list[tuple[Any, str]] = []
     rejected, empty = 0, 0
     for number, row in enumerate(rows, 1):
         where = f"{source}, row {number}"
-        name = row.get(name_column)
-        if isinstance(name, dict):  # a cell of Hugging Face's image feature
-            name = name.get("path")
-        if name_column == id_column and not isinstance(name, str):
-            name = str_id(parse_id(name, where))
-        if not isinstance(name, str) or not name.strip():
-            raise UserError(f"{where}: {name_column} must be a file name; got {reprlib.repr(name)}")
-        image_id = name if id_column is None else row.get(id_column)
-        image_id = parse_id(image_id.strip() if isinstance(image_id, str) and not typed else image_id, where)
-        split = parse_split(row.get(splits[0]), where) if splits else None
+        image_id, name = _image(row, name_column, id_column, typed, where)
+        split = parse_split(row.get(split_column), where) if split_column else None
         if images.setdefault(image_id, (name, split)) != (name, split):
             raise UserError(
                 f"{where}: the image {reprlib.repr(image_id)} has {name!r} in {split or 'no split'}, "
@@ -138,23 +111,54 @@ def read_records(
             rejected += 1
             continue
         for column in found["caption"]:
-            value = row.get(column)
-            is_plain = isinstance(value, str) and value != "" and not value.startswith("[")
-            texts = [str(value)] if is_plain else caption_texts(value, f"{where}: {column}")
+            texts = _cell_texts(row.get(column), f"{where}: {column}")
             empty += not texts
             captions += [(image_id, text) for text in texts]
-    used = {name_column, id_column, *found["caption"], *splits, *found["rejected"]}
     if not typed and id_column:
         ids = dict(zip(images, from_text([str(key) for key in images]), strict=True))
         images, captions = {ids[key]: value for key, value in images.items()}, [(ids[key], c) for key, c in captions]
     notes = rejected_note(rejected)
     if empty:
         notes.append(f"{empty} empty cells of captions")
-    if unused := [name for name in names if name not in used]:
+    used = [name for name in (id_column, name_column, *found["caption"], split_column) if name]
+    if unused := [name for name in names if name not in (*used, *found["rejected"])]:
         notes.append(f"columns not used: {short(unused)}")
-    shown = [name for name in (id_column, name_column, *found["caption"], *splits) if name]
-    kind = f"{kind} ({', '.join(dict.fromkeys(str(name).strip() for name in shown))})"
+    kind = f"{kind} ({', '.join(dict.fromkeys(str(name).strip() for name in used))})"
     return tables(source, kind, images, captions, notes)
+
+
+def _image_columns(
+    rows: Sequence[Mapping[str, Any]], found: Mapping[str, list[str]], columns: Columns
+) -> tuple[str | None, str | None]:
+    """Return the columns of file names and of ids. Ids may be file names, and a loose id may be the id or name."""
+    name_column, id_column, loose = (next(iter(found[role]), None) for role in ("file_name", "image_id", "loose_id"))
+    if id_column and "file_name" not in columns and all(_is_image_name(row.get(id_column)) for row in rows):
+        name_column = id_column  # AI Challenger's image_id is the file name
+    if not id_column and loose and name_column and _one_to_one(rows, loose, name_column):
+        id_column = loose
+    if not name_column and not id_column and loose and all(_is_stem(row.get(loose)) for row in rows):
+        name_column = loose
+    return name_column or id_column, id_column
+
+
+def _image(
+    row: Mapping[str, Any], name_column: str, id_column: str | None, typed: bool, where: str
+) -> tuple[ImageId, str]:
+    """Return the id and the file name of a row's image. Raises UserError."""
+    name = row.get(name_column)
+    if isinstance(name, dict):  # a cell of Hugging Face's image feature
+        name = name.get("path")
+    if name_column == id_column and not isinstance(name, str):
+        name = str_id(parse_id(name, where))
+    if not isinstance(name, str) or not name.strip():
+        raise UserError(f"{where}: {name_column} must be a file name; got {reprlib.repr(name)}")
+    image_id = name if id_column is None else row.get(id_column)
+    return parse_id(image_id.strip() if isinstance(image_id, str) and not typed else image_id, where), name
+
+
+def _cell_texts(value: Any, where: str) -> list[str]:
+    is_plain = isinstance(value, str) and value != "" and not value.startswith("[")
+    return [value] if is_plain else caption_texts(value, where)
 
 
 def tables(

@@ -1,4 +1,6 @@
-"""Find the file that a name in the annotations means, although its folders, case or spelling differ.
+"""Find the existing file name that another name means, although its folders, case or spelling differ.
+
+The names come from annotations, from the keys of ready features, or from results.
 
 A name that exists as it is wins. Otherwise both names are brought to one form (separators, blanks at the ends, URL
 quoting and query, case, Unicode) and compared from the end. A match must be unique, and the folders must agree:
@@ -15,27 +17,21 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from unicodedata import normalize
 from urllib.parse import unquote
 
-from lib.datasets.formats.records import IMAGE_NAME, split_word
-
+IMAGE_NAME = re.compile(r"(?i)\.(jpe?g|jfif|png|gif|bmp|webp|tiff?|avif|hei[cf]|jp2|jpe)([?#].*)?\s*$")
 _URL = re.compile(r"(?i)^[a-z][a-z0-9+.-]+://[^/]*")
 _ABSOLUTE = re.compile(r"(?i)^\s*([a-z][a-z0-9+.-]+://|[a-z]:[\\/]|[\\/~])")
 _UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")  # Label Studio puts it before the name of an uploaded file
 _USUAL = {
-    "images",
-    "image",
-    "imgs",
-    "img",
-    "pictures",
-    "pics",
-    "photos",
-    "data",
-    "dataset",
-    "files",
-    "media",
-    "uploads",
+    "images", "image", "imgs", "img", "pictures", "pics", "photos", "data", "dataset", "files", "media", "uploads",
+}  # fmt: skip
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "restval", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "development"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 _MAX_COMPARED = 20_000  # names that are searched for the nearest one
 Parts = tuple[str, ...]
@@ -48,6 +44,11 @@ class Match:
     name: str | None
     rule: str = ""
     reason: str = ""
+
+
+def split_word(value: Any) -> str | None:
+    """Return train, val or test for one of their usual names, or None."""
+    return _SPLIT_WORDS.get(value.strip().lower()) if isinstance(value, str) else None
 
 
 def is_hidden(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""A file name in the annotations matches only the image file that it means."""
+"""A name matches only the image file that it means."""
 
 import random
 import unicodedata
@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from lib.datasets.matching import match_names, nearest, split_path
+from lib.core.names import match_names, nearest, split_path
 
 EXISTING = [
     "top/dogs/0.jpg",
@@ -39,6 +39,9 @@ def found(wanted: list[str], existing: list[str]) -> list[str | None]:
         ("dogs/%C3%A9%20%C3%BC.png", "top/dogs/é ü.png"),
         (unicodedata.normalize("NFD", "é ü.png"), "top/dogs/é ü.png"),
         ("plain", "top/plain.jpg"),
+        ("dogs/1", "top/dogs/1.jpg"),
+        ("x/top/plain", "top/plain.jpg"),
+        ("cats/plain", None),
         ("1.jpg", "top/dogs/1.jpg"),
         ("0.jpg", None),  # two files have this name
         ("birds/0.jpg", None),
