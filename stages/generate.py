@@ -39,8 +39,8 @@ def main() -> None:
     consensus = train_consensus(params, config, vocabulary) if params.method == "beam" else None
     max_length = params.max_length or config.max_length
     if max_length < config.max_length:
-        trained = f"the {config.max_length} words of the training (vocabulary.max_length)"
-        print_once(f"warning: generate.max_length={max_length} is below {trained}; null follows it")
+        trained = f"the maximum in training, {config.max_length} words (vocabulary.max_length)"
+        print_once(f"warning: generate.max_length={max_length} is below {trained}. Set it to null to use the maximum.")
     for split, name in (("test", "captions.json"), ("val", "captions_val.json")):
         images = read_images(IMAGES, split)
         features = Features(FEATURES, images)
