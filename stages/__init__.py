@@ -1,1 +1,1 @@
-"""One thin module per DVC stage: read params, call lib, write outputs."""
+"""One thin module per DVC stage. It reads the params, calls lib, and writes the outputs."""

@@ -1,6 +1,6 @@
-"""backbone: get the CNN, with library weights (verified), from a local file, or trained here.
+"""backbone: download the weights of the CNN (verified), read them from a local file, or train the CNN.
 
-For ready features write a note instead.
+If the features are ready features, write a note instead of a CNN.
 """
 
 from dataclasses import asdict
@@ -26,14 +26,14 @@ from stages.params import BackboneParams, FeaturesParams, read_params
 def main() -> None:
     if source := ready_source(read_params(FeaturesParams)):
         save_without_cnn(BACKBONE, source.name)
-        print(f"no CNN: features.source={source}")
+        print(short_line(f"no CNN is needed, because the features are read from features.source={source}"))
         return
     params = read_params(BackboneParams)
     make_deterministic(params.fit.seed)
     fit = params.weights == "fit"
     backbone = random_init(params.name) if fit else pretrained(params.name, expand_home(params.weights))
     backbone.preprocess = override(backbone.preprocess, size=params.size, mean=params.mean, std=params.std)
-    # Fail before any image is read if the network does not take these sizes.
+    # If the network rejects one of these image sizes, fail before reading the images.
     tune_sizes = [params.tune.size] if params.tune.epochs and params.tune.size else []
     for size in (backbone.preprocess.size, *tune_sizes):
         backbone.feature_size(size)
@@ -56,7 +56,7 @@ def main() -> None:
                 tune_backbone(backbone, pixels, captions, tune, folder / "tune.pt")
         prune(folder)
     backbone.save(BACKBONE)
-    print(short_line(f"{params.name}, weights: {params.weights}"))
+    print(short_line(f"saved the backbone {params.name} with weights {params.weights}"))
 
 
 if __name__ == "__main__":

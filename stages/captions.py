@@ -1,4 +1,4 @@
-"""captions: read the annotations, apply the split, tokenise, and build the vocabulary from the train split alone."""
+"""captions: read and split the annotations, tokenise, and build the vocabulary from the train split only."""
 
 import sys
 from dataclasses import replace
@@ -22,13 +22,13 @@ def main() -> None:
     params = read_params(DatasetParams)
     annotated = load_dataset(params, read_params(FeaturesParams).max_skipped)
     dataset = annotated.checked()
-    _report_left_out(annotated, dataset, "without a caption", "of no image")
+    _report_left_out(annotated, dataset, "without a caption", "without an image")
     if params.limit is not None:
         dataset = dataset.first(params.limit)
     text = read_params(TextParams)
     tokenizer = Tokenizer(text.tokenizer, text.lowercase)
     with_words = _with_words(dataset, tokenizer)
-    _report_left_out(dataset, with_words, "whose captions have no words", "without a word")
+    _report_left_out(dataset, with_words, "whose captions have no words", "without words")
     images, captions = with_words.images, with_words.captions
     train_ids = images.loc[images["split"] == "train", "image_id"]
     vocabulary = _vocabulary(captions.loc[captions["image_id"].isin(train_ids), "tokens"], tokenizer)
@@ -57,7 +57,7 @@ def load_dataset(params: DatasetParams, max_skipped: float) -> Dataset:
 def _with_words(dataset: Dataset, tokenizer: Tokenizer) -> Dataset:
     """Return the captions that have words, with a column `tokens`. Raises UserError if the tokenizer does not fit."""
     texts = dataset.captions["caption"].tolist()
-    # Interned, because few words occur many times: for COCO that saves a third of a gigabyte.
+    # Equal words share one str object, which saves a third of a gigabyte for COCO.
     tokens = [list(map(sys.intern, tokenizer.tokenize(text))) for text in texts]
     print("\n".join(check_words(texts, tokens, tokenizer)))
     captions = dataset.captions.assign(tokens=tokens)
@@ -65,7 +65,7 @@ def _with_words(dataset: Dataset, tokenizer: Tokenizer) -> Dataset:
 
 
 def _vocabulary(train_tokens: pd.Series, tokenizer: Tokenizer) -> Vocabulary:
-    """Return the vocabulary of the train captions. Raises UserError if a param of the vocabulary does not fit them."""
+    """Build the vocabulary from the train captions. Raises UserError if `vocabulary.*` params do not fit them."""
     params, tokens = read_params(VocabularyParams), train_tokens.tolist()
     vocabulary = Vocabulary.count(tokens, params.min_count, tokenizer)
     print("\n".join(check_vocabulary(tokens, vocabulary, params.min_count, params.max_length)))

@@ -1,4 +1,4 @@
-"""download: fetch and verify a data set by name, draw `scenes`, or import local files, into data/raw/."""
+"""download: put a data set into data/raw. Download and verify it, draw `scenes`, or import local files."""
 
 from lib.core.workers import worker_count
 from lib.datasets.local import import_local

@@ -1,4 +1,4 @@
-"""evaluate: tokenise and score the captions of test and val; for `scenes` also judge whether test's are true."""
+"""evaluate: score the captions of test and val. For `scenes`, also judge whether the captions of test are true."""
 
 import json
 from collections.abc import Iterable
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _references(split: str, tokenizer: Tokenizer) -> dict[int, list[list[str]]]:
-    """Return the words to score of each image's captions. They differ from those in the table, which people read."""
+    """Return the scoring tokens of each image's captions. They differ from the tokens in the table (see Tokenizer)."""
     image_ids = read_images(IMAGES, split)["image_id"].tolist()
     references: dict[int, list[list[str]]] = {image_id: [] for image_id in image_ids}
     table = read_table(CAPTION_TABLE, columns=["image_id", "caption"], filters=[("image_id", "in", image_ids)])

@@ -1,4 +1,4 @@
-"""features: run the CNN over every image, straight from the zip, or import ready features; list the images."""
+"""features: run the CNN on every image, or import ready features. Write the features and the table of the images."""
 
 from lib.core.errors import UserError, short_line
 from lib.core.files import link_into
@@ -16,7 +16,7 @@ from stages.common.paths import ANNOTATED_IMAGES, BACKBONE, FEATURES, IMAGES, RA
 from stages.common.ready import ready_source
 from stages.params import FeaturesParams, read_params
 
-_MAX_PRINTED = 10  # skipped images; the table has all of them
+_MAX_PRINTED = 10  # skipped images to print; skipped.parquet lists all
 
 
 def main() -> None:
@@ -33,13 +33,14 @@ def main() -> None:
         print(short_line(f"skipped image {image_id}: {reason}"))
     if len(skipped) / len(annotated) > params.max_skipped:
         raise UserError(
-            f"features.max_skipped={params.max_skipped}: {len(skipped)} of {len(annotated)} images are left out; the "
-            f"first is image {skipped['image_id'][0]}, {skipped['reason'][0]}. Repair the input or raise the limit."
+            f"features.max_skipped={params.max_skipped}: {len(skipped)} of {len(annotated)} images were skipped; the "
+            f"first is image {skipped['image_id'][0]}: {skipped['reason'][0]}. Repair the input or raise this param."
         )
     images = annotated.merge(result.index, on="image_id", validate="1:1")
     for split in SPLITS:
         if not (images["split"] == split).any():
-            raise UserError(f"no image of the {split} split can be read, but each split needs at least one")
+            problem = f"no image of the {split} split can be read, but each split needs at least one image"
+            raise UserError(f"{problem}. Repair or add images of this split.")
     if params.pca_components is None:
         link_into(shard_paths(result.folder), FEATURES)
     else:
@@ -50,7 +51,7 @@ def main() -> None:
     write_table(images, IMAGES)
     write_table(skipped, SKIPPED)
     prune(result.folder)
-    print(f"features of {len(images)} images, {len(skipped)} skipped (listed in {SKIPPED})")
+    print(f"wrote features of {len(images)} images; skipped {len(skipped)} images (listed in {SKIPPED})")
 
 
 if __name__ == "__main__":

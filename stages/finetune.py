@@ -1,4 +1,4 @@
-"""finetune: train the decoder self-critically, if finetune.epochs is above 0; write the complete model."""
+"""finetune: train the decoder self-critically if finetune.epochs is above 0. Write the complete model folder."""
 
 from dataclasses import asdict
 
@@ -23,7 +23,7 @@ def main() -> None:
     max_length = read_params(VocabularyParams).max_length
     decoder, vocabulary = load_decoder(DECODER)
     val = training_data("val", vocabulary, max_length)
-    # With 0 epochs the train split is not used, and reading that of COCO takes half a minute.
+    # If finetune.epochs is 0, the train split is not needed. Reading it takes half a minute for COCO.
     train = training_data("train", vocabulary, max_length) if config.epochs else val
     check_features(decoder.config, val.features.shape, FEATURES)
     make_deterministic(config.seed)

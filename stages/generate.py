@@ -1,4 +1,4 @@
-"""generate: caption the test split, and val to choose settings on, in COCO's results format."""
+"""generate: caption the test and val splits, in COCO's results format. Use the scores of val to choose settings."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ from stages.common.generation import model_folders, train_consensus
 from stages.common.paths import FEATURES, IMAGES, METRICS
 from stages.params import GenerateParams, read_params
 
-_BATCH = 100  # images; the captions do not depend on it
+_BATCH = 100  # images per batch; the captions do not depend on this number
 
 
 def main() -> None:
@@ -39,8 +39,8 @@ def main() -> None:
     consensus = train_consensus(params, config, vocabulary) if params.method == "beam" else None
     max_length = params.max_length or config.max_length
     if max_length < config.max_length:
-        trained = f"the {config.max_length} words of the training (vocabulary.max_length)"
-        print_once(f"warning: generate.max_length={max_length} is below {trained}; null follows it")
+        trained = f"the maximum in training, {config.max_length} words (vocabulary.max_length)"
+        print_once(f"warning: generate.max_length={max_length} is below {trained}. Set it to null to use the maximum.")
     for split, name in (("test", "captions.json"), ("val", "captions_val.json")):
         images = read_images(IMAGES, split)
         features = Features(FEATURES, images)
@@ -55,16 +55,16 @@ def main() -> None:
         empty, cut = words.count([]), sum(hypothesis.token_ids[-1] != END for hypothesis in hypotheses)
         print(f"{split}: {len(results)} captions" + f" by {len(folders)} models" * (len(folders) > 1))
         if empty:
-            print(f"warning: {empty} of them have no words")
+            print(f"warning: {empty} captions have no words")
         if cut:
-            print(f"warning: {cut} of them were cut at {max_length} words")
+            print(f"warning: {cut} captions were cut at {max_length} words")
         if split == "test":
             attention = [h.attention[: len(caption)] for h, caption in zip(hypotheses, words, strict=True)]
             np.save(METRICS / "attention.npy", torch.cat(attention).half().numpy())  # (words of all captions, P)
 
 
 def caption_rows(image_ids: Iterable[Any], captions: Sequence[list[str]], tokenizer: Tokenizer) -> list[dict[str, Any]]:
-    """Return rows of COCO's results format. If blanks do not separate the words of all captions, rows have `tokens`."""
+    """Return rows in COCO's results format. If a caption has words that blanks do not separate, add `tokens` to all."""
     texts = [tokenizer.join(words) for words in captions]
     rows: list[dict[str, Any]] = [
         {"image_id": image_id, "caption": text} for image_id, text in zip(image_ids, texts, strict=True)
@@ -83,7 +83,7 @@ def _decode(
     sampling = SamplingConfig(params.sample.temperature, params.sample.top_k, params.sample.top_p)
     generator = torch.Generator().manual_seed(params.sample.seed)
     own: list[Hypothesis] = []
-    starts = shard(range(0, len(features), _BATCH))  # whole batches, because rounding depends on what is in one
+    starts = shard(range(0, len(features), _BATCH))  # complete batches, because rounding errors depend on the batch
     skip_draws(starts.start, max_length, generator)
     for start in tqdm(starts, "captioning", unit="batch", disable=None if is_main_process() else True):
         batch = features[start : start + _BATCH].to(device())

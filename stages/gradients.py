@@ -1,4 +1,4 @@
-"""gradients: measure how far a word's gradient reaches back through an RNN and an LSTM, on the train captions."""
+"""gradients: measure how far the gradient of a word reaches back in an RNN and an LSTM, on the train captions."""
 
 from lib.core.tables import read_images, read_tokens
 from lib.gradients.gradient_flow import gradient_flow
@@ -8,7 +8,7 @@ from stages.common.entrypoint import run
 from stages.common.paths import ANNOTATED_IMAGES, CAPTION_TABLE, METRICS, VOCABULARY
 from stages.params import ModelParams, TrainParams, read_params
 
-_MAX_IMAGES = 5000  # their captions suffice for the measurement
+_MAX_IMAGES = 5000  # the captions of this number of train images are enough for the measurement
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Stage report: draw plots and a gallery of all test images, on one page that works offline."""
+"""report: draw the plots, and write one page with the plots and a gallery of all test images. It works offline."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from stages.common.metrics_io import read_csv, read_json
 from stages.common.paths import BACKBONE, CAPTION_TABLE, IMAGES, METRICS, RAW, SKIPPED
 from stages.params import DatasetParams, ModelParams, read_params
 
-_GALLERY_SIZE = 12  # images of gallery.png
+_GALLERY_SIZE = 12  # number of images in gallery.png
 
 
 def main() -> None:
@@ -41,8 +41,8 @@ def main() -> None:
     thumbnails = [thumbnail(archives, rows[i]) for i in sample]
     missing = draw_contact_sheet(thumbnails, per_image["caption"].iloc[sample].tolist(), out / "gallery.png")
     if missing:
-        fix = f"install one (such as Noto Sans) and run again, or see {out / 'index.html'}, where a browser draws them"
-        print(f"warning: gallery.png: no installed font has {len(missing)} letters, such as {missing[:5]}; {fix}")
+        fix = f"Install a font such as Noto Sans and run again, or open {out / 'index.html'}, which shows all letters."
+        print(f"warning: gallery.png: no installed font has {len(missing)} letters, such as {missing[:5]}. {fix}")
     sizes = write_sprites(rows, archives, out, worker_count())
     with readable_errors(METRICS / "attention.npy"):
         attention = np.load(METRICS / "attention.npy", mmap_mode="r")
@@ -52,7 +52,7 @@ def main() -> None:
     if has_cnn(BACKBONE):
         _, preprocess = read_backbone_config(BACKBONE)
         write_gallery(out, per_image, references, sizes, attention, preprocess)
-    else:  # nobody knows where the regions of ready features are, so no attention weights are drawn
+    else:  # the position of a region in the image is unknown for ready features, so draw no attention weights
         write_gallery(out, per_image, references, sizes, attention[:, :0])
 
     model = read_params(ModelParams)

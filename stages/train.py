@@ -1,4 +1,4 @@
-"""train: train the decoder by cross-entropy on the features of the train split."""
+"""train: train the decoder with cross-entropy on the train split."""
 
 from dataclasses import asdict
 

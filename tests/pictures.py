@@ -1,4 +1,4 @@
-"""Images as files."""
+"""Make image files for tests."""
 
 import io
 

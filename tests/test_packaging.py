@@ -1,4 +1,4 @@
-"""The wheel, which another project installs."""
+"""The wheel that other projects install."""
 
 import shutil
 import zipfile

@@ -14,46 +14,47 @@ from lib.core.errors import UserError, exit_on_error, readable_errors
 from lib.core.file_types import HEAD_BYTES, is_image
 from lib.core.files import expand_home
 
-if TYPE_CHECKING:  # torch takes seconds to import, and --help needs none
+if TYPE_CHECKING:  # for type checkers only: importing torch takes seconds, and --help does not need it
     from lib.app.captioner import Candidate, Captioner
     from lib.vision.images import Preprocess
 
 MODEL = Path("data/model")
 _SEARCH_OPTIONS = ("beam_size", "max_length", "length_penalty", "min_length", "no_repeat_ngram_size")
-_MAX_NAMED = 5  # folders in a message
-_COLUMNS, _WIDTH = 5, 2.4  # of the attention plot: images per row, and inches of an image
+_MAX_NAMED = 5  # folder names that a message lists
+_COLUMNS, _WIDTH = 5, 2.4  # attention plot: images per row, and width of an image in inches
 
 
 @exit_on_error()
 def main() -> int:
-    """Print a caption for each image. Report unreadable images on stderr and return 1 at the end."""
+    """Print a caption for each image. Report unreadable images on stderr; return 1 if there are any, otherwise 0."""
     parser = argparse.ArgumentParser(prog="caption", description="Caption images with a trained model.")
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="an image file, or a folder of images")
     add_model_option(parser)
     add("--top", type=int, default=1, metavar="N", help="captions to print per image")
     add("--json", action="store_true", help="print a JSON array, with scores")
-    add("--attention", type=_user_path, metavar="OUT", help="draw the attention weights of each word to a PNG or PDF")
-    add("--beam", dest="beam_size", type=int, default=5, metavar="N", help="captions kept at each step (default: 5)")
-    add("--max-length", type=int, metavar="WORDS", help="longest caption (default: the longest in the training)")
-    add("--min-length", type=int, default=0, metavar="WORDS", help="shortest caption (default: 0)")
+    add("--attention", type=_user_path, metavar="OUT", help="plot each word's attention weights to a PNG or PDF file")
+    add("--beam", dest="beam_size", type=int, default=5, metavar="N", help="hypotheses per step (default: 5)")
+    add("--max-length", type=int, metavar="WORDS", help="maximum length of a caption (default: as in training)")
+    add("--min-length", type=int, default=0, metavar="WORDS", help="minimum length of a caption (default: 0)")
     add("--length-penalty", type=float, default=1.0, metavar="X", help="0 favours short captions (default: 1.0)")
-    add("--no-repeat-ngram-size", type=int, default=0, metavar="N", help="no n-gram of N words repeats; 0 allows it")
+    add("--no-repeat-ngram-size", type=int, default=0, metavar="N", help="do not repeat N words in a row; 0: no limit")
     arguments = parser.parse_args()
     if not 1 <= arguments.top <= arguments.beam_size:
         parser.error(f"--top {arguments.top}: must be from 1 to --beam, which is {arguments.beam_size}")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the characters of a file name
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the encoding of stdout may lack characters of a file name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return _run(arguments)
-    except BrokenPipeError:  # `head` has closed the pipe; without this line Python fails again when it flushes stdout
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        # Without this line, Python would raise the error again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
 def add_model_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--model DIR`, which may be repeated. `load_captioner` takes its value."""
-    message = f"a model of the finetune stage (default: {MODEL}); repeat it to decode with an ensemble"
+    """Add the option `--model DIR`, which may be repeated. Pass its value to `load_captioner`."""
+    message = f"folder of a trained model (default: {MODEL}); repeat --model to decode with an ensemble"
     parser.add_argument("--model", type=_user_path, action="append", metavar="DIR", help=message)
 
 
@@ -62,13 +63,13 @@ def _user_path(text: str) -> Path:
 
 
 def load_captioner(folders: Sequence[Path] | None) -> "Captioner":
-    """Load the model of a folder, or an ensemble. Raises UserError if a folder is missing."""
+    """Load the model in MODEL or in one folder, or an ensemble of several. Raises UserError if a folder is missing."""
     folders = folders or [MODEL]
     for folder in folders:
         with readable_errors(folder):
             if not folder.is_dir():
-                fix = "run `make repro`, or name another folder with --model"
-                raise UserError(f"{folder}: no model in this folder; {fix}")
+                fix = "Run `make repro` to train a model, or name another folder with --model."
+                raise UserError(f"{folder}: this folder does not exist. {fix}")
     from lib.app.captioner import Captioner
 
     return Captioner.load(*folders)
@@ -77,23 +78,25 @@ def load_captioner(folders: Sequence[Path] | None) -> "Captioner":
 def draw_attention(file: str, preprocess: "Preprocess", candidate: "Candidate", path: Path) -> None:
     """Draw the grey image once per word, under the word's heat map, as in Xu et al. 2015, "Show, attend and tell".
 
-    The largest weight of each word gets the full colour. Raises UserError if `path` cannot be written.
+    Colours are scaled so that the largest weight of each word has the full colour. Raises UserError if `path` cannot be
+    written.
     """
-    from matplotlib.figure import Figure  # the import takes half a second, and most calls of `caption` do not draw
+    from matplotlib.figure import Figure  # imported here, because it takes half a second and few calls need it
 
     from lib.app.captioner import open_image
     from lib.report.figures import find_fonts
 
     fonts, missing = find_fonts(candidate.tokens)
     if missing:
-        print(f"--attention {path}: no installed font has the letters {missing}; install one", file=sys.stderr)
+        fix = "install a font that has them"
+        print(f"--attention {path}: no installed font has the letters {missing}; {fix}", file=sys.stderr)
     image = open_image(file).convert("L")
     width, height = image.size
     left, top, crop_width, crop_height = (percent / 100 for percent in preprocess.crop_box(image.size))
     extent = (left * width, (left + crop_width) * width, (top + crop_height) * height, top * height)
     rows = -(-max(1, len(candidate.tokens)) // _COLUMNS)
     figure = Figure(figsize=(_WIDTH * _COLUMNS, (_WIDTH * height / width + 0.4) * rows), layout="constrained")
-    side = math.isqrt(candidate.attention.shape[1])  # the regions are a square grid
+    side = math.isqrt(candidate.attention.shape[1])  # the regions form a square grid
     for index, (token, weights) in enumerate(zip(candidate.tokens, candidate.attention, strict=True), 1):
         axes = figure.add_subplot(rows, _COLUMNS, index)
         axes.imshow(image, "gray", vmin=0, vmax=255)
@@ -106,20 +109,21 @@ def draw_attention(file: str, preprocess: "Preprocess", candidate: "Candidate", 
         axes.axis("off")
     try:
         figure.savefig(path, dpi=100)
-    except (OSError, ValueError) as error:  # no such folder, or an unknown suffix
-        raise UserError(f"cannot draw to {path}: {error}") from error
+    except (OSError, ValueError) as error:  # the folder is missing, or the suffix is unknown
+        fix = "Use an existing folder and a suffix such as .png."
+        raise UserError(f"--attention {path}: cannot write the plot: {error}. {fix}") from error
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    """Caption and print all images. Return 1 if one cannot be read, else 0."""
+    """Caption all images and print the captions. Return 1 if an image cannot be read, otherwise 0."""
     files = [file for path in arguments.images for file in _image_files(expand_home(path))]
     out = arguments.attention
     if out and len(files) > 1:
-        raise UserError(f"--attention {out}: draws one image, but {len(files)} were given")
+        raise UserError(f"--attention {out}: plots one image, but {len(files)} were given. Give one image.")
     captioner = load_captioner(arguments.model)
-    captioner.cnn()  # fail once, not for each image, if the model needs features
+    captioner.cnn()  # if the model has no CNN, fail here once instead of for each image
     if out and not captioner.decoder.attends:
-        raise UserError(f"--attention {out}: this model has no attention; train one with model.attention=additive")
+        raise UserError(f"--attention {out}: this model has no attention. Train with model.attention=additive.")
     results: list[dict[str, Any]] = []  # the output of --json
     for file, result in _caption_files(captioner, files, {name: getattr(arguments, name) for name in _SEARCH_OPTIONS}):
         if isinstance(result, UserError):
@@ -141,7 +145,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _caption_files(
     captioner: "Captioner", files: Sequence[str], search: dict[str, Any]
 ) -> "Iterator[tuple[str, list[Candidate] | UserError]]":
-    """Yield each file with its captions, the best first, or with the reason why it has none."""
+    """Yield each file with its captions, best first, or with the error if the file cannot be read."""
     import numpy as np
 
     from lib.app.captioner import BATCH_SIZE
@@ -162,9 +166,10 @@ def _caption_files(
 
 
 def _image_files(path: str) -> list[str]:
-    """Return the path of a file, or the images in a folder, sorted by name. Raises UserError.
+    """Return [path] for a file, or the images in a folder, sorted by name. Raises UserError.
 
-    A picture counts whatever its extension. Folders inside the folder are reported on stderr, other files are not.
+    Files in a folder are images by their content or their extension; other files are skipped. Subfolders are skipped
+    too, but reported on stderr.
     """
     try:
         if not Path(path).is_dir():
@@ -173,18 +178,19 @@ def _image_files(path: str) -> list[str]:
         files = [str(entry) for entry in entries if entry.is_file() and _is_image(entry)]
         folders = [f"{entry.name}/" for entry in entries if entry.is_dir()]
     except OSError as error:  # no permission, or a name that is too long
-        raise UserError(f"{path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {error.strerror}. Check the path and its permissions.") from error
     inside = f"{', '.join(folders[:_MAX_NAMED])}{', ...' if len(folders) > _MAX_NAMED else ''}"
     if not files:
-        where = f"it has the folders {inside}" if folders else "name another folder, or image files"
-        raise UserError(f"{path}: no image in this folder; {where}")
+        fix = f"Name its subfolders: {inside}" if folders else "Name another folder, or image files."
+        raise UserError(f"{path}: no image in this folder. {fix}")
     if folders:
-        print(f"{path}: does not caption the images of {inside}; name these folders too", file=sys.stderr)
+        fix = f"To caption them, name the subfolders too: {inside}"
+        print(f"{path}: the images in subfolders are not captioned. {fix}", file=sys.stderr)
     return files
 
 
 def _is_image(path: Path) -> bool:
-    """Return whether to caption a file of a folder. One that cannot be read counts: its error is reported later."""
+    """Return whether a file is an image. Return True if it cannot be read, so that its error is reported later."""
     try:
         with path.open("rb") as file:
             return is_image(path.name, file.read(HEAD_BYTES))

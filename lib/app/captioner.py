@@ -24,12 +24,12 @@ from lib.text.vocabulary import Vocabulary
 from lib.vision.backbones import Backbone, has_cnn
 from lib.vision.images import ImageError, decode, to_rgb
 
-if TYPE_CHECKING:  # its import of pandas takes half a second
+if TYPE_CHECKING:  # for type checkers only: this module imports pandas, which takes half a second
     from lib.search.consensus import Consensus
 
 BATCH_SIZE = 32  # images
 
-# The path of an image file, a PIL image, or RGB pixels: a uint8 array (H, W, 3), or (H, W) in grey.
+# One image: the path of a file, a PIL image, or a uint8 array of shape (H, W, 3) for RGB or (H, W) for grey.
 ImageInput = str | Path | Image.Image | np.ndarray
 
 
@@ -39,12 +39,12 @@ class Candidate:
 
     text: str
     tokens: list[str]  # T tokens
-    score: float  # log-probability of the tokens and the end token, in nats
-    mean_score: float  # score / number of tokens, with the end token
+    score: float  # log-probability of the tokens, including the end token, in nats
+    mean_score: float  # `score` divided by the number of tokens, including the end token
     attention: Tensor  # (T, P): attention weights of P regions; (T, 0) if the model has no attention
 
     def to_json(self) -> dict[str, Any]:
-        """Return all fields but the attention weights."""
+        """Return all fields except the attention weights."""
         return {"text": self.text, "tokens": self.tokens, "score": self.score, "mean_score": self.mean_score}
 
 
@@ -52,15 +52,15 @@ class Candidate:
 class Captioner:
     """A CNN, the decoder that was trained on its features, and the vocabulary."""
 
-    backbone: Backbone | None  # None if the decoder was trained on ready features; then see `caption_features`
+    backbone: Backbone | None  # None if the decoder was trained on ready features; then use `caption_features`
     pca: PCA | None
     decoder: Decoder
     vocabulary: Vocabulary
-    model: CaptionModel  # generates the captions: `decoder`, or an ensemble of it and others
+    model: CaptionModel  # generates the captions: `decoder`, or an ensemble that includes `decoder`
 
     @classmethod
     def load(cls, folder: str | Path, *others: str | Path) -> Self:
-        """Load what the finetune stage wrote, onto the device of `lib.runtime.device`.
+        """Load a model folder that the finetune stage wrote, onto the device of `lib.runtime.device`.
 
         With `others`, decode with an ensemble of all models. Raises UserError if a folder has no complete model of
         this version, or if the models differ in vocabulary or features.
@@ -88,15 +88,15 @@ class Captioner:
         no_repeat_ngram_size: int = 0,
         consensus: "Consensus | None" = None,
     ) -> list[list[Candidate]]:
-        """Return up to `beam_size` captions per image, the best first. A beam of 1 is greedy search.
+        """Return up to `beam_size` captions per image, best first. With `beam_size` 1, the search is greedy.
 
-        `images` is one image or several: see `ImageInput`. One image gives a list of one list. OpenCV's arrays are BGR:
-        pass `image[..., ::-1]`.
+        `images` is one `ImageInput` or several. For one image, the result is a list of one list. Arrays from OpenCV are
+        BGR, so pass `image[..., ::-1]`.
 
-        Captions have `min_length` to `max_length` words; if None, the limit of the model's training. `length_penalty`
-        is explained in `lib.search.beam`: 0 favours short captions, 1 ranks by the mean score. No n-gram of
-        `no_repeat_ngram_size` words repeats, unless it is 0. `consensus` reranks the beam. Raises UserError if an
-        image cannot be read, if the CNN does not fit the decoder, or if the model has no CNN.
+        Captions have `min_length` to `max_length` words. If `max_length` is None, it is the maximum length in training.
+        `length_penalty` is explained in `lib.search.beam`: 0 favours short captions, 1 ranks by the mean score. If
+        `no_repeat_ngram_size` is above 0, no n-gram of this size repeats in a caption. `consensus` reranks the beam.
+        Raises UserError if an image cannot be read, if the CNN does not fit the decoder, or if the model has no CNN.
         """
         each = _as_list(images)
         captions: list[list[Candidate]] = []
@@ -124,10 +124,11 @@ class Captioner:
         no_repeat_ngram_size: int = 0,
         consensus: "Consensus | None" = None,
     ) -> list[list[Candidate]]:
-        """Return captions as `caption` does, for features (N, P, C), or (N, C) if there is one region per image.
+        """Caption images by their features: (N, P, C), or (N, C) if there is one region per image.
 
-        They are what `features` returns or, for a model that was trained on ready features, those of the same kind.
-        Raises UserError if they do not fit the decoder or are not finite.
+        Pass what the method `features` returns. If the model was trained on ready features, pass features from the same
+        source. Options and result are those of `caption`. Raises UserError if the features do not fit the decoder or
+        are not finite.
         """
         if max_length is None:
             max_length = self.decoder.config.max_length
@@ -138,9 +139,9 @@ class Captioner:
         if features.dim() == 2:
             features = features[:, None]
         if features.dim() != 3:
-            raise UserError(f"features of shape {tuple(features.shape)}, but must be (N, P, C) or (N, C)")
+            raise UserError(f"features have shape {tuple(features.shape)}, but must have (N, P, C) or (N, C)")
         if not features.isfinite().all():
-            raise UserError("features that are not finite as float16; check what made them")
+            raise UserError("some features are not finite in float16. Check how they were computed.")
         if self.pca:
             self.pca.check(features.shape)
             features = self.pca(features).half()
@@ -157,19 +158,20 @@ class Captioner:
     def cnn(self) -> Backbone:
         """Return the CNN. Raises UserError if the model has none."""
         if self.backbone is None:
-            shape = (self.decoder.config.num_regions, self.decoder.config.feature_size)
-            problem = f"this model was trained on ready features {shape} (features.source), so it needs features"
-            raise UserError(f"{problem} and cannot read pictures; use Captioner.caption_features with the same kind")
+            shape = f"(N, {self.decoder.config.num_regions}, {self.decoder.config.feature_size})"
+            problem = "this model has no CNN, because it was trained on ready features (features.source)"
+            fix = f"Pass features {shape} from the same source to Captioner.caption_features."
+            raise UserError(f"{problem}. It cannot caption images. {fix}")
         return self.backbone
 
     def pixels(self, image: ImageInput) -> np.ndarray:
-        """Return an image as the input of the CNN, uint8 (size, size, 3). Raises UserError if it cannot be read."""
+        """Return an image as input for the CNN, uint8 (size, size, 3). Raises UserError if it cannot be read."""
         preprocess = self.cnn().preprocess
         return preprocess.pixels(open_image(image, preprocess.min_decode_size))
 
     @torch.inference_mode()
     def features(self, pixels: np.ndarray) -> Tensor:
-        """Return the CNN's features (N, P, C), in float16, of what `pixels` returned: uint8 (N, size, size, 3)."""
+        """Return the CNN's features (N, P, C), in float16, of stacked images uint8 (N, size, size, 3) from `pixels`."""
         kind = "pooled" if self.decoder.config.num_regions == 1 else "grid"
         return self.cnn().features(torch.from_numpy(pixels).to(device()), kind).half()
 
@@ -190,29 +192,31 @@ def _as_list(images: ImageInput | Iterable[ImageInput]) -> list[ImageInput]:
 
 def open_image(image: ImageInput, min_decode_size: int | None = None) -> Image.Image:
     """Return an image as upright RGB. Raises UserError. See `lib.vision.images.decode` for `min_decode_size`."""
-    name = f"an array of shape {image.shape} and type {image.dtype}" if isinstance(image, np.ndarray) else image
     try:
         if isinstance(image, np.ndarray):
             return to_rgb(Image.fromarray(_checked(image)))
         if isinstance(image, Image.Image):
             return to_rgb(image)
         if not isinstance(image, str | Path):
-            kinds = "a path, a PIL image or a uint8 array (H, W, 3) or (H, W)"
-            raise UserError(f"an image of type {type(image).__name__}, but must be {kinds}")
+            kinds = "a path, a PIL image, or a uint8 array of shape (H, W, 3) or (H, W)"
+            raise UserError(f"an image has type {type(image).__name__}, but it must be {kinds}")
         with Path(image).open("rb") as file:
             data = file.read(MAX_IMAGE_BYTES + 1)
         if len(data) > MAX_IMAGE_BYTES:
-            raise ImageError(f"more than {MAX_IMAGE_BYTES} bytes")
+            raise ImageError(f"the file has more than {MAX_IMAGE_BYTES} bytes")
         return decode(data, min_decode_size)
     except (OSError, ImageError) as error:
-        raise UserError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
+        if isinstance(image, np.ndarray):
+            raise UserError(f"an array of shape {image.shape} and type {image.dtype}: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {image}: {reason}. Check the path, or use another image.") from error
 
 
 def _checked(pixels: np.ndarray) -> np.ndarray:
-    """Return pixels that need no guess about their range or the order of their axes. Raises ImageError."""
+    """Return `pixels` as a contiguous array. Raises ImageError if the type or shape does not show what they mean."""
     if pixels.dtype != np.uint8:
         fix = "; for values from 0 to 1 pass (255 * image).round().astype('uint8')" if pixels.dtype.kind == "f" else ""
-        raise ImageError(f"must be of type uint8, with values from 0 to 255{fix}")
+        raise ImageError(f"the type must be uint8, with values from 0 to 255{fix}")
     if pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,)) or not pixels.size:
-        raise ImageError("must have the shape (H, W, 3), RGB, or (H, W), grey")
+        raise ImageError("the shape must be (H, W, 3) for RGB, or (H, W) for grey")
     return np.ascontiguousarray(pixels)

@@ -11,12 +11,12 @@ from lib.report.gallery import SHARED, encode_attention
 from lib.text.vocabulary import SPECIALS
 from lib.vision.images import ImageError, decode
 
-if TYPE_CHECKING:  # flask is optional, torch takes seconds to import, and --help needs neither
+if TYPE_CHECKING:  # for type checkers only: flask is optional, and importing torch takes seconds
     from flask import Flask
 
     from lib.app.captioner import Captioner
 
-_HOST = "127.0.0.1"  # other machines cannot reach it
+_HOST = "127.0.0.1"  # other machines cannot reach this address
 _MAX_UPLOAD = 20 * 2**20  # bytes
 
 
@@ -24,7 +24,7 @@ _MAX_UPLOAD = 20 * 2**20  # bytes
 def main() -> None:
     """Serve the page until Ctrl-C."""
     parser = argparse.ArgumentParser(prog="demo", description="Serve a local web page that captions images.")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free port (default: 8000)")
+    parser.add_argument("--port", type=int, default=8000, help="port; 0 selects a free one (default: 8000)")
     add_model_option(parser)
     arguments = parser.parse_args()
     try:
@@ -43,13 +43,14 @@ def main() -> None:
 
 
 def create_app(captioner: "Captioner") -> "Flask":
-    """Create the Flask app: a page, and an address that takes the bytes of an image and returns captions."""
+    """Create the Flask app. It serves the page, and captions an image that is posted to /caption."""
     from flask import Blueprint, Flask, render_template, request
     from werkzeug.exceptions import RequestEntityTooLarge
 
     preprocess = captioner.cnn().preprocess
     app = Flask(__name__, static_folder="page", template_folder="page")
-    app.config.update(MAX_CONTENT_LENGTH=_MAX_UPLOAD, TRUSTED_HOSTS=[_HOST, "localhost"])  # no DNS rebinding
+    # The list of trusted hosts prevents DNS rebinding.
+    app.config.update(MAX_CONTENT_LENGTH=_MAX_UPLOAD, TRUSTED_HOSTS=[_HOST, "localhost"])
     app.register_blueprint(Blueprint("shared", __name__, static_folder=SHARED, static_url_path="/shared"))
     lock = Lock()  # the hooks of `Backbone.grid` are not thread-safe
 
@@ -57,7 +58,7 @@ def create_app(captioner: "Captioner") -> "Flask":
     def page() -> tuple[str, dict[str, str]]:
         words = captioner.vocabulary.words[len(SPECIALS) :]
         text = render_template("index.html", words=words, attends=captioner.decoder.attends)
-        # Forbid the browser to load anything from another server.
+        # The header forbids the browser to load anything from another server.
         return text, {"Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:"}
 
     @app.post("/caption")

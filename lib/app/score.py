@@ -33,8 +33,8 @@ _STATISTICS |= {"distinct_words": "distinct words"}
 def score_files(results: str | Path, references: str | Path, split: str | None = None) -> dict[str, float]:
     """Return the corpus scores of a results file, as `lib.scoring.score` does.
 
-    `split` selects images of the references, if their file has splits. Raises UserError. Images without a result are
-    left out: the command `score` reports how many.
+    `split` selects the images of one split, if the reference file has splits. Images without a result are left out; the
+    command `score` prints their number. Raises UserError.
     """
     pairs = References(Path(references), split).pair(Path(results))
     captions = dict(zip(pairs.image_ids, pairs.captions, strict=True))
@@ -48,16 +48,17 @@ def main() -> int:
     add = parser.add_argument
     add("results", type=Path, metavar="RESULTS", help="captions to score: COCO results JSON, JSON Lines or CSV")
     add("references", type=Path, metavar="REFERENCES", help="reference captions, in any format that the project reads")
-    add("--split", metavar="NAME", help="score the images of this split of the references alone, such as test")
-    add("--compare", type=Path, metavar="OTHER", help="test whether other results differ, by a paired bootstrap")
+    add("--split", metavar="NAME", help="score only the images of this split of the references, such as test")
+    add("--compare", type=Path, metavar="OTHER", help="compare with another results file, by a paired bootstrap")
     add("--per-image", type=Path, metavar="CSV", help="write the scores of each image to this file")
     add("--json", action="store_true", help="print a JSON object")
     arguments = parser.parse_args()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack the characters of a file name
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the encoding of stdout may lack characters of a file name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _run(arguments)
-    except BrokenPipeError:  # `head` has closed the pipe; without this line Python fails again when it flushes stdout
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
+        # Without this line, Python would raise the error again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
@@ -123,13 +124,13 @@ def _compare(
     measures: np.ndarray,
     cider_r: np.ndarray,
 ) -> dict[str, Difference]:
-    """Return the differences of other results from `pairs`. Raises UserError if they are of other images."""
+    """Return the score differences between the file --compare and `pairs`. Raises UserError if the images differ."""
     other = references.pair(arguments.compare)
     if differing := set(pairs.image_ids) ^ set(other.image_ids):
         example = min(differing, key=str)
         raise UserError(
-            f"--compare {arguments.compare}: {len(differing):,} images have a result in one file only, such as "
-            f"{example}. Both files need the same images"
+            f"--compare {arguments.compare}: {len(differing):,} images have a result in only one of the two files, "
+            f"for example image {example}. Give results of the same images."
         )
     hypotheses = _tokens([other.captions])[0]
     other_cider_r = scorer.cider_r(hypotheses)
@@ -147,7 +148,7 @@ def _write_per_image(path: Path, pairs: EvaluationSet, scores: dict[str, np.ndar
             writer.writerow(["image_id", "file_name", "caption", *scores])
             writer.writerows(zip(*columns, strict=True))
     except OSError as error:
-        raise UserError(f"--per-image {path}: cannot write it: {error.strerror}") from error
+        raise UserError(f"--per-image {path}: cannot write the file: {error.strerror}. Use another path.") from error
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Errors, files, scratch folders, worker processes, tables and zips: what every room uses."""
+"""Code that all other packages use: errors, files, scratch folders, worker processes, tables and archives."""

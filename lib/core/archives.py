@@ -1,4 +1,4 @@
-"""Archives of images, zip or tar, read in place: a member is found by its name, in the archive alone."""
+"""Read images from zip and tar archives without unpacking them. Member names are never looked up on disk."""
 
 import os
 import tarfile
@@ -10,7 +10,7 @@ from lib.core.zips import open_zip, read_member
 
 
 class Tar:
-    """An uncompressed tar. Its headers are read once; several threads may read members."""
+    """An uncompressed tar archive. Its headers are read once. Several threads may read members."""
 
     def __init__(self, path: Path):
         self._file = path.open("rb")
@@ -22,10 +22,10 @@ class Tar:
         return list(self._members)
 
     def read(self, name: str, limit: int) -> bytes:
-        """Return a member of at most `limit` bytes. Raises KeyError, or BadZipFile if it is too large or cut off."""
+        """Return a member. Raises KeyError if it is missing; BadZipFile if it has over `limit` bytes or is cut off."""
         offset, size = self._members[name]
         if size > limit:
-            raise zipfile.BadZipFile(f"it has {size} bytes, more than the limit of {limit}")
+            raise zipfile.BadZipFile(f"it has {size} bytes, but the limit is {limit}")
         content = os.pread(self._file.fileno(), size, offset)
         if len(content) != size:
             raise zipfile.BadZipFile("the archive is cut off")
@@ -33,7 +33,7 @@ class Tar:
 
 
 class Zip:
-    """A zip. Several threads may read members."""
+    """A zip archive. Several threads may read members."""
 
     def __init__(self, path: Path):
         self._archive = open_zip(path)
@@ -42,12 +42,12 @@ class Zip:
         return [name for name in self._archive.namelist() if not name.endswith("/")]
 
     def read(self, name: str, limit: int) -> bytes:
-        """Return a member of at most `limit` bytes. Raises KeyError, or BadZipFile as `read_member`."""
+        """Return a member of at most `limit` bytes. Raises KeyError and BadZipFile as `read_member` does."""
         return read_member(self._archive, name, limit)
 
 
 def open_archive(path: Path) -> Zip | Tar:
-    """Open a zip or an uncompressed tar, whichever the content is. Raises UserError."""
+    """Open a zip or an uncompressed tar; its content decides which, not its name. Raises UserError."""
     with readable_errors(path):
         return Tar(path) if is_tar(path) else Zip(path)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_MAX_LENGTH = 480  # characters of a message; a command adds "error: "
+_MAX_LENGTH = 480  # characters of a message, so that it stays under 500 after a command has added "error: "
 
 
 class UserError(Exception):
@@ -16,7 +16,7 @@ class UserError(Exception):
 
 
 def short_line(text: str) -> str:
-    """Return a text as one printable line. Cut the middle of a long one: the start and the end say what to change."""
+    """Return `text` as one printable line. Cut the middle of a long text: its start and end matter most to the user."""
     line = "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
     if len(line) <= _MAX_LENGTH:
         return line
@@ -32,23 +32,25 @@ def one_line(error: BaseException) -> str:
 @contextmanager
 def readable_errors(path: Path) -> Iterator[None]:
     """Turn any error from reading `path` (missing, no permission, damaged, another version) into a UserError."""
-    fix = "create it again or use another file"
     try:
         yield
     except UserError:
         raise
     except OSError as error:
         if isinstance(error, PermissionError) or _is_denied(path):
-            raise UserError(f"cannot read {path}: permission denied; change its mode or owner") from error
+            raise UserError(f"cannot read {path}: permission denied. Change its mode or owner.") from error
         if isinstance(error, FileNotFoundError):
-            raise UserError(f"{path.parent} has no {path.name}: is it the right folder, and is it complete?") from error
-        raise UserError(f"cannot read {path}: {error.strerror or one_line(error)}; {fix}") from error
-    except Exception as error:  # malformed bytes raise many kinds of error, and torch's has a line for every tensor
-        raise UserError(f"{path} is damaged or of another version: {one_line(error)[:300]}; {fix}") from error
+            fix = f"Check that {path.parent} is the right folder and is complete."
+            raise UserError(f"{path} is missing. {fix}") from error
+        reason = error.strerror or one_line(error)
+        raise UserError(f"cannot read {path}: {reason}. Check its permissions and the disk.") from error
+    except Exception as error:  # malformed bytes raise many kinds of error; the one of torch lists every tensor
+        fix = "Restore the file, or run dvc repro if a stage writes it."
+        raise UserError(f"{path} is damaged or from another version: {one_line(error)[:300]}. {fix}") from error
 
 
 def _is_denied(path: Path) -> bool:
-    """Return whether this user may not open the file. safetensors reports it as missing."""
+    """Return whether opening the file raises PermissionError. safetensors reports such a file as missing."""
     try:
         path.open("rb").close()
     except OSError as error:
@@ -63,6 +65,6 @@ def exit_on_error() -> Iterator[None]:
         yield
     except UserError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:  # DVC takes a stage that exits with 0 after Ctrl-C for finished
+    except KeyboardInterrupt:  # if the status were 0, DVC would treat the interrupted stage as finished
         print("interrupted", file=sys.stderr)
         sys.exit(130)

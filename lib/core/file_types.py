@@ -1,10 +1,10 @@
-"""What a file is, by its first bytes: a picture whatever its name, or something that was saved in a picture's place."""
+"""Recognise images by their first bytes, and text files that were saved in place of an image."""
 
 from pathlib import PurePath
 
-HEAD_BYTES = 64  # enough for every signature here
+HEAD_BYTES = 64  # enough for every signature in this module
 
-# ISO media brands of a HEIF file (ISO/IEC 23008-12) and of AVIF, which has the same container.
+# The brands in the header of HEIF (ISO/IEC 23008-12) and AVIF files. Both formats use the same container.
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 _SIGNATURES = {
@@ -20,7 +20,7 @@ _SIGNATURES = {
     b"II\0*": "TIFF",
     b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
     b"\xff\x4f\xff\x51": "JPEG2000",
-    # These are pictures, too, but nothing here reads them.
+    # Image formats that are recognised but not supported.
     b"\xff\x0a": "JPEG XL",
     b"\0\0\0\x0cJXL \r\n\x87\n": "JPEG XL",
     b"8BPS": "PSD",
@@ -28,9 +28,9 @@ _SIGNATURES = {
     b"<svg": "SVG",
 }
 READ_TYPES = {"JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "AVIF", "HEIF", "JPEG2000"}
-_BMP_HEADERS = {12, 40, 52, 56, 64, 108, 124}  # bytes; "BM" alone may begin a text
+_BMP_HEADERS = {12, 40, 52, 56, 64, 108, 124}  # header sizes in bytes; needed because a text may also start with "BM"
 
-# A file with such a name is meant as a picture even if its content is damaged or in a format that is not read.
+# A file with one of these suffixes counts as an image even if it is damaged or in an unsupported format.
 IMAGE_SUFFIXES = {
     ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jif", ".jp2", ".jpc", ".jpe", ".jpeg",
     ".jpf", ".jpg", ".jpx", ".jxl", ".png", ".tif", ".tiff", ".webp",
@@ -39,10 +39,10 @@ IMAGE_SUFFIXES = {
 
 
 def image_type(head: bytes) -> str | None:
-    """Return the format of a picture from its first HEAD_BYTES bytes, or None. READ_TYPES has those that are read."""
+    """Return the image format by the first HEAD_BYTES bytes, or None. READ_TYPES lists the supported formats."""
     if head[4:8] == b"ftyp":
         length = min(int.from_bytes(head[:4], "big"), len(head))
-        brands = {head[8:12], *(head[i : i + 4] for i in range(16, length - 3, 4))}  # 12 to 16 is a version
+        brands = {head[8:12], *(head[i : i + 4] for i in range(16, length - 3, 4))}  # bytes 12 to 16 are a version
         if brands & _AVIF_BRANDS:
             return "AVIF"
         if brands & _HEIF_BRANDS:
@@ -56,16 +56,16 @@ def image_type(head: bytes) -> str | None:
 
 
 def is_image(name: str, head: bytes) -> bool:
-    """Return whether a file is a picture or is named like one. `head` is its first HEAD_BYTES bytes or more.
+    """Return whether a file is an image by its content or by its suffix. `head` is its first HEAD_BYTES bytes or more.
 
-    Content counts first, so that a picture needs no extension. A file that only its name calls a picture counts too:
-    a reader rejects it with a reason, and nobody misses it without a word.
+    An image needs no suffix. A file that has only the suffix of an image counts too. It cannot be read, so a later step
+    reports it instead of silently ignoring it.
     """
     return image_type(head) is not None or PurePath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
 def placeholder(head: bytes) -> str | None:
-    """Return what a text file in the place of a binary one is, and the fix; None if it is none that is known."""
+    """Return a description of a text file that was saved in place of an image, with the fix; None for other files."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the file itself; run git lfs pull"

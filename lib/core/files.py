@@ -8,18 +8,18 @@ from pathlib import Path
 
 
 def expand_home(path: str) -> str:
-    """Replace a `~` at the start by the home folder: no shell does it in params.yaml or in --model=~/models/a."""
-    return os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser fails if there is no such user, and drops ./
+    """Replace a `~` at the start with the home folder. A shell does not do so in params.yaml or --model=~/models/a."""
+    return os.path.expanduser(path)  # noqa: PTH111 - Path.expanduser raises for an unknown user, and drops a leading ./
 
 
 def stat_signature(path: Path) -> list[object]:
-    """Return name, size and modification time: they stand for the content of a file that is too large to hash."""
+    """Return name, size and modification time, to detect changes of a file that is too large to hash."""
     status = path.stat()
     return [path.name, status.st_size, status.st_mtime_ns]
 
 
 def link_into(files: Iterable[Path], folder: Path) -> None:
-    """Link finished files into `folder`. They stay in the scratch folder too, in case DVC has not cached them yet."""
+    """Link finished files into `folder`. Keep the originals, because DVC may not have cached the links yet."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         link_or_copy(file, folder / file.name)
@@ -37,7 +37,7 @@ def link_or_copy(file: Path, target: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; rename it to `path` when it is complete and on disk, or delete it after an error."""
+    """Yield a temporary path to write to. Rename it to `path` when the file is on disk; delete it after an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
     try:
@@ -46,5 +46,5 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except BaseException:
-        unfinished.unlink(missing_ok=True)  # the disk may be full
+        unfinished.unlink(missing_ok=True)  # frees space if the error is a full disk
         raise

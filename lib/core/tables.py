@@ -37,7 +37,7 @@ def read_images(path: Path, split: str) -> pd.DataFrame:
 def read_tokens(path: Path, image_ids: Iterable[Any]) -> dict[Any, list[list[str]]]:
     """Return the tokenised captions by image id, in the given order; an empty list for an unknown image.
 
-    Equal words are one object, because COCO has seven million words. Raises UserError.
+    Equal words share one str object to save memory: COCO has seven million words. Raises UserError.
     """
     ids = image_ids.tolist() if isinstance(image_ids, pd.Series) else image_ids
     references: dict[Any, list[list[str]]] = {image_id: [] for image_id in ids}

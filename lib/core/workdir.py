@@ -1,6 +1,7 @@
-"""Work in progress: one scratch folder per task, named by a fingerprint of everything its result depends on.
+"""Scratch folders for unfinished work: one per task, named by a fingerprint of everything that its result depends on.
 
-An interrupted stage finds its finished parts there when it starts again. A task with another result has another folder.
+When an interrupted stage starts again, it finds its finished parts in this folder. If an input of the task changes, the
+fingerprint and the folder change too.
 """
 
 import hashlib
@@ -13,13 +14,14 @@ from pathlib import Path
 
 import filelock
 
-# Remove a folder that has had no new file for this time, in seconds.
+# A folder is removed if it has had no new file for this time, in seconds.
 _KEEP_FINISHED, _KEEP_UNFINISHED = 3600.0, 30 * 24 * 3600.0
-_LOCK, _FINISHED = ".lock", ".finished"  # files in a folder: held while a process works there; present when finished
+# Files in the folder of a task: the lock of the process that works on it, and a mark that the task is finished.
+_LOCK, _FINISHED = ".lock", ".finished"
 
 
 def fingerprint(*parts: object) -> str:
-    """Return 16 hex digits that depend on every part. A part is bytes, a Path (its content counts) or JSON."""
+    """Return 16 hex digits that depend on every part: bytes, the content of a Path, or a JSON value."""
     digest = hashlib.sha256()
     for part in parts:
         content = part.read_bytes() if isinstance(part, Path) else part
@@ -29,10 +31,10 @@ def fingerprint(*parts: object) -> str:
 
 
 def prune(finished: Path) -> None:
-    """Mark a task as finished and remove old folders beside it: finished ones and abandoned ones."""
+    """Mark the task in the folder `finished` as finished. Remove the old folders of other tasks beside it."""
     (finished / _FINISHED).touch()
     for task in finished.parent.iterdir():
-        with suppress(OSError):  # another process works there (a lock timeout is an OSError) or has removed it
+        with suppress(OSError):  # another process holds the lock (filelock.Timeout is an OSError) or removed the folder
             keep_seconds = _KEEP_FINISHED if (task / _FINISHED).exists() else _KEEP_UNFINISHED
             if task != finished and time.time() - task.stat().st_mtime > keep_seconds:
                 with filelock.FileLock(task / _LOCK, timeout=0):
@@ -40,7 +42,7 @@ def prune(finished: Path) -> None:
 
 
 def locked(folder: Path) -> filelock.AcquireReturnProxy:
-    """Wait until no other process works in `folder`, then lock it until a `with` block or this process ends."""
+    """Lock `folder` until a `with` block or this process ends. Wait while another process holds the lock."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / _LOCK)
     try:

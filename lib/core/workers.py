@@ -1,4 +1,4 @@
-"""How many processes or threads share work, and a pool of processes. Results never depend on their number."""
+"""Pools of worker processes, and the number of workers. Results never depend on this number."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ def positive_env(name: str, default: int) -> int:
 
 
 def worker_count() -> int:
-    """Return CAPTION_WORKERS; if unset, the number of cores that this process may use."""
+    """Return the environment variable CAPTION_WORKERS or, if unset, the number of cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return positive_env("CAPTION_WORKERS", cores)
 
@@ -31,20 +31,21 @@ def worker_count() -> int:
 def worker_processes(count: int) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of processes that end with this process, even if it is killed.
 
-    Raises UserError if one of them is killed, for example because memory is short.
+    Raises UserError if a worker is killed, for example because the memory is full.
     """
     pool = ProcessPoolExecutor(count, get_context("spawn"), _init_worker)
     try:
         yield pool
     except BrokenProcessPool as error:
-        raise UserError("a worker process was killed: is the memory too small? Set a lower CAPTION_WORKERS.") from error
+        fix = f"Set CAPTION_WORKERS below {count}." if count > 1 else "Close other programs, or use a larger machine."
+        raise UserError(f"a worker process was killed, probably because the memory was full. {fix}") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _init_worker() -> None:
-    # Ctrl-C reaches all processes. Only the parent acts on it: if a worker ended in the middle of an answer, the
-    # parent would wait forever for the rest of it.
+    # Ctrl-C reaches all processes, but only the parent may act on it. If a worker exited while it sent a result, the
+    # parent would wait forever for the rest of the result.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     assert parent
@@ -52,7 +53,7 @@ def _init_worker() -> None:
 
 
 def exit_with_parent(parent: int | None) -> None:
-    """Start a thread that ends this process when the process `parent`, which started it, is gone."""
+    """Start a thread that ends this process when its parent process, with the id `parent`, has ended."""
 
     def watch() -> None:
         while os.getppid() == parent:

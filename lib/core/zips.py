@@ -1,6 +1,6 @@
-"""Zip archives, which are read in place and never unpacked: reading an image from a stored zip is one seek.
+"""Read zip archives without unpacking them: reading an image from an uncompressed zip takes one seek.
 
-Zips come from strangers. So a member name is looked up in the zip only, never on disk, and every read has a size limit.
+Zips come from untrusted sources. So member names are never looked up on disk, and every read has a size limit.
 """
 
 import zipfile
@@ -10,14 +10,14 @@ from pathlib import Path
 from lib.core.errors import one_line, readable_errors
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # a fixed date, so that equal content gives equal bytes
-_SAFE_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # Python cannot limit the output of the other decoders
+_SAFE_METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}  # for other methods, Python cannot limit the output size
 
 MAX_IMAGE_BYTES = 2**28
-_MAX_ANNOTATION_BYTES = 2**30  # COCO's captions have a tenth of that
+_MAX_ANNOTATION_BYTES = 2**30  # ten times the size of COCO's captions
 
 
 def write_stored_zip(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
-    """Write (name, content) pairs, in this order, to an uncompressed zip whose bytes depend on them alone."""
+    """Write (name, content) pairs to an uncompressed zip, in this order. The same pairs give the same bytes."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for name, content in members:
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), content)
@@ -30,15 +30,17 @@ def open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
-    """Return the content of a member of at most `limit` bytes; never unpack more than it declares.
+    """Return the content of a member. Never unpack more bytes than its header declares.
 
-    Raises KeyError if the member is missing and BadZipFile, with a text of one line, if it is too large or damaged.
+    Raises KeyError if the member is missing. Raises BadZipFile, with a one-line text, if the member has more than
+    `limit` bytes or is damaged.
     """
     info = archive.getinfo(name)
     if info.file_size > limit:
-        raise zipfile.BadZipFile(f"it has {info.file_size} bytes, more than the limit of {limit}")
+        raise zipfile.BadZipFile(f"it has {info.file_size} bytes, but the limit is {limit}")
     if info.compress_type not in _SAFE_METHODS:
-        raise zipfile.BadZipFile("it is neither stored nor deflated")
+        method = f"its compression method {info.compress_type} is not supported"
+        raise zipfile.BadZipFile(f"{method}; use stored or deflate")
     try:
         with archive.open(info) as member:
             content = member.read(info.file_size)  # read() without a size would unpack everything first
@@ -50,6 +52,6 @@ def read_member(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
 
 
 def read_zipped_file(path: Path, name: str) -> bytes:
-    """Return the content of an annotation file in the zip at `path`. Raises UserError, which names `path`/`name`."""
+    """Return the content of an annotation file `name` in the zip at `path`. Raises UserError that names both."""
     with open_zip(path) as archive, readable_errors(path / name):
         return read_member(archive, name, _MAX_ANNOTATION_BYTES)

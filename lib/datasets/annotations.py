@@ -1,7 +1,7 @@
-"""Captions of a file, Karpathy's split as lists, and a split drawn by hash.
+"""Read captions from a file, read Karpathy's split, or assign a split by hash.
 
-Karpathy's lists are one file per split, [{"image": "val2014/COCO_val2014_000000391895.jpg", ...}]; train has one row
-per caption, the others one row per image.
+Karpathy's split has one file per split: [{"image": "val2014/COCO_val2014_000000391895.jpg", ...}]. In the train file,
+each caption has a row. In the other files, each image has a row.
 """
 
 import hashlib
@@ -27,29 +27,33 @@ def read_json(path: Path) -> Any:
 def read_annotations(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the captions in a file or folder of any supported format. Raises UserError.
 
-    Returns two tables: images (image_id, file_name and, if there is one, split) and captions (image_id, caption).
+    Return two tables: images (image_id, file_name and, if the format has it, split) and captions (image_id, caption).
     """
     annotations = read_source(path)
     return annotations.images, annotations.captions
 
 
 def read_karpathy_lists(sources: Mapping[str, Path]) -> dict[int, str]:
-    """Return the split of each image id from one list per split. Raises UserError, also for an id in two splits."""
+    """Return the split of each image id, from one file per split. Raises UserError, also if an id is in two splits."""
     splits: dict[int, str] = {}
     for split, source in sources.items():
         rows = read_json(source)
         wrong = f"{source} is not one of Karpathy's lists"
         if not isinstance(rows, list):
-            raise UserError(f"{wrong}: rows: it must be a list; got {reprlib.repr(rows)}")
-        for number, row in enumerate(rows):
+            raise UserError(f"{wrong}: the content must be a list, but it is {reprlib.repr(rows)}")
+        for number, row in enumerate(rows, 1):
             if not isinstance(row, dict):
-                raise UserError(f"{wrong}: rows[{number}]: it must be an object; got {reprlib.repr(row)}")
+                raise UserError(f"{wrong}: item {number} must be an object, but it is {reprlib.repr(row)}")
             if not isinstance(name := row.get("image"), str):
-                raise UserError(f"{wrong}: rows[{number}]['image']: it must be text; got {reprlib.repr(name)}")
+                raise UserError(f"{wrong}: item {number}: `image` must be text, but it is {reprlib.repr(name)}")
             match = re.search(r"(?<![0-9])([0-9]{1,18})\.[^./]*\Z", name)
-            if not match or splits.setdefault(int(match[1]), split) != split:
-                problem = "should end in a number of up to 18 digits, and be in one split only"
+            if not match:
+                problem = "does not end in a number of up to 18 digits and a suffix"
                 raise UserError(f"{source}: the image {reprlib.repr(name)} {problem}")
+            if (other := splits.setdefault(int(match[1]), split)) != split:
+                raise UserError(
+                    f"{source}: the image {reprlib.repr(name)} is also in the {other} split. Use one split."
+                )
     return splits
 
 

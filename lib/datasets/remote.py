@@ -1,7 +1,7 @@
-"""The data sets that are downloaded by name: addresses and MD5s of their files, and the way of these into data/raw.
+"""Download a data set by name into data/raw. This module has the addresses and MD5s of the files.
 
-COCO: https://cocodataset.org/#download. Karpathy's split: the lists of Salesforce's LAVIS, because his own zip is gone.
-Flickr8k: the copy in Jason Brownlee's tutorials.
+COCO is from https://cocodataset.org/#download. Karpathy's split is from Salesforce's LAVIS, because Karpathy's own zip
+is no longer online. Flickr8k is the copy of Jason Brownlee's tutorials.
 """
 
 import hashlib
@@ -45,29 +45,31 @@ _FILES = {
         RemoteFile(f"{_FLICKR8K}/Flickr8k_text.zip", "bf6c1abcb8e4a833b7f922104de18627"),
         RemoteFile(f"{_FLICKR8K}/Flickr8k_Dataset.zip", "f18a1e2920de5bd84dae7cf08ec78978"),
     ),
-    # The images that COCO's evaluation server asks for.
+    # The images to caption for COCO's evaluation server.
     "server": (_VAL2014, RemoteFile(f"{_COCO}/zips/test2014.zip", "04127eef689ceac55e3a572c2c92f264")),
 }
 
-# A limited run needs only some members of these.
+# Archives of images. If dataset.limit is set, only some of their members are needed.
 IMAGE_ARCHIVES = {"train2014.zip", "val2014.zip", "train2017.zip", "val2017.zip", "Flickr8k_Dataset.zip"}
 
 
 def remote_files(name: str, mirror: str | None, checksums: Path | None) -> list[RemoteFile]:
     """Return the files of coco2014, coco2017, flickr8k, or `server` (the images for COCO's evaluation server).
 
-    `mirror` is a base URL that replaces the official addresses; it has all files in one folder. `checksums` is a file
-    of lines `md5  name`, as md5sum writes them; they replace the official MD5s. Raises UserError if it is malformed.
+    `mirror` is a base URL that replaces the official addresses. All files must be in this one folder. `checksums` is a
+    file of lines `md5  name`, the output of md5sum. These MD5s replace the official ones. Raises UserError if the file
+    `checksums` is malformed.
     """
     md5s, lines = {}, []
     if checksums:
         with readable_errors(checksums):
             lines = checksums.read_text("utf-8").splitlines()
     for number, line in enumerate(map(str.strip, lines), 1):
-        if match := re.fullmatch(r"([0-9a-fA-F]{32})\s+\*?(\S.*)", line):  # md5sum marks binary files by *
+        if match := re.fullmatch(r"([0-9a-fA-F]{32})\s+\*?(\S.*)", line):  # md5sum may write a * before the name
             md5s[PurePosixPath(match[2]).name] = match[1].lower()
         elif line and not line.startswith("#"):
-            raise UserError(f"{checksums}, line {number}: must be an MD5 (32 hex digits), a space and a file name")
+            form = "the line must be an MD5 (32 hex digits), a space and a file name"
+            raise UserError(f"{checksums}, line {number}: {form}")
     files = [replace(file, md5=md5s.get(file.name, file.md5)) for file in _FILES[name]]
     return [replace(file, url=f"{mirror.rstrip('/')}/{file.name}") for file in files] if mirror else files
 
@@ -77,9 +79,10 @@ def fetch_dataset(
 ) -> None:
     """Put the `files` of the data set `name` into the folder `raw`, under their own names.
 
-    With a `limit`, a zip of images holds only the first images of each split. If the whole zip is not in `store`, they
-    come from the zip on the server, verified by their CRC-32 and not by the zip's MD5. `store` keeps the downloads, and
-    `cache` is DVC's; both go by MD5. Raises UserError.
+    If `limit` is given, the zips of images in `raw` hold only the first `limit` images of each split. If the complete
+    zip is not in `store`, only these members are downloaded from the zip on the server. Then they are verified by their
+    CRC-32, not by the MD5 of the zip. `store` keeps the downloads; `cache` is DVC's cache. In both, files are named by
+    their MD5. Raises UserError.
     """
     reuse_dvc_cache(files, store, cache)
     limited = [file for file in files if limit is not None and file.name in IMAGE_ARCHIVES]
@@ -88,7 +91,7 @@ def fetch_dataset(
     for file, path in zip(complete, fetch(complete, store), strict=True):
         link_or_copy(path, raw / file.name)
         if file.name.endswith(".zip"):
-            open_zip(raw / file.name).close()  # the user's MD5 may be that of a broken zip
+            open_zip(raw / file.name).close()  # a check: the MD5 in the user's `checksums` may be of a damaged zip
     if limit is not None:
         images = load_named(name, raw).checked().first(limit).images
         for file in limited:
@@ -97,7 +100,7 @@ def fetch_dataset(
 
 
 def reuse_dvc_cache(files: Sequence[RemoteFile], store: Path, cache: Path | None) -> None:
-    """Link the files that DVC's cache has into `store`. Verify them, because DVC does not do it again."""
+    """Link the files that DVC's cache has into `store`. Verify their MD5s, because DVC does not verify them again."""
     for file in files if cache else ():
         target, cached = store / file.md5, Path(cache or "", "files/md5", file.md5[:2], file.md5[2:])
         if cached.exists() and not target.exists():
@@ -107,7 +110,10 @@ def reuse_dvc_cache(files: Sequence[RemoteFile], store: Path, cache: Path | None
 
 
 def _limited_zip(file: RemoteFile, members: list[str], store: Path) -> Path:
-    """Return a zip of some members. Its bytes are the same, whether they come from `store` or from the server."""
+    """Return the path of a zip with only `members`, from the complete zip in `store` or from the server.
+
+    The bytes are the same in both cases.
+    """
     complete, target = store / file.md5, store / f"{file.md5}-{fingerprint(members)}"
     with locked(store):
         if not target.exists() and complete.exists():

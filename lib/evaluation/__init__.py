@@ -1,1 +1,1 @@
-"""Reported next to the scores: confidence intervals, caption statistics, METEOR and SPICE."""
+"""Results beside the scores: confidence intervals, caption statistics, METEOR and SPICE."""

@@ -6,7 +6,7 @@ from statistics import fmean
 
 Tokens = Sequence[str]
 
-# Articles, prepositions, conjunctions and auxiliaries, which do not end a sentence: "a man in a".
+# Articles, prepositions, conjunctions and auxiliaries. A caption that ends with one is incomplete: "a man in a".
 _FUNCTION_WORDS = """
     a an the of in on at to with from for into onto near and or but while as that
     is are was were am be been being has have
@@ -17,10 +17,11 @@ _DANGLING = frozenset(_FUNCTION_WORDS.split())
 def caption_statistics(
     captions: Sequence[Tokens], train_captions: AbstractSet[tuple[str, ...]], *, english: bool = True
 ) -> dict[str, float]:
-    """Return statistics of at least one caption; dangling_end only if they are `english`.
+    """Return statistics of `captions`, at least one. `dangling_end` is only among them if `english` is true.
 
-    distinct_1 and distinct_2 (Li et al. 2016) are the distinct words and bigrams divided by the number of words.
-    mean_length and distinct_words are numbers of words; everything else is a fraction of the captions, 0 to 1.
+    `distinct_1` and `distinct_2` (Li et al. 2016) are the numbers of distinct words and of distinct bigrams, divided by
+    the number of words. `mean_length` and `distinct_words` are numbers of words. All others are fractions of the
+    captions, 0 to 1.
     """
     words = [word for tokens in captions for word in tokens]
     bigrams = {pair for tokens in captions for pair in pairwise(tokens)}
@@ -38,7 +39,7 @@ def caption_statistics(
 
 
 def repeats_phrase(tokens: Tokens) -> bool:
-    """Return whether a phrase of two or more words follows itself: "a dog in a hat in a hat"."""
+    """Return whether a phrase of two or more words is immediately repeated, as in "a dog in a hat in a hat"."""
     return any(
         tokens[start : start + n] == tokens[start + n : start + 2 * n]
         for n in range(2, len(tokens) // 2 + 1)

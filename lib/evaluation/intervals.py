@@ -1,7 +1,7 @@
-"""95% confidence intervals: the bootstrap (Efron 1979), paired for two systems (Koehn 2004).
+"""Compute 95% confidence intervals by the bootstrap (Efron 1979), paired for two systems (Koehn 2004).
 
-Each resample draws as many images as there are, with replacement, and scores them together. Only the choice of images
-varies. The references, and so CIDEr-D's idf, stay the same, and so does the trained model.
+Each resample draws I of the I images, with replacement, and computes the scores of this sample. Only the choice of
+images varies. The trained model, the references and the idf of CIDEr-D stay the same.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def intervals(measures: np.ndarray) -> dict[str, Interval]:
 
 
 def difference_intervals(measures: np.ndarray, others: np.ndarray) -> dict[str, Interval]:
-    """Return the interval of each score of `measures` minus that of `others`; both (I, 12), of the same images."""
+    """Return the interval of each score difference, `measures` minus `others`. Both are (I, 12), of the same images."""
     differences = _resampled_scores(measures) - _resampled_scores(others)
     return dict(zip(METRICS, map(_interval, differences.T), strict=True))
 
@@ -30,15 +30,15 @@ def mean_interval(values: np.ndarray) -> Interval:
 
 
 def pairs_interval(values: np.ndarray) -> Interval:
-    """Return the interval of the mean of `values` (I, I) over the pairs of two different images."""
+    """Return the interval of the mean of `values` (I, I) over all pairs of two different images."""
     images, off_diagonal = len(values), values * (1.0 - np.eye(len(values)))
     draws = (np.bincount(rows, minlength=images) for rows in _resamples(images))  # how often each image is drawn
-    # A resample of one image alone has no pairs.
+    # Skip a resample that has drawn only one image, because it has no pairs.
     return _interval(np.array([n @ off_diagonal @ n / (images**2 - n @ n) for n in draws if n.max() < images]))
 
 
 def _resamples(images: int) -> Iterator[np.ndarray]:
-    """Yield the rows of each of 1,000 resamples. Every call draws the same rows, which pairs two systems."""
+    """Yield the rows of each of 1,000 resamples. Every call draws the same rows, so that two systems are paired."""
     rng = np.random.default_rng(0)
     return (rng.integers(images, size=images) for _ in range(1000))
 

@@ -10,7 +10,7 @@ from lib.scoring import corpus_scores
 
 
 class Difference(NamedTuple):
-    """The score of a system, that of another one, and the 95% interval of the second minus the first."""
+    """The scores `a` and `b` of two systems, and the 95% interval of b - a."""
 
     a: float
     b: float
@@ -24,13 +24,13 @@ class Difference(NamedTuple):
 
 
 def differences(a: np.ndarray, b: np.ndarray) -> dict[str, Difference]:
-    """Return the difference in each score from measures (I, 12) of two systems on the same images."""
+    """Return the difference in each score. `a` and `b` are measures (I, 12) of two systems on the same images."""
     scores_a, scores_b = corpus_scores(a), corpus_scores(b)
     return {name: Difference(scores_a[name], scores_b[name], x) for name, x in difference_intervals(b, a).items()}
 
 
 def difference_table(a: str, b: str, rows: Mapping[str, Difference]) -> str:
-    """Return a table for people, of systems with the names `a` and `b`."""
+    """Return a text table of the differences between the systems with the names `a` and `b`."""
     cells = [["", a, b, "difference", "95% interval", "real"]]
     for metric, row in rows.items():
         low, high = row.interval
@@ -41,7 +41,7 @@ def difference_table(a: str, b: str, rows: Mapping[str, Difference]) -> str:
 
 
 def text_table(rows: list[list[str]]) -> str:
-    """Return rows of equal length as aligned text: the first column to the left, the others to the right."""
+    """Return rows of equal length as aligned text: the first column is left-aligned, the others right-aligned."""
     first, *widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(first), *map(str.rjust, row[1:], widths)]) for row in rows]
     return "\n".join(line.rstrip() for line in lines)

@@ -1,4 +1,4 @@
-"""The caption decoder: image features in, scores of the next token out, step by step.
+"""The caption decoder: from image features, compute the scores of the next token, step by step.
 
     features (I, P, C) --standardise--> regions (I, P, C) --mean--> v (I, C)
 
@@ -11,11 +11,11 @@
                                       |                       +--> [ language cell ] --> W_o --> scores of token t+1
                                       +--> attend to regions -+
 
-The image enters through the initial state and again at every step: init-inject and par-inject of Tanti et al. 2018,
-"Where to put the image in an image caption generator". With attention, a second cell reads the output of the first
-cell next to the attended context, as in the top-down model of Anderson et al. 2018. Unlike in that model, the first
-cell does not read the state of the second, so in training each part runs once over all tokens of a caption.
-Dropout as in Zaremba et al. 2014: on the inputs and outputs of the cells, not on the recurrence.
+The image sets the initial state and is an input at every step: this combines init-inject and par-inject of Tanti et al.
+2018, "Where to put the image in an image caption generator". With attention, the language cell reads the output of the
+first cell and the attended context, as in the top-down model of Anderson et al. 2018. Unlike in that model, the first
+cell does not read the state of the language cell. So in training each cell runs once over all tokens of a caption.
+Dropout is applied to the inputs and outputs of the cells, not to the recurrence, as in Zaremba et al. 2014.
 
 Shapes: I images, N captions, T tokens, P regions (1 for a pooled vector), C features per region, E embedding,
 H hidden, V vocabulary.
@@ -36,7 +36,7 @@ from lib.text.vocabulary import SUPPRESSED_TOKENS
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """The decoder's architecture and the length of its captions, saved next to its weights."""
+    """The architecture of the decoder and the maximum length of its captions. It is saved next to the weights."""
 
     num_regions: int  # P
     feature_size: int  # C
@@ -47,7 +47,7 @@ class DecoderConfig:
     embedding_size: int  # E
     hidden_size: int  # H
     dropout: float
-    max_length: int = 20  # words of the longest caption in training; model folders of earlier versions have no value
+    max_length: int = 20  # maximum words of a caption in training; the default is for model folders of earlier versions
 
 
 CellState = tuple[Tensor, ...]  # (h,) of an RNN, (h, c) of an LSTM; each (1, N, H)
@@ -58,14 +58,14 @@ class DecoderState:
     """The state after some tokens of N captions of I images."""
 
     cell: CellState
-    language: CellState  # of the language cell; empty without attention
-    image_input: Tensor  # (I, E): the image's part of the input, the same at every step
+    language: CellState  # state of the language cell; empty without attention
+    image_input: Tensor  # (I, E): the image's part of the input x_t, the same at every step
     regions: tuple[Tensor, ...]  # keys and values, each (I, P, H); empty without attention
     image_index: Tensor  # (N,): the image of each caption
-    attention_weights: Tensor  # (N, P) of the last step; (N, 0) before the first step and without attention
+    attention_weights: Tensor  # (N, P): weights at the last step; (N, 0) before the first step and without attention
 
     def select(self, rows: Tensor) -> "DecoderState":
-        """Return the state of the captions `rows` (M,), which may repeat. Image tensors are shared, not copied."""
+        """Return the state of the captions `rows` (M,). Rows may repeat. Image tensors are shared, not copied."""
         return replace(
             self,
             cell=tuple(part.index_select(1, rows) for part in self.cell),
@@ -80,12 +80,16 @@ class CaptionBatch:
     """Reference captions for teacher forcing."""
 
     image_index: Tensor  # (N,): the image of each caption
-    token_ids: Tensor  # (N, T), from <start> on, padded with <pad>
+    token_ids: Tensor  # (N, T): <start>, the tokens of the caption, <pad>
     word_positions: tuple[Tensor, Tensor]  # rows and columns of the targets in token_ids[:, 1:], each (words,)
 
     @classmethod
     def of_lengths(cls, image_index: Tensor, token_ids: Tensor, lengths: Tensor, num_words: int) -> "CaptionBatch":
-        """Return captions of `lengths` (N,), <start> included. Counting their `num_words` targets would stall a GPU."""
+        """Return captions of `lengths` (N,), including <start>.
+
+        `num_words` is the number of all targets. It is an argument, because counting them on a GPU needs a
+        synchronisation.
+        """
         targets = lengths - 1  # (N,)
         rows = torch.repeat_interleave(targets, output_size=num_words)  # (words,)
         first = targets.cumsum(0) - targets  # (N,)
@@ -93,12 +97,12 @@ class CaptionBatch:
 
     @property
     def words(self) -> Tensor:
-        """Return the targets (words,): every token but <start> and <pad>."""
+        """Return the targets (words,): all tokens except <start> and <pad>."""
         return self.token_ids[:, 1:][self.word_positions]
 
 
 class Decoder(nn.Module):
-    """Scores every next token: of whole captions in training, one step at a time in decoding."""
+    """Scores the next token: at all positions of a caption in training, one step at a time in decoding."""
 
     feature_mean: Tensor
     feature_scale: Tensor
@@ -109,7 +113,7 @@ class Decoder(nn.Module):
         self.config = config
         channels, embedding, hidden = config.feature_size, config.embedding_size, config.hidden_size
         self.attends = config.attention == "additive"
-        self.num_states = 2 if config.cell == "lstm" else 1  # tensors in a CellState
+        self.num_states = 2 if config.cell == "lstm" else 1  # number of tensors in a CellState
         self.register_buffer("feature_mean", torch.zeros(channels))
         self.register_buffer("feature_scale", torch.ones(channels))
         self.register_buffer("suppressed_tokens", torch.tensor(SUPPRESSED_TOKENS), persistent=False)
@@ -125,17 +129,17 @@ class Decoder(nn.Module):
         self.output = Linear(hidden, config.vocabulary_size)
 
     def fit_standardisation(self, parts: Iterable[Tensor]) -> None:
-        """Standardise each channel to mean 0 and variance 1 on `parts` of the features, (n, P, C) each."""
+        """Set the standardisation so that each feature has mean 0 and variance 1 over all `parts`, (n, P, C) each."""
         mean, squares = mean_and_second_moment(parts, lambda vectors: vectors.square().sum(0))  # (C,), (C,)
         self.feature_mean.copy_(mean)
         self.feature_scale.copy_(1 / (squares - mean.square()).clamp_min(1e-6).sqrt())
 
     def init_state(self, features: Tensor) -> DecoderState:
-        """Return the state before the first token of one caption per image. features (I, P, C)."""
+        """Return the state before the first token, with one caption per image. features (I, P, C)."""
         features = features.to(self.feature_mean.dtype)
         regions = self.dropout((features - self.feature_mean) * self.feature_scale)  # (I, P, C)
         v = regions.mean(dim=1)  # (I, C)
-        initial = torch.tanh(self.image_to_state(v)).chunk(self.num_states, dim=1)  # 1 or 2 of (I, H)
+        initial = torch.tanh(self.image_to_state(v)).chunk(self.num_states, dim=1)  # one or two tensors (I, H)
         cell = tuple(part[None].contiguous() for part in initial)  # (1, I, H)
         return DecoderState(
             cell=cell,
@@ -147,7 +151,7 @@ class Decoder(nn.Module):
         )
 
     def unroll(self, token_ids: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Read token_ids (N, T) from `state`. Return the input of the output layer (N, T, H) and the new state."""
+        """Read token_ids (N, T), starting in `state`. Return the output layer's input (N, T, H) and the new state."""
         image = state.image_input.index_select(0, state.image_index)  # (N, E)
         x = self.dropout(self.embed(token_ids) + image[:, None])  # (N, T, E)
         h, cell = self._run_cell(self.cell, x, state.cell)  # (N, T, H)
@@ -160,12 +164,12 @@ class Decoder(nn.Module):
         return self.dropout(h), replace(state, cell=cell, language=language, attention_weights=attention_weights)
 
     def _run_cell(self, cell: nn.Module, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:
-        """Run a cell over x (N, T, ...). nn.RNN takes and returns its state as a tensor, nn.LSTM as a pair."""
+        """Run a cell over x (N, T, ...). The state of nn.RNN is a tensor, that of nn.LSTM is a pair of tensors."""
         h, last = cell(x, state if self.num_states == 2 else state[0])
         return h, last if self.num_states == 2 else (last,)
 
     def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Read tokens (N,). Return log_probs (N, V) of the next ones, -inf if suppressed, and the new state."""
+        """Read tokens (N,). Return log_probs (N, V) of the next tokens, -inf for suppressed ones, and the new state."""
         h, state = self.unroll(tokens[:, None], state)  # (N, 1, H)
         log_probs = torch.log_softmax(self.output(h[:, 0]), dim=-1)  # (N, V)
         return log_probs.index_fill_(1, self.suppressed_tokens, float("-inf")), state
@@ -173,7 +177,7 @@ class Decoder(nn.Module):
     def forward(self, features: Tensor, *batches: CaptionBatch) -> Tensor:
         """Return the scores (words, V) of all targets, batch by batch, given the tokens before them (teacher forcing).
 
-        features (I, P, C) has each image once. Each batch is padded to its own length.
+        features (I, P, C) has each image once. Batches may be padded to different lengths.
         """
         start = self.init_state(features)
         h = [

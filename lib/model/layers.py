@@ -1,4 +1,7 @@
-"""torch.nn.Linear and torch.nn.Dropout, faster on a CPU. Figures are for one thread of an AMD EPYC with AVX-512."""
+"""Faster versions of torch.nn.Linear and torch.nn.Dropout for CPUs.
+
+The times in this module were measured with one thread of an AMD EPYC with AVX-512.
+"""
 
 from typing import Any
 
@@ -9,20 +12,21 @@ from torch.nn.functional import pad
 
 from lib.cells.products import on_amd, product, weight_gradient
 
-# oneDNN compiles and keeps code for each number of rows. Batches differ in their number of words, so large inputs are
-# padded to a multiple of 32 rows. Without padding, 160 steps on scenes took 325 MB, not 97 MB.
-_MULTIPLE, _UNPADDED = 32, 256  # rows
+# oneDNN compiles and keeps code for each number of rows. Batches differ in their number of words, so inputs of more
+# than _UNPADDED rows are padded to a multiple of _MULTIPLE rows. Without padding, 160 steps on scenes took 325 MB, not
+# 97 MB.
+_MULTIPLE, _UNPADDED = 32, 256
 
 
 class Linear(nn.Linear):
-    """A `torch.nn.Linear` with the products of `lib.cells.products`.
+    """A `torch.nn.Linear` that uses the matrix products of `lib.cells.products`.
 
     With torch.nn.Linear, a training step takes 1.23 times as long (pooled features, hidden 512), 1.18 times (attention
     to 49 regions, hidden 512) or 1.00 times (scenes: 16 regions, hidden 128).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., D) -> (..., G)."""
+        """Return x w^T + b, (..., G), for x (..., D)."""
         if not on_amd(x) or torch.is_autocast_enabled("cpu"):
             return super().forward(x)
         rows = x.reshape(-1, x.shape[-1])  # (M, D)
@@ -33,7 +37,7 @@ class Linear(nn.Linear):
 
 
 class _Linear(torch.autograd.Function):
-    """x (M, D), w (G, D), b (G,) or None -> x w^T + b, (M, G)."""
+    """Computes x w^T + b, (M, G), for x (M, D), w (G, D) and b, which is (G,) or None."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
@@ -51,16 +55,16 @@ class _Linear(torch.autograd.Function):
 
 
 class Dropout(nn.Dropout):
-    """A `torch.nn.Dropout` that on a CPU draws 8 random bits per element, and so rounds p to a multiple of 1/256.
+    """A `torch.nn.Dropout` that draws only 8 random bits per element on a CPU. So p is rounded to a multiple of 1/256.
 
     With torch.nn.Dropout, a training step takes 1.05 to 1.10 times as long (pooled features, hidden 512).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x with each element zeroed with probability p or scaled by 1 / (1 - p); x itself if not training."""
+        """Set each element of x to 0 with probability p, and scale the others by 1 / (1 - p), in training only."""
         if not (self.training and self.p) or x.device.type != "cpu":
             return super().forward(x)
-        dropped = min(255, round(256 * self.p))  # of 256
+        dropped = min(255, round(256 * self.p))  # p is about dropped / 256
         bits = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
         kept = (bits.view(torch.uint8)[: x.numel()] >= dropped).view(x.shape)
-        return torch.ops.aten.native_dropout_backward(x, kept, 256 / (256 - dropped))  # x * kept * scale in one pass
+        return torch.ops.aten.native_dropout_backward(x, kept, 256 / (256 - dropped))  # x * kept * scale, in one kernel

@@ -1,4 +1,4 @@
-"""A trained model on disk: one folder that needs nothing else, with CNN, decoder, vocabulary and model card."""
+"""Save and load a trained model: a self-contained folder with the CNN, the decoder, the vocabulary and a model card."""
 
 import json
 import shutil
@@ -16,31 +16,31 @@ from lib.model.decoder import Decoder, DecoderConfig
 from lib.text.vocabulary import SPECIALS, Vocabulary
 
 _WEIGHTS, _CONFIG, _VOCABULARY = "decoder.safetensors", "decoder.json", "vocabulary.json"
-_FORMAT = 2  # of decoder.json and the names of the weights; 1 had no "format"
+_FORMAT = 2  # version of decoder.json and of the weight names; version 1 had no "format" key
 
 _USE = """Use: `caption --model FOLDER photo.jpg`, or `Captioner.load(FOLDER).caption(["photo.jpg"])` after
 `from lib import Captioner`. The folder is self-contained."""
 _USE_FEATURES = """Use: `Captioner.load(FOLDER).caption_features(features)` after `from lib import Captioner`, with
-features (N, regions, size) from the same source. The model cannot caption pictures by itself."""
+features (N, regions, size) from the same source. The model has no CNN, so it cannot caption image files."""
 
 
 def weights_path(folder: Path) -> Path:
-    """Return the file of the decoder's weights in a model folder."""
+    """Return the path of the decoder's weights in a model folder."""
     return folder / _WEIGHTS
 
 
 def provenance_path(folder: Path) -> Path:
-    """Return the file that holds the params behind a model folder."""
+    """Return the path of the file, in a model folder, with the params that the model was trained with."""
     return folder / "provenance.json"
 
 
 def backbone_folder(folder: Path) -> Path:
-    """Return the folder of the CNN in a model folder."""
+    """Return the path of the CNN's folder in a model folder."""
     return folder / "backbone"
 
 
 def save_captioner(folder: Path, backbone: Path, features: Path, decoder: Decoder, vocabulary: Vocabulary) -> None:
-    """Write a model folder; the CNN, if any, is copied from the folder `backbone`, the PCA, if any, from `features`."""
+    """Write a model folder. Copy the CNN from the folder `backbone`, and the PCA, if any, from `features`."""
     save_decoder(folder, decoder, vocabulary)
     shutil.copytree(backbone, backbone_folder(folder), dirs_exist_ok=True, copy_function=shutil.copyfile)
     if pca_path(features).exists():
@@ -48,10 +48,10 @@ def save_captioner(folder: Path, backbone: Path, features: Path, decoder: Decode
 
 
 def save_decoder(folder: Path, decoder: Decoder, vocabulary: Vocabulary) -> None:
-    """Write the part of a model folder that `load_decoder` reads: no CNN."""
+    """Write the part of a model folder that `load_decoder` reads: decoder and vocabulary."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous().cpu() for name, tensor in decoder.state_dict().items()}
-    (folder / _WEIGHTS).write_bytes(save(weights))  # save_file would make a file that only its owner can read
+    (folder / _WEIGHTS).write_bytes(save(weights))  # not save_file, because only the owner could read its file
     (folder / _CONFIG).write_text(json.dumps({"format": _FORMAT, **asdict(decoder.config)}, indent=2) + "\n")
     vocabulary.save(folder / _VOCABULARY)
 
@@ -61,10 +61,12 @@ def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
     with readable_errors(folder / _CONFIG):
         settings = json.loads((folder / _CONFIG).read_text("utf-8"))
         if (found := settings.pop("format", 1)) != _FORMAT:
-            raise ValueError(f"model format {found}, not {_FORMAT}; run dvc repro, or use the commit that wrote it")
+            problem = f"this model has format {found}, but this version reads format {_FORMAT}"
+            fix = "Run dvc repro to train it again, or use the commit that wrote it."
+            raise UserError(f"{folder / _CONFIG}: {problem}. {fix}")
         config = DecoderConfig(**settings)
         if not isinstance(config.max_length, int) or config.max_length < 1:
-            raise ValueError(f"max_length is {config.max_length!r}, not a number of words")
+            raise ValueError(f"max_length={config.max_length!r} must be a number of words, at least 1")
     with readable_errors(folder / _WEIGHTS):
         weights = load_file(folder / _WEIGHTS)
         _check_sizes(config, weights)
@@ -73,14 +75,14 @@ def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
     vocabulary = Vocabulary.load(folder / _VOCABULARY)
     if len(vocabulary) != config.vocabulary_size:
         raise UserError(
-            f"{folder / _VOCABULARY} has {vocabulary.num_words} words, but the decoder "
-            f"{config.vocabulary_size - len(SPECIALS)}: it is of another model; restore the file of this one"
+            f"{folder / _VOCABULARY} has {len(vocabulary)} tokens, but the decoder has {config.vocabulary_size}: the "
+            f"files are from different models. Restore the {_VOCABULARY} of this model."
         )
     return decoder.eval(), vocabulary
 
 
 def _check_sizes(config: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
-    """Raise ValueError if a size does not fit the weights, before a decoder of that size fills the memory."""
+    """Raise ValueError if a size in `config` differs from the weights. Otherwise a wrong size could fill the memory."""
     sizes = {
         "embed.weight": (config.vocabulary_size, config.embedding_size),
         "output.weight": (config.vocabulary_size, config.hidden_size),
@@ -94,27 +96,28 @@ def _check_sizes(config: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
 
 
 def check_features(config: DecoderConfig, shape: Sequence[int], source: object) -> None:
-    """Raise UserError if features of `shape` (N, P, C) from `source` are not like those that trained the decoder."""
+    """Raise UserError if features of `shape` (N, P, C) from `source` have another shape than in training."""
     expected = (config.num_regions, config.feature_size)
     if tuple(shape[1:]) != expected:
         raise UserError(
-            f"{source}: features of shape {tuple(shape[1:])}, but the decoder was trained on {expected} (num_regions, "
-            "feature_size): they are of another CNN or features.kind; use the model's own backbone, or train again"
+            f"{source}: features have shape {tuple(shape[1:])}, but the decoder expects {expected} (num_regions, "
+            "feature_size). The CNN, features.kind or features.pca_components differs from training. Use the model's "
+            "own backbone and params, or train again."
         )
 
 
 def write_card(folder: Path, config: DecoderConfig, params: Mapping[str, Any], val: Mapping[str, float]) -> None:
     """Write provenance.json and README.md, a model card (Mitchell et al. 2019, "Model cards for model reporting").
 
-    `params` are those of the stages up to finetune, by section; `val` are scores of greedy captions of the val split.
-    The same arguments give the same bytes.
+    `params` has the params of the stages up to finetune, by section. `val` has the scores of greedy captions of the val
+    split. The same arguments give the same bytes.
     """
     provenance_path(folder).write_text(json.dumps({"params": params, "val": val}, indent=2) + "\n", "utf-8")
     backbone, epochs = params["backbone"], params["finetune"]["epochs"]
     weights = "trained here" if backbone["weights"] == "fit" else f"weights {Path(backbone['weights']).name}"
     features, use = f"{backbone['name']} ({weights})", _USE
     if source := params["features"].get("source"):
-        features, use = f"{Path(source).name}, made elsewhere: the folder has no CNN", _USE_FEATURES
+        features, use = f"{Path(source).name}, ready features; this folder has no CNN", _USE_FEATURES
     finetuning = f", then {epochs} of self-critical training for CIDEr-D" if epochs else ""
     scores = ", ".join(f"{name} {value:.3f}" for name, value in val.items())
     (folder / "README.md").write_text(
@@ -130,8 +133,9 @@ def write_card(folder: Path, config: DecoderConfig, params: Mapping[str, Any], v
 
 {use}
 
-Limits: the model repeats the habits and prejudices of its training captions, and guesses when an image is unlike its
-training images. Use it for study, not for decisions about people. The license of the data set applies.
+Limits: the model repeats the habits and prejudices of its training captions. If an image differs from the training
+images, the caption is a guess. Use the model for study, not for decisions about people. The license of the data set
+applies.
 """,
         "utf-8",
     )

@@ -1,1 +1,1 @@
-"""Plots, the gallery, and the page that shows them."""
+"""Draw the plots, the gallery, and the HTML page of a run."""

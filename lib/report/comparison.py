@@ -1,4 +1,4 @@
-"""Two runs that differ in one thing, side by side: a table of their scores and a plot of their learning curves."""
+"""Compare two runs that differ in one setting: a table of their scores and a plot of their learning curves."""
 
 import json
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ from lib.report.plots import compared_curves
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs by name: their `scores` on the test split, and their learning `curves` by epoch."""
+    """The `scores` on the test split and the learning `curves` of two runs. The keys are the names of the runs."""
 
     title: str
     summary: str
     scores: Mapping[str, Mapping[str, float]]
-    curves: Mapping[str, pd.DataFrame]  # columns epoch, val_loss, val_bleu_4, val_cider_d and any others
+    curves: Mapping[str, pd.DataFrame]  # with the columns epoch, val_loss, val_bleu_4, val_cider_d, and others
 
 
 def write_comparison(folder: Path, comparison: Comparison) -> None:
@@ -47,12 +47,12 @@ def read_comparisons(folder: Path) -> list[Comparison]:
 
 
 def shared_scores(scores: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
-    """Return a table of the scores that all runs have: one row per run, one column per score."""
+    """Return a table with one row per run and one column per score. It has only the scores that all runs have."""
     return pd.DataFrame.from_dict(scores, orient="index").dropna(axis="columns")
 
 
 def table(scores: Mapping[str, Mapping[str, float]]) -> str:
-    """Return `shared_scores` as Markdown."""
+    """Return the table of `shared_scores` in Markdown."""
     runs = shared_scores(scores)
     rows = [["", *runs], ["---", *["---:"] * runs.shape[1]]]
     rows += [[run, *(f"{value:.3f}" for value in values)] for run, *values in runs.itertuples()]

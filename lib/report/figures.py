@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from PIL import Image
 
-# The colours of a light page by name. base.css has another value of each for a dark page.
+# The colours by name, for a page in light mode. base.css also has the colours for dark mode.
 _BASE_CSS = (Path(__file__).parent / "shared/base.css").read_text("utf-8")
 COLOURS: dict[str, str] = dict(re.findall(r"--(\w+): light-dark\((#\w{6}),", _BASE_CSS))
 
@@ -31,16 +31,17 @@ _STYLE: dict[Any, Any] = {
     "lines.markersize": 4,
 }
 
-# An inline <svg> needs no head, namespaces, style or font. The group ids of matplotlib repeat in every figure.
+# Parts of matplotlib's SVG that an inline <svg> does not need: header, namespaces, style, fonts. The ids of groups are
+# removed too, because they are the same in every figure.
 _UNWANTED = r'(?s)\A.*?(?=<svg)| xmlns(:\w+)?="[^"]*"|<style.*?</style>|font-family: [^;]*; |(?<=<g) id="[^"]*"'
 
 _PNG: dict[str, Any] = {"dpi": 100, "metadata": {"Software": None}}
-_WIDTH, _HEIGHT = 5.2, 3.3  # inches of a panel
+_WIDTH, _HEIGHT = 5.2, 3.3  # size of a panel in inches
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A plot: its title and the function that draws it."""
+    """A plot: its title, and a function that draws it."""
 
     title: str
     draw: Callable[[Axes], None]
@@ -61,7 +62,7 @@ def save_png(panels: Sequence[Panel], path: Path, columns: int = 2) -> None:
 def as_svg(panel: Panel, section: str) -> str:
     """Return the panel, without its title, as an <svg> element for a page with the CSS variables of `COLOURS`.
 
-    `section` is the name of the panel's section in the page; it makes the ids in the SVG unique.
+    `section` is the name of the page section that contains the panel. It makes the ids in the SVG unique.
     """
     text = io.StringIO()
     with rc_context({**_STYLE, "svg.fonttype": "none", "svg.hashsalt": f"{section}/{panel.title}"}):
@@ -76,10 +77,10 @@ def as_svg(panel: Panel, section: str) -> str:
 
 
 def find_fonts(texts: Iterable[str]) -> tuple[list[str], str]:
-    """Return the fonts to draw `texts` with, and the letters that no installed font has.
+    """Return the names of the fonts to draw `texts` with, and the letters that no installed font has.
 
-    The list is empty if matplotlib's own font has all letters. Otherwise it adds the installed fonts with most of the
-    others, so the picture depends on what is installed.
+    If matplotlib's default font has all letters, the list is empty. Otherwise it has the default font and the installed
+    fonts that have most of the other letters. So the image depends on the installed fonts.
     """
     letters = {character for text in texts for character in text if unicodedata.category(character)[0] in "LMN"}
     default = font_manager.findfont("DejaVu Sans")  # comes with matplotlib
@@ -95,7 +96,7 @@ def find_fonts(texts: Iterable[str]) -> tuple[list[str], str]:
 
 
 def _letters_of(path: str) -> set[str]:
-    """Return the characters of a font; none if matplotlib cannot read the file."""
+    """Return the characters of a font file, or an empty set if matplotlib cannot read the file."""
     try:
         return set(map(chr, FT2Font(path).get_charmap()))
     except (OSError, RuntimeError, ValueError):
@@ -103,7 +104,7 @@ def _letters_of(path: str) -> set[str]:
 
 
 def draw_contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], path: Path, columns: int = 4) -> str:
-    """Draw images, row by row, each above its caption, into a PNG. Return the letters that no installed font has."""
+    """Draw images row by row into a PNG, each above its caption. Return the letters that no installed font has."""
     fonts, missing = find_fonts(captions)
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(2.6 * columns, 3.0 * rows), layout="constrained")
@@ -117,6 +118,6 @@ def draw_contact_sheet(images: Sequence[Image.Image], captions: Sequence[str], p
         if fonts:
             title.set_fontfamily(fonts)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a line for each letter; the caller reports them in one
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the caller prints one line instead of many warnings
         figure.savefig(path, **_PNG)
     return missing

@@ -1,7 +1,7 @@
-"""The page's gallery: thumbnails, packed into sprites, and gallery.js, with the captions and their attention weights.
+"""Write the page's gallery: sprites with the thumbnails, and gallery.js with the captions and attention weights.
 
-A sprite is one large JPEG, because thousands of small files slow down browsers, disks and DVC. gallery.js is a script,
-because a page opened from disk may load a script but may not fetch JSON.
+A sprite is a large JPEG with many thumbnails, because thousands of small files slow down browsers, disks and DVC. The
+data is in a script (gallery.js), because a page that is opened from disk may load a script but may not fetch JSON.
 """
 
 import json
@@ -17,16 +17,16 @@ from tqdm import tqdm
 
 from lib.vision.images import Archives, ImageRow, Preprocess, decode
 
-if TYPE_CHECKING:  # its import takes half a second, and the demo page needs none
+if TYPE_CHECKING:  # for type checkers only: importing pandas takes half a second, and the demo does not need it
     import pandas as pd
 
-SHARED = Path(__file__).parent / "shared"  # base.css and heatmap.js, which the demo page uses, too
+SHARED = Path(__file__).parent / "shared"  # base.css and heatmap.js, which the report and the demo use
 RANKED_BY = ["cider_d", "bleu_4", "bleu_3", "bleu_2", "bleu_1", "rouge_l"]
-SIDE = 224  # pixels of a cell: a multiple of JPEG's 16-pixel blocks, so that colours do not leak into the next cell
-PER_ROW = 8  # cells; a sprite has at most as many rows
+SIDE = 224  # pixels per side of a cell: a multiple of JPEG's 16-pixel blocks, so that cells do not share a block
+PER_ROW = 8  # cells per row of a sprite, which has at most PER_ROW rows
 MARGIN = 2  # pixels around a thumbnail in its cell
 _SPRITE = "sprites/{:03d}.jpg"
-_MAX_SIDE = SIDE - 2 * MARGIN  # pixels of a thumbnail
+_MAX_SIDE = SIDE - 2 * MARGIN  # maximum width and height of a thumbnail in pixels
 _DIGITS = np.frombuffer(b"0123456789abcdefghijklmnopqrstuvwxyz", "S1")
 _LABELS = {
     "bleu_1": "BLEU-1", "bleu_2": "BLEU-2", "bleu_3": "BLEU-3", "bleu_4": "BLEU-4",
@@ -35,7 +35,7 @@ _LABELS = {
 
 
 def label(name: str) -> str:
-    """Return the usual spelling of a metric's name, or its words: `mean_length` becomes "Mean length"."""
+    """Return the usual spelling of a metric, such as "BLEU-1" for `bleu_1` or "Mean length" for `mean_length`."""
     return _LABELS.get(name, name.replace("_", " ").capitalize())
 
 
@@ -47,12 +47,12 @@ def write_gallery(
     attention: np.ndarray,
     preprocess: Preprocess | None = None,
 ) -> None:
-    """Write gallery.js to `folder`, for the sprites of the images whose thumbnails have these `sizes` (width, height).
+    """Write gallery.js to `folder`. `sizes` has the (width, height) of each thumbnail, as `write_sprites` returns them.
 
-    `per_image` has one row per image: image_id, caption, scores, `tokens` if blanks do not separate the words of the
-    captions, and `true` if truth was judged. `attention` (W, P)
-    has the weights of P regions for each of the W words of all captions; W or P is 0 without attention. The regions
-    are a square grid over the part of the image that `preprocess` keeps, by default all of it.
+    `per_image` has one row per image: `image_id`, `caption` and the scores. It also has `tokens` if blanks do not
+    separate the words of the captions, and `true` if the truth of the captions was judged. `attention` (W, P) has the
+    weights of P regions for each of the W words of all captions; W or P is 0 without attention. The regions form a
+    square grid over the part of the image that `preprocess` keeps, or over the complete image if it is None.
     """
     sprites = [_SPRITE.format(number) for number in range(-(-len(sizes) // PER_ROW**2))]
     labels = [label(name) for name in RANKED_BY]
@@ -80,8 +80,8 @@ def write_gallery(
 
 
 def encode_attention(weights: np.ndarray) -> list[str]:
-    """Encode weights (T, P) for heatmap.js: a string per word, a base-36 digit per region, `z` for the largest."""
-    if weights.shape[1] < 2:  # one region leaves no choice
+    """Encode weights (T, P) for heatmap.js: one string per word, with one base-36 digit per region, `z` the largest."""
+    if weights.shape[1] < 2:  # no attention, or one region that always has weight 1
         return []
     weights = weights.astype(np.float32)
     levels = np.rint(weights / weights.max(axis=1, keepdims=True) * (len(_DIGITS) - 1)).astype(int)
@@ -89,11 +89,10 @@ def encode_attention(weights: np.ndarray) -> list[str]:
 
 
 def write_sprites(rows: Sequence[ImageRow], archives: Archives, folder: Path, workers: int) -> list[tuple[int, int]]:
-    """Pack the images, row by row, into sprites of PER_ROW x PER_ROW cells, in the folder `folder`/sprites.
+    """Pack thumbnails of the images into sprites of PER_ROW x PER_ROW cells, in the folder `folder`/sprites.
 
-    Return the sizes of the thumbnails.
-
-    `workers` threads make the thumbnails; the bytes do not depend on their number. One sprite at a time is in memory.
+    Return the (width, height) of each thumbnail. `workers` threads make the thumbnails; the bytes do not depend on
+    their number. Only one sprite at a time is in memory.
     """
     sizes: list[tuple[int, int]] = []
     (folder / _SPRITE).parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +105,7 @@ def write_sprites(rows: Sequence[ImageRow], archives: Archives, folder: Path, wo
 
 
 def thumbnail(archives: Archives, row: ImageRow) -> Image.Image:
-    """Return the image, small enough for a cell. Raises ImageError if it cannot be read."""
+    """Return the image, scaled down to fit a cell. Raises ImageError if it cannot be read."""
     _, archive, member = row
     image = decode(archives.read(archive, member), _MAX_SIDE)
     image.thumbnail((_MAX_SIDE, _MAX_SIDE))
@@ -117,7 +116,7 @@ def _pack(thumbnails: Sequence[Image.Image]) -> Image.Image:
     sprite = np.zeros((-(-len(thumbnails) // PER_ROW) * SIDE, PER_ROW * SIDE, 3), np.uint8)
     for cell, image in enumerate(thumbnails):
         top, left = SIDE * (cell // PER_ROW), SIDE * (cell % PER_ROW)
-        # Repeat the edge pixels in the rest of the cell, because a browser that scales the sprite blends neighbours.
+        # Fill the rest of the cell with the edge pixels, because a browser blends neighbouring pixels when it scales.
         padding = [(MARGIN, SIDE - MARGIN - side) for side in (image.height, image.width)]
         sprite[top : top + SIDE, left : left + SIDE] = np.pad(np.asarray(image), [*padding, (0, 0)], "edge")
     return Image.fromarray(sprite)

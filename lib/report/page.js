@@ -1,7 +1,7 @@
-// The gallery: one card per image of gallery.js, sorted and searched with the form.
+// The gallery: one card per image in gallery.js. The form sorts and searches the cards.
 
 const CARDS_PER_STEP = 24;
-// Letters of scripts without blanks between words: there a word may start anywhere.
+// Letters of scripts without blanks between words. In a text of such a script, a word may start at any letter.
 const noBlanks = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Thai}\p{Script=Lao}\p{Script=Khmer}]/u;
 
 const form = document.querySelector("form");
@@ -9,7 +9,7 @@ const cards = document.querySelector(".cards");
 const end = document.getElementById("end");
 
 if (window.galleryData) startGallery(window.galleryData);
-else form.elements.count.value = "gallery.js is missing: it must be in the folder of this page.";
+else form.elements.count.value = "gallery.js is missing. It must be in the folder of this page.";
 
 function startGallery({ images, scores, ...layout }) {
   const { order, score, query, count } = form.elements;
@@ -19,11 +19,11 @@ function startGallery({ images, scores, ...layout }) {
     Object.assign(image, { index, text, random: Math.random(), shape: image.size[0] / image.size[1] });
   });
   document.getElementById("hover").hidden = !images.some(({ attention }) => attention.length);
-  // The median shape, so that most images fill their frame.
+  // The frames have the median shape of the images, so that most images fill their frame.
   cards.style.setProperty("--frame", images.map(({ shape }) => shape).sort((a, b) => a - b)[images.length >> 1]);
 
   let remaining = []; // images that match the search and have no card yet
-  // Add cards when the end of the page is near, because thousands at once take seconds.
+  // Add cards when the end of the page is near, because adding thousands at once takes seconds.
   const observer = new IntersectionObserver(([entry]) => entry.isIntersecting && addCards(), { rootMargin: "100%" });
 
   function addCards() {
@@ -35,11 +35,11 @@ function startGallery({ images, scores, ...layout }) {
       cards.append(card);
     }
     observer.unobserve(end);
-    if (remaining.length > 0) observer.observe(end); // again, because an observer reports changes only
+    if (remaining.length > 0) observer.observe(end); // restarted, because an observer reports only changes
   }
 
   form.oninput = () => {
-    const starts = searchable(query.value).trimEnd().split(" "); // each must start a word of the text
+    const starts = searchable(query.value).trimEnd().split(" "); // a text matches if each is the start of a word in it
     const found = (text, start) => text.includes(noBlanks.test(start) ? start : ` ${start}`);
     const matches = images.filter(({ text }) => starts.every((start) => found(text, start)));
     const key = (image) => {
@@ -55,7 +55,7 @@ function startGallery({ images, scores, ...layout }) {
   form.oninput();
 }
 
-// "A dog, running." becomes " a dog running ".
+// Converts "A dog, running." to " a dog running ".
 function searchable(text) {
   return ` ${text.toLowerCase().split(/[\s\p{P}]+/u).filter(Boolean).join(" ")} `;
 }
@@ -76,7 +76,7 @@ function createCard({ id, index, words, caption, references, shape, size, attent
   return card;
 }
 
-// Moves the image's cell of the sprite into view.
+// Moves the sprite so that the cell of the image is visible.
 function showThumbnail(img, index, [width, height], { side, margin, perRow, sprites }) {
   const cell = index % perRow ** 2;
   const left = side * (cell % perRow) + margin;

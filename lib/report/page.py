@@ -1,4 +1,4 @@
-"""Write one HTML page for a run. It works offline: the style, the scripts and the plots are inside the page."""
+"""Write the HTML page of a run. It works offline, because it contains its styles, scripts and plots."""
 
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from lib.report.plots import compared_curves
 
 
 def write_page(path: Path, **content: Any) -> None:
-    """Write the page. It shows the gallery in the file gallery.js, which must be in the same folder.
+    """Write the page to `path`. It needs gallery.js in the same folder.
 
-    `content` has the variables of page.html: the texts `title` and `summary`; the `scores` and `statistics` by name;
-    `intervals`, which has [low, high] for some of the scores; the panels `curves`, `bleu` and `gradients`; and
-    `comparisons`.
+    `content` has the variables of page.html: the texts `title` and `summary`; the dicts `scores` and `statistics`; the
+    dict `intervals`, with [low, high] for some of the scores; the lists of panels `curves`, `bleu` and `gradients`; and
+    the list `comparisons`.
     """
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)

@@ -1,6 +1,6 @@
 """The plots of a run: learning curves, scores of the captions, and gradient flow.
 
-The table `curves` has one row per epoch. `best` is the epoch that was kept.
+The table `curves` has one row per epoch. `best` is the epoch whose weights were kept.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lib.report.figures import COLOURS, Panel
 
-_LINES = {  # column of the curves -> label, colour
+_LINES = {  # column of `curves` -> label, colour
     "train_loss": ("train", "orange"), "reward": ("train", "orange"),
     "val_loss": ("validation", "blue"), "val_cider_d": ("CIDEr-D", "blue"),
     "val_bleu_1": ("BLEU-1", "blue"), "val_bleu_2": ("BLEU-2", "green"),
@@ -23,7 +23,7 @@ _LINES = {  # column of the curves -> label, colour
 
 
 def learning_curves(curves: pd.DataFrame, best: int) -> list[Panel]:
-    """Return plots of train_loss, val_loss and val_cider_d by epoch."""
+    """Return plots of `train_loss`, `val_loss` and `val_cider_d` by epoch."""
     return [
         _epoch_panel("Loss", "cross-entropy per word (nats)", curves, best, "train_loss", "val_loss"),
         _epoch_panel("CIDEr-D on validation", "CIDEr-D of greedy captions", curves, best, "val_cider_d"),
@@ -31,7 +31,10 @@ def learning_curves(curves: pd.DataFrame, best: int) -> list[Panel]:
 
 
 def self_critical_curves(curves: pd.DataFrame, best: int) -> list[Panel]:
-    """Return plots of reward and val_cider_d by epoch. Epoch 0 is the model before self-critical training."""
+    """Return plots of `reward` and `val_cider_d` by epoch, or none without self-critical training.
+
+    Epoch 0 is the model before self-critical training.
+    """
     if len(curves) == 1:
         return []
     cider_title = "CIDEr-D on validation, self-critical training"
@@ -42,7 +45,7 @@ def self_critical_curves(curves: pd.DataFrame, best: int) -> list[Panel]:
 
 
 def bleu_analysis(per_image: pd.DataFrame, curves: pd.DataFrame, best: int) -> list[Panel]:
-    """Return plots of val_bleu_1 to val_bleu_4 by epoch, and of each test image's bleu_4, cider_d and length."""
+    """Return plots of `val_bleu_1` to `val_bleu_4` by epoch, and of `bleu_4`, `cider_d` and `length` per test image."""
 
     def by_length(axes: Axes) -> None:
         groups, blue = per_image.groupby("length")["bleu_4"], COLOURS["blue"]
@@ -52,7 +55,7 @@ def bleu_analysis(per_image: pd.DataFrame, curves: pd.DataFrame, best: int) -> l
         axes.scatter(mean.index, mean, 120 * count / count.max() + 4, color=blue, zorder=3)
         axes.set(xlabel="words of the caption", ylabel="BLEU-4 of an image", ylim=(-0.02, 1.02))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend([line, half], ["mean; a larger dot is more images", "middle half"])
+        axes.legend([line, half], ["mean; larger dots: more images", "middle half of the images"])
 
     bleu = [f"val_bleu_{n}" for n in range(1, 5)]
     return [
@@ -64,8 +67,8 @@ def bleu_analysis(per_image: pd.DataFrame, curves: pd.DataFrame, best: int) -> l
 
 
 def compared_curves(curves: Mapping[str, pd.DataFrame]) -> list[Panel]:
-    """Return plots of val_loss, val_bleu_4 and val_cider_d by epoch, for two runs on the same axes."""
-    # Rings around dots keep both runs visible when their curves are equal.
+    """Return plots of `val_loss`, `val_bleu_4` and `val_cider_d` by epoch, with both runs in each plot."""
+    # One run has dots and the other has larger rings, so that both are visible if their curves are equal.
     rings: dict[str, Any] = {"color": COLOURS["orange"], "markersize": 8, "mfc": "none"}
     dots: dict[str, Any] = {"color": COLOURS["blue"]}
 
@@ -79,7 +82,7 @@ def compared_curves(curves: Mapping[str, pd.DataFrame]) -> list[Panel]:
 
 
 def gradient_flow(norms: pd.DataFrame) -> list[Panel]:
-    """Return a plot of the gradient norms that `lib.gradients.gradient_flow.gradient_flow` returned."""
+    """Return a plot of `norms`, the table that `lib.gradients.gradient_flow.gradient_flow` returned."""
 
     def draw(axes: Axes) -> None:
         for cell, colour in (("rnn", "orange"), ("lstm", "blue")):
@@ -111,7 +114,7 @@ def _label_epochs(axes: Axes) -> None:
 
 
 def _histogram(name: str, scores: pd.Series, width: float, axes: Axes) -> None:
-    """Draw a histogram with bins of that width, and mark the mean."""
+    """Draw a histogram with bins of `width`, and mark the mean."""
     edges, mean = np.arange(0, max(scores.max(), 1) + width, width), scores.mean()
     axes.hist(scores, edges.tolist(), color=COLOURS["blue"], alpha=0.75, rwidth=0.9)
     axes.axvline(mean, color=COLOURS["orange"], linewidth=1.2, label=f"mean: {mean:.2f}")

@@ -1,21 +1,22 @@
 """Corpus BLEU (Papineni et al. 2002), as coco-caption computes it.
 
-Matches and lengths are summed over the corpus before the division. The mean of sentence BLEUs is another number, and
-so is NLTK's corpus_bleu if there are captions of fewer than four tokens.
+Matches and lengths are summed over the corpus before the division, so corpus BLEU is not the mean of sentence BLEU.
+NLTK's corpus_bleu differs if a caption has fewer than four tokens.
 """
 
 import numpy as np
 
 from lib.scoring.ngrams import ORDERS, Matches, NgramCounts
 
-_TINY, _SMALL = 1e-15, 1e-9  # coco-caption's; they avoid a division by zero
+_TINY, _SMALL = 1e-15, 1e-9  # the constants with which coco-caption avoids a division by zero
 
 
 def bleu_statistics(matches: Matches, references: NgramCounts) -> np.ndarray:
-    """Return what each hypothesis adds to the corpus, (H, 10), if it is compared with one image.
+    """Return the BLEU statistics (H, 10) of H hypotheses, each compared with the references of one image.
 
-    The columns are the matches by order (4), the n-grams by order (4), the length, and the closest reference length
-    (the shorter one of a tie). An n-gram matches as often as it occurs in the reference that has most of it.
+    The columns are the matches by order (4), the n-grams by order (4), the length of the hypothesis, and the closest
+    reference length (the shorter of two equally close). The matches of an n-gram are its occurrences in the hypothesis,
+    at most as many as in the reference where the n-gram is most frequent.
     """
     counts, lengths = matches.hypotheses, matches.hypotheses.lengths
     largest = np.zeros_like(counts.counts)

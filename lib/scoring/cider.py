@@ -1,11 +1,11 @@
-"""CIDEr: tf-idf weighted n-gram similarity to the references. The idf comes from the references alone.
+"""CIDEr: tf-idf weighted n-gram similarity to the references. The idf is computed from the references only.
 
-CIDEr-D (Vedantam et al. 2015) is computed as in coco-caption: n-grams of one to four tokens, without stemming. Counts
-are clipped to those of the reference. A Gaussian (sigma 6) penalises a difference in length, which coco-caption takes
-as the number of bigrams.
+CIDEr-D (Vedantam et al. 2015) is computed as in coco-caption: n-grams of one to four tokens, without stemming. The
+counts of the hypothesis are clipped to those of the reference. A Gaussian (sigma 6) penalises a difference in length.
+As in coco-caption, the length is the number of bigrams.
 
-CIDEr-R (Oliveira dos Santos et al. 2021) takes the difference in length relative to the reference, so that long
-captions are not punished for a few words, and penalises repeated words. It is meant for captions of any length.
+CIDEr-R (Oliveira dos Santos et al. 2021) is for captions of any length. It divides the difference in length by the
+length of the reference, so that a few words matter less in long captions. It also penalises repeated words.
 """
 
 from collections.abc import Sequence
@@ -14,29 +14,29 @@ import numpy as np
 
 from lib.scoring.ngrams import Matches, NgramCounts, ReferenceNgrams, Tokens, orders_of, sum_by_order
 
-_SIGMA = 6.0  # of CIDEr-D
-_REPETITION_WEIGHT, _LENGTH_WEIGHT = 0.8, 0.2  # of CIDEr-R
+_SIGMA = 6.0  # for CIDEr-D
+_REPETITION_WEIGHT, _LENGTH_WEIGHT = 0.8, 0.2  # for CIDEr-R
 
 
 class CiderD:
-    """Scores hypotheses against fixed references, as self-critical training and consensus reranking need it.
+    """Computes CIDEr-D, and also CIDEr-R, of hypotheses against fixed references.
 
-    The same vectors give CIDEr-R, which only weights the pairs of a hypothesis and a reference in another way.
-    references[i] are the references of image i, at least one. Their tf-idf vectors are computed here, once.
-    Tokens may be anything hashable: words or ids.
+    `references[i]` has the references of image i, at least one. Tokens may be words or ids. The tf-idf vectors of the
+    references are computed once, because self-critical training and consensus reranking score many hypotheses. CIDEr-R
+    uses the same vectors and differs only in the weight of each pair of a hypothesis and a reference.
     """
 
     def __init__(self, references: Sequence[Sequence[Tokens]]) -> None:
         self.ngrams = ReferenceNgrams(references)
-        # The last one is the idf of n-grams that no reference has.
+        # The last element is the idf of n-grams that occur in no reference.
         self._idf = np.log(len(references)) - np.log(np.append(self.ngrams.document_counts(), 1))
         self._norms = _norms(self.ngrams.counts, self._idf[:-1])
 
     def scores(self, images: Sequence[int] | np.ndarray, hypotheses: Sequence[Tokens]) -> np.ndarray:
         """Return CIDEr-D of hypotheses[h] against the references of images[h], (H,), 0 to 10.
 
-        `images` are indices into `references` and may repeat. If it is (H, K), each hypothesis is compared with K
-        images, one by one: (H, K).
+        `images` has indices into `references`, which may repeat. If it has shape (H, K), each hypothesis is compared
+        with K images, one by one, and the result has shape (H, K).
         """
         images = np.asarray(images, dtype=int)
         return self.cider_d(self.ngrams.match(images, hypotheses)).reshape(images.shape)
@@ -50,8 +50,8 @@ class CiderD:
         """Return CIDEr-R of each comparison, (comparisons,), 0 to 10. A reference of one token counts as two."""
         words = matches.hypotheses
         is_word = orders_of(words.codes)[words.ngrams] == 1
-        # The geometric mean over the words of a hypothesis of 1 / (1 + |its count - the reference's|), as a logarithm.
-        # A word that the reference lacks may occur once.
+        # The repetition penalty is the geometric mean of 1 / (1 + |count - reference count|) over the distinct words of
+        # a hypothesis; here it is computed as a logarithm. A word that is not in the reference may occur once.
         penalty = np.bincount(words.captions[is_word], np.log(words.counts[is_word]), len(words.lengths))
         entry, pair = matches.hypothesis_entry, matches.pair
         count, reference_count = words.counts[entry], self.ngrams.counts.counts[matches.reference_entry]
@@ -64,12 +64,12 @@ class CiderD:
         return self._mean(matches, repetition**_REPETITION_WEIGHT * length**_LENGTH_WEIGHT)
 
     def _difference(self, matches: Matches) -> np.ndarray:
-        """Return by how many bigrams the hypothesis of each pair is longer than the reference, (P,)."""
+        """Return the difference in length, hypothesis minus reference, in bigrams, for each pair, (P,)."""
         bigrams = np.maximum(0, matches.hypotheses.lengths - 1)
         return bigrams[matches.hypothesis] - np.maximum(0, self.ngrams.counts.lengths[matches.reference] - 1)
 
     def _mean(self, matches: Matches, weights: np.ndarray) -> np.ndarray:
-        """Return ten times the mean of weights (P,) times cosine over the references of each comparison."""
+        """Return 10 * mean(weight * cosine) over the references of each comparison. weights (P,)."""
         counts, size = self.ngrams.counts, len(matches.reference)
         ngram, reference_count = counts.ngrams[matches.reference_entry], counts.counts[matches.reference_entry]
         count = matches.hypotheses.counts[matches.hypothesis_entry]
@@ -83,5 +83,5 @@ class CiderD:
 
 
 def _norms(counts: NgramCounts, idf: np.ndarray) -> np.ndarray:
-    """Return the length of each caption's tf-idf vector by order, (captions, 4)."""
+    """Return the norm of each caption's tf-idf vector by order, (captions, 4)."""
     return np.sqrt(counts.sum_by_order((counts.counts * idf[counts.ngrams]) ** 2))

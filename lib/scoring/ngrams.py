@@ -1,7 +1,7 @@
-"""Count the n-grams of captions, and find those that a hypothesis shares with its references.
+"""Count the n-grams of captions, and find the n-grams that a hypothesis shares with its references.
 
-BLEU and CIDEr need the same counts. N-grams are coded as integers, so that NumPy can count, weight and match those of
-many captions at once.
+BLEU and CIDEr use the same counts. N-grams are coded as integers, so that NumPy can count, weight and match the n-grams
+of many captions at once.
 """
 
 from collections import defaultdict
@@ -15,13 +15,13 @@ ORDERS = (1, 2, 3, 4)
 
 Tokens = Sequence[Hashable]
 
-_BITS = 30  # of each of the two ids in the code of an n-gram; the order is above them
+_BITS = 30  # bits per id: the code of an n-gram holds its order in the high bits, and then two ids
 
 Ids = Mapping[Hashable, int]
 
 
 class NgramCounts(NamedTuple):
-    """The n-gram counts of some captions: G distinct n-grams, E entries (caption, n-gram)."""
+    """The n-gram counts of captions: G distinct n-grams, and E entries, one per caption and distinct n-gram."""
 
     codes: np.ndarray  # (G,) sorted
     captions: np.ndarray  # (E,) sorted
@@ -30,45 +30,49 @@ class NgramCounts(NamedTuple):
     lengths: np.ndarray  # (captions,) number of tokens
 
     def sum_by_order(self, values: np.ndarray) -> np.ndarray:
-        """Sum `values` (E,) of each caption by the order of their n-grams, (captions, 4)."""
+        """Return, for each caption and n-gram order, the sum of the `values` (E,) of its entries, (captions, 4)."""
         orders = orders_of(self.codes).astype(np.int8)
         return sum_by_order(values, self.captions, orders[self.ngrams], len(self.lengths))
 
 
 class Matches(NamedTuple):
-    """H hypotheses, the P pairs (hypothesis, reference) to compare, and the S n-grams that the two of a pair share."""
+    """H hypotheses, P pairs (hypothesis, reference) to compare, and S n-grams that occur in both captions of a pair.
+
+    A comparison consists of the pairs of one hypothesis with all references of one image.
+    """
 
     hypotheses: NgramCounts
-    reference_ngrams: np.ndarray  # (G,) the index in the references' codes of each n-gram; -1 if not there
-    comparison: np.ndarray  # (P,) sorted: all references of one image form one comparison with one hypothesis
-    hypothesis: np.ndarray  # (P,)
-    reference: np.ndarray  # (P,)
-    pair: np.ndarray  # (S,) sorted
-    hypothesis_entry: np.ndarray  # (S,) the n-gram as an entry of the hypotheses' counts
-    reference_entry: np.ndarray  # (S,) the n-gram as an entry of the references' counts
+    reference_ngrams: np.ndarray  # (G,) index of each n-gram in the codes of the references; -1 if it is not there
+    comparison: np.ndarray  # (P,) index of the comparison, sorted
+    hypothesis: np.ndarray  # (P,) index of the hypothesis
+    reference: np.ndarray  # (P,) index of the reference
+    pair: np.ndarray  # (S,) index of the pair, sorted
+    hypothesis_entry: np.ndarray  # (S,) index of the n-gram's entry in the counts of the hypotheses
+    reference_entry: np.ndarray  # (S,) index of the n-gram's entry in the counts of the references
 
 
 class ReferenceNgrams:
-    """The n-gram counts of fixed references, for any number of hypotheses.
+    """The n-gram counts of fixed references, to match with any number of hypotheses.
 
-    references[i] are the references of image i, at least one. Tokens may be anything hashable: words or ids.
+    `references[i]` has the references of image i, at least one. Tokens may be words or ids.
     """
 
     def __init__(self, references: Sequence[Sequence[Tokens]]) -> None:
         captions = list(chain.from_iterable(references))
         counts, self._token_ids, self._pair_ids = _count_ngrams(captions, {}, {})
-        # int32, because COCO has 20 million entries.
+        # int32 saves memory: COCO has 20 million entries.
         self.counts = counts._replace(
             captions=counts.captions.astype(np.int32),
             ngrams=counts.ngrams.astype(np.int32),
             counts=counts.counts.astype(np.int32),
         )
-        # The captions of an image are contiguous, and so are the entries of a caption. The offsets end with the total.
+        # Captions are sorted by image, and entries by caption. So offsets give the captions of each image, and the
+        # entries of each caption.
         self.caption_offsets = np.append(0, np.cumsum([len(image) for image in references]))
         self._entry_offsets = np.append(0, np.cumsum(np.bincount(counts.captions, minlength=len(captions))))
 
     def document_counts(self) -> np.ndarray:
-        """Return in the references of how many images each n-gram occurs, (G,)."""
+        """Return, for each n-gram, the number of images whose references contain it, (G,)."""
         size = len(self.counts.codes)
         images = np.searchsorted(self.caption_offsets, self.counts.captions, "right") - 1
         image_ngrams = np.sort(images * size + self.counts.ngrams)
@@ -76,7 +80,10 @@ class ReferenceNgrams:
         return np.bincount(distinct, minlength=size)
 
     def match(self, images: np.ndarray, hypotheses: Sequence[Tokens]) -> Matches:
-        """Match hypotheses[h] with the references of images[h], (H,), or with those of K images one by one, (H, K)."""
+        """Match hypotheses[h] with the references of images[h].
+
+        `images` has shape (H,), or (H, K) to compare each hypothesis with K images, one by one.
+        """
         counts, _, _ = _count_ngrams(hypotheses, self._token_ids, self._pair_ids)
         known, index = _find(counts.codes, self.counts.codes)
         comparison, reference = _expand(self.caption_offsets, images.ravel())
@@ -95,20 +102,20 @@ def orders_of(codes: np.ndarray) -> np.ndarray:
 
 
 def sum_by_order(values: np.ndarray, owners: np.ndarray, orders: np.ndarray, size: int) -> np.ndarray:
-    """Sum the values of each owner by the order of their n-grams, (size, 4)."""
+    """Return the sum of the values for each owner, 0 to `size` - 1, and each n-gram order, (size, 4)."""
     return np.bincount(owners * 4 + orders - 1, values, size * 4).reshape(size, 4)
 
 
 def _count_ngrams(captions: Sequence[Tokens], tokens: Ids, pairs: Ids) -> tuple[NgramCounts, Ids, Ids]:
-    """Count the n-grams of `captions`, coded with the ids in `tokens` and `pairs`. Return the new ids, too.
+    """Count the n-grams of `captions`. Return the counts, and the new ids of tokens and of pairs of tokens.
 
-    New tokens and new pairs of tokens get the next free ids, in order of appearance. A code holds at most two ids (a
-    pair and a token, or two pairs), so unlike hashes, codes never collide.
+    `tokens` and `pairs` have the known ids. New tokens and pairs get the next free ids, in order of appearance. A code
+    holds at most two ids: a pair and a token, or two pairs. So codes never collide, unlike hashes.
     """
     ids, new_tokens = _assign_ids(chain.from_iterable(captions), tokens)
     lengths = np.array([len(caption) for caption in captions], int)
     owners = np.repeat(np.arange(len(captions)), lengths)
-    # Positions of the n-grams of each order: the first and the last token are of the same caption.
+    # Start positions of the n-grams of each order: the first and the last token must belong to the same caption.
     starts = [np.flatnonzero(owners[: max(0, len(ids) - n + 1)] == owners[n - 1 :]) for n in ORDERS]
     one, two, three, four = starts
     pair_ids = np.zeros_like(ids)
@@ -131,7 +138,10 @@ def _assign_ids(items: Iterable[Hashable], known: Ids) -> tuple[np.ndarray, Ids]
 
 
 def _find(values: np.ndarray, sorted_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which `values` occur in `sorted_values`, which has no duplicates, and their indices there."""
+    """Return a mask of the `values` that occur in `sorted_values`, and their indices in it.
+
+    `sorted_values` has no duplicates. The index of a value that does not occur is meaningless.
+    """
     index = np.searchsorted(sorted_values, values)
     found = index < len(sorted_values)
     found[found] = sorted_values[index[found]] == values[found]
@@ -139,7 +149,10 @@ def _find(values: np.ndarray, sorted_values: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _expand(offsets: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """List the members of each of `groups`: for each member, the position of its group in `groups`, and its index."""
+    """Return two arrays with one entry per member of the `groups`: the position in `groups`, and the member's index.
+
+    The members of group g have the indices offsets[g] to offsets[g + 1] - 1.
+    """
     sizes = offsets[groups + 1] - offsets[groups]
     position = np.repeat(np.arange(len(groups)), sizes)
     return position, np.arange(len(position)) + (offsets[groups] - np.cumsum(sizes) + sizes)[position]

@@ -1,6 +1,7 @@
 """ROUGE-L (Lin 2004), as coco-caption computes it: from the longest common subsequence with each reference.
 
-The best precision and the best recall may be of different references. Their F measure (beta 1.2) favours recall.
+The score is the F measure of the best precision and the best recall, which may come from different references. With
+beta 1.2, it favours recall.
 """
 
 from collections.abc import Hashable, Sequence
@@ -24,8 +25,8 @@ def rouge_l(references: Sequence[Tokens], hypothesis: Tokens) -> float:
 def _lcs_length(a: Tokens, b: Tokens) -> int:
     """Return the length of the longest common subsequence (Hyyrö 2004).
 
-    `row` is a row of the usual table as an integer: bit i is 0 if the length grows by one at a[i], else 1. The carry of
-    the addition moves each growth to the first match after the growth before it.
+    `row` is a row of the usual dynamic-programming table, as an integer: bit i is 0 if the length increases by one at
+    a[i], and 1 otherwise. The carry of the addition moves each increase to the first match after the previous increase.
     """
     positions: dict[Hashable, int] = {}
     for i, token in enumerate(a):

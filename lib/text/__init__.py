@@ -1,1 +1,1 @@
-"""Captions to tokens, and tokens to ids."""
+"""Convert captions to tokens, and tokens to ids."""

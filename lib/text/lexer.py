@@ -1,13 +1,14 @@
 """Split English text into Penn Treebank tokens, as Stanford's PTBTokenizer does.
 
-The rules follow the output of that tokenizer (CoreNLP 3.4.1, which coco-caption uses) on a few hundred thousand texts,
-not its code. At each position the first matching rule gives the token, so rules for longer tokens come first.
-Characters that no rule matches, such as blanks and emoji, are skipped.
+The rules were derived from the output of this tokenizer, not from its code: CoreNLP 3.4.1, which coco-caption uses, on
+a few hundred thousand texts. At each position, the first rule that matches gives the token, so rules for longer tokens
+come first. Characters that no rule matches, such as blanks and emoji, are skipped.
 """
 
 import regex
 
-# Abbreviations keep their stop, some only if capitalised ("ill." ends a sentence), some only before a number.
+# Abbreviations keep their full stop. CAPITALISED ones keep it only if they are capitalised, because "ill." ends a
+# sentence. _NUMBERED ones keep it only before a number.
 ABBREVIATIONS = """
     adj adm adv al ala alex apr ariz assn assoc asst atty attys aug ave bhd bldg blvd brig bros calif capt cf cie cmdr
     co col colo comdr conn corp cos cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft ga gen gov
@@ -18,7 +19,8 @@ ABBREVIATIONS = """
 CAPITALISED = " Ark Az Del Ill La Mass Miss Ore Pa Tex Wash"
 _NUMBERED = "art ca fig figs no nos op pp prop"
 SPLIT_WORDS = "cannot gimme gonna gotta lemme wanna"
-# Before these words, the stop after a single letter ends the sentence: "vitamin C. The dog", but "John Q. Public".
+# A full stop after a single letter ends a sentence before one of these words ("vitamin C. The dog"). Before other words
+# it is part of the token ("John Q. Public").
 _SENTENCE_STARTS = r"""
     A About According Additionally After An As At But He Her Here However If In It Last Many More Mr\. Ms\. Now Once One
     Other Our She Since So Some Such That The Their Then There These They This We What When While Yet You
@@ -30,20 +32,20 @@ def _any(words: str) -> str:
 
 
 _APOSTROPHE = "['’]"
-_QUOTE = "['’`‘‛]"  # an apostrophe if it is between letters
-_LETTER, _WORD = r"[\p{L}\p{M}]", r"[\p{L}\p{M}\p{Nd}]"  # a letter or accent; also a digit
+_QUOTE = "['’`‘‛]"  # between letters, each of these is an apostrophe
+_LETTER, _WORD = r"[\p{L}\p{M}]", r"[\p{L}\p{M}\p{Nd}]"  # a letter or accent; a letter, accent or digit
 _END = r"(?![\p{L}\p{Nd}])"  # the end of a word
 _SHORT = "(?i:s|m|d|ll|re|ve)"
 _CLITIC = rf"(?:’{_SHORT}|'{_SHORT}(?!{_LETTER}))"
 _INITIALS = r"[A-Za-z](?:\.[A-Za-z])+\."
 _ELIDED = rf"[dDoOlL]{_QUOTE}{_LETTER}{{2,}}"  # o'neil
-_LINK = r"""[^\s"<>|()]+[^\s"<>|.!?(){},;:'-]"""  # the rest of a URL, without a stop or bracket at its end
-_STOP = r"(?:\.(?=[,;:]))?"  # before other punctuation, a stop belongs to any word
+_LINK = r"""[^\s"<>|()]+[^\s"<>|.!?(){},;:'-]"""  # the rest of a URL, without punctuation at its end
+_STOP = r"(?:\.(?=[,;:]))?"  # a full stop before a comma, semicolon or colon is part of the word
 
 _RULES = [
     # Most words: letters before a blank.
     rf"(?!(?i:{_any(SPLIT_WORDS)})\b)[A-Za-z]+(?=[ ])",
-    # -lrb-: a bracket that is already written by its name
+    # -lrb-   (a bracket that is already replaced by its Treebank name)
     r"-(?i:[lr][rsc]b)-",
     # <br/>   :-)   ^_^
     r"""</?[A-Za-z][\w:.-]*(?:\s+[A-Za-z][\w:.-]*(?:="[^"]*"|='[^']*')?)*\s*/?>""",
@@ -93,15 +95,16 @@ _RULES = [
 ]
 _TOKEN = regex.compile("|".join(f"(?:{rule})" for rule in _RULES))
 
-# Before matching, as in Stanford's tokenizer: quotation marks and dashes of Windows-1252, invisible characters.
+# Characters to replace or delete before matching, as in Stanford's tokenizer: quotation marks and dashes of
+# Windows-1252, and invisible characters.
 _REPLACED_CHARACTERS = str.maketrans("\x80\x91\x92\x93\x94\x96\x97\u200b", "€‘’“”–— ", "\u00ad\ufe0f")
-# One form of each clitic, character entity and dash.
+# Variants of clitics, character entities and dashes, and the token that replaces them.
 _REPLACED_TOKENS = {
     "’s": "'s", "’m": "'m", "’d": "'d", "’ll": "'ll", "’re": "'re", "’ve": "'ve", "n’t": "n't",
     "&lt;": "<", "&gt;": ">", "&quot;": "''", "&apos;": "'", "&nbsp;": "", "&mdash;": "--", "&ndash;": "--",
     "---": "--", "----": "--",
 }  # fmt: skip
-# The Treebank's names of brackets (because "(" delimits trees there), currencies and fractions, which scoring needs.
+# The Treebank's names of brackets, currencies and fractions. Brackets have names, because "(" delimits Treebank trees.
 _TREEBANK_NAMES = {
     "(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-",
     "€": "$", "¤": "$", "₠": "$", "£": "#", "¢": "cents",
@@ -112,8 +115,9 @@ _TREEBANK_NAMES = {
 def lex(text: str, *, treebank_names: bool = True) -> list[str]:
     """Return the lower-case tokens of `text`, with punctuation, without quotation marks.
 
-    With `treebank_names`, as in Stanford's tokenizer, "(" becomes "-lrb-" and "€" becomes "$"; without, they stay.
-    coco-caption joins tokens by blanks and splits them again, so a token with a blank in it ("1 1/2") becomes two.
+    If `treebank_names` is true, "(" becomes "-lrb-" and "€" becomes "$", as in Stanford's tokenizer. Otherwise they
+    stay. A token that contains a blank ("1 1/2") becomes two tokens, because coco-caption joins the tokens by blanks
+    and splits them again.
     """
     words = " ".join(text.translate(_REPLACED_CHARACTERS).split())
     matches = (token.lower().replace("&amp;", "&") for token in _TOKEN.findall(words))

@@ -1,15 +1,16 @@
-"""Tokenizers: how a caption is split into the words that the decoder learns, written again, and scored.
+"""Tokenizers split a caption into words, for the decoder and for scoring, and join words to a caption.
 
-    ptb         English, as coco-caption counts it (Chen et al. 2015): Stanford's PTBTokenizer, lower case, without
-                punctuation. `lib.text.lexer` gives the same tokens without Java.
-    unicode     languages with blanks: runs of letters, marks and digits; apostrophes and hyphens inside a word stay
-    characters  Chinese, Japanese, Thai and other scripts without blanks: each character (with its marks) is a token;
-                words of other scripts in the same caption, such as Latin ones, stay whole. This is the `zh`
+    ptb         for English. The tokens are those of coco-caption (Chen et al. 2015): Stanford's PTBTokenizer, lower
+                case, without punctuation. `lib.text.lexer` computes them without Java.
+    unicode     for languages with blanks between words. A word is a run of letters, marks and digits, and may contain
+                apostrophes and hyphens.
+    characters  for Chinese, Japanese, Thai and other scripts without blanks. Each character (with its marks) is a
+                token. Words of other scripts in the same caption, such as Latin, are not split. This is the `zh`
                 tokenization of sacreBLEU (Post 2018).
-    MODULE:FUNCTION   a word segmenter, such as jieba:lcut: a function from a text to its list of words
+    MODULE:FUNCTION   a word segmenter, such as jieba:lcut: a function that takes a text and returns a list of words
 
-All normalise Unicode to NFC first. The tokens that the decoder learns keep their spelling, such as "€" and "(". The
-Treebank's names of them, such as "$" and "-lrb-", are used for scoring alone.
+All tokenizers first normalise Unicode to NFC. The tokens for the decoder keep their spelling, such as "€" and "(". The
+Treebank's names, such as "$" and "-lrb-", are used only for scoring.
 """
 
 import re
@@ -27,34 +28,35 @@ from lib.core.errors import UserError, one_line
 from lib.text.lexer import ABBREVIATIONS, CAPITALISED, SPLIT_WORDS, lex
 from lib.text.scripts import NO_BLANKS, no_blanks
 
-# coco-caption's list. It never matches a bracket, because lower-casing turned -LRB- into -lrb-; so brackets stay.
+# The tokens that coco-caption removes. Brackets are not removed in practice: the list has -LRB-, but the tokens are
+# already lower-case (-lrb-).
 PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
 
-# Most captions consist of ASCII letters, blanks and commas, with or without a full stop at the end. In such a caption
-# the lexer only splits off the stop, unless it belongs to an abbreviation, and splits words such as "cannot".
+# A fast path for most captions: ASCII letters, blanks and commas, with or without a full stop at the end. They need the
+# lexer only if they contain an abbreviation, whose full stop stays, or a word that is split, such as "cannot".
 _PLAIN = re.compile(r"([A-Za-z ,]*)\.?")
 _NOT_PLAIN = frozenset(f"{SPLIT_WORDS} {ABBREVIATIONS} {CAPITALISED}".lower().split())
 
-# Invisible characters that change no word, such as soft hyphens and the directions of Hebrew and Arabic text; and the
-# zero-width space, which Khmer and Thai texts have between words.
+# Invisible characters that do not change a word, such as soft hyphens and direction marks of Hebrew and Arabic, are
+# removed. The zero-width space, which separates words in Khmer and Thai, becomes a blank.
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u2060\ufeff\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e"))
 _INVISIBLE |= dict.fromkeys(range(0x2066, 0x206A)) | {ord("\u200b"): " ", ord("’"): "'"}
 
 
 def _word(letters: str) -> str:
-    """Return a pattern for a word of `letters`, a character class: "don't", "t-shirt", "3,50", "col·lecció".
+    """Return a pattern that matches a word, such as "don't", "t-shirt", "3,50" or "col·lecció".
 
-    Zero-width joiners inside a word stay, because Persian, Hindi and others spell with them, and so does the double
-    quotation mark of Hebrew abbreviations.
+    `letters` is a character class. A word may contain zero-width joiners, because the spelling of Persian, Hindi and
+    other languages needs them. It may contain the double quotation mark of Hebrew abbreviations, too.
     """
     run = rf"{letters}(?:\u200c*[{letters}\p{{M}}\u200d])*"
     links = r"""['·׳‐‑-]|(?<=\p{Hebrew})["״](?=\p{Hebrew})|(?<=\p{Nd})[.,:/](?=\p{Nd})"""
     return rf"{run}(?:(?:{links}){run})*"
 
 
-_SYMBOL = r"[\p{Sc}%&+°]"  # signs that people read as words: 5 €, 50 %
+_SYMBOL = r"[\p{Sc}%&+°]"  # signs that are read aloud as words: 5 €, 50 %
 _LETTER = r"[\p{L}\p{N}]"
 _LETTER_WITH_BLANKS = rf"[{_LETTER}--{NO_BLANKS}]"
 _UNICODE = regex.compile(rf"(?V1){_word(_LETTER)}|{_SYMBOL}")
@@ -67,13 +69,13 @@ BUILT_IN = ("ptb", "unicode", "characters")
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer by name: "ptb", "unicode", "characters" or "module:function". The function is imported when used."""
+    """A tokenizer by name: "ptb", "unicode", "characters" or "module:function", which is imported at its first use."""
 
     name: str = "ptb"
     lowercase: bool = True  # ptb is always lower-case
 
     def tokenize(self, caption: str) -> list[str]:
-        """Return the words that the decoder learns, in the spelling that people read.
+        """Return the words that the decoder learns, in their normal spelling.
 
         Raises UserError if the function of "module:function" cannot be imported or fails.
         """
@@ -88,19 +90,19 @@ class Tokenizer:
         return self._segment(text)
 
     def scoring_tokens(self, caption: str) -> list[str]:
-        """Return the words that are scored, in lower case: for ptb those of coco-caption, else those of `tokenize`."""
+        """Return the words to score, in lower case: for `ptb` those of coco-caption, otherwise those of `tokenize`."""
         if self.name == "ptb":
             return tokenize(unicodedata.normalize("NFC", caption))
         return [word.lower() for word in self.tokenize(caption)]
 
     def scoring_results(self, results: Iterable[Mapping[str, Any]]) -> dict[int, list[str]]:
-        """Return the words to score of each caption of a COCO results file, by image id."""
+        """Return, by image id, the words to score of each caption in a COCO results file."""
         return {row["image_id"]: self.scoring_tokens(row["caption"]) for row in results}
 
     def join(self, words: Sequence[str]) -> str:
-        """Return the text of `words`: with blanks between them, except beside scripts that have none.
+        """Join `words` to a text, with blanks between words except beside letters of scripts without blanks.
 
-        The text of ptb and unicode always has blanks, because they split at blanks.
+        `ptb` and `unicode` always join by blanks, because they split at blanks.
         """
         if self.name in ("ptb", "unicode"):
             return " ".join(words)
@@ -127,10 +129,10 @@ class Tokenizer:
             words = [] if isinstance(parts, str) else list(parts)
         except Exception as error:  # the user's function may raise anything
             problem = f"failed on the caption {text[:50]!r}: {one_line(error)[:200]}"
-            raise UserError(f"text.tokenizer={self.name} {problem}") from error
+            raise UserError(f"text.tokenizer={self.name} {problem}. Correct the function.") from error
         if isinstance(parts, str) or not all(isinstance(word, str) for word in words):
-            problem = f"gave {str(parts)[:50]!r} for the caption {text[:50]!r}"
-            raise UserError(f"text.tokenizer={self.name} {problem}; it must return a list of words")
+            problem = f"returned {str(parts)[:50]!r} for the caption {text[:50]!r}"
+            raise UserError(f"text.tokenizer={self.name} {problem}, but it must return a list of words")
         return [word for part in words for word in part.split() if _HAS_WORD.search(word)]
 
 

@@ -16,19 +16,21 @@ SUPPRESSED_TOKENS = [PAD, START, UNKNOWN]  # a decoder never writes them
 
 
 class Vocabulary:
-    """Words by id: the four special tokens first, then the others; and the tokenizer that made and joins them."""
+    """The words by id, starting with the four special tokens, and the tokenizer that made the words."""
 
     def __init__(self, words: Sequence[str], tokenizer: Tokenizer = PTB):
-        """`words` has all but the special tokens, in the order of their ids. Raises ValueError if a word repeats."""
+        """`words` are in the order of their ids, without the special tokens. Raises ValueError if a word repeats."""
         self.tokenizer = tokenizer
         self.words = (*SPECIALS, *words)
-        self._ids = {word: i for i, word in enumerate(words, len(SPECIALS))}  # no specials: "<end>" in a text is <unk>
+        # Without the special tokens, so that the word "<end>" in a caption is encoded as <unk>.
+        self._ids = {word: i for i, word in enumerate(words, len(SPECIALS))}
         if len(set(self.words)) != len(self.words):
-            raise ValueError("a word occurs twice in the vocabulary")
+            (repeated, _), *_ = Counter(self.words).most_common(1)
+            raise ValueError(f"the word {repeated!r} occurs twice in the vocabulary")
 
     @classmethod
     def count(cls, captions: Iterable[Sequence[str]], min_count: int, tokenizer: Tokenizer = PTB) -> "Vocabulary":
-        """Return the words that occur at least `min_count` times, by descending frequency, then alphabetically."""
+        """Build a vocabulary of the words that occur `min_count` times or more, the most frequent first."""
         counts = Counter(word for caption in captions for word in caption if word not in SPECIALS)
         kept = [word for word, count in counts.items() if count >= min_count]
         return cls(sorted(kept, key=lambda word: (-counts[word], word)), tokenizer)
@@ -39,11 +41,11 @@ class Vocabulary:
 
     @property
     def num_words(self) -> int:
-        """The number of words, without the special tokens."""
+        """The number of words without the special tokens."""
         return len(self) - len(SPECIALS)
 
     def encode(self, tokens: Sequence[str], max_length: int) -> list[int]:
-        """Return the ids of <start>, the first `max_length` tokens, and <end> unless tokens were cut off."""
+        """Return the ids of <start> and the first `max_length` tokens, and of <end> if no tokens were cut off."""
         ids = [self._ids.get(word, UNKNOWN) for word in tokens[:max_length]]
         return [START, *ids] if len(tokens) > max_length else [START, *ids, END]
 
@@ -52,7 +54,7 @@ class Vocabulary:
         return [self.words[i] for i in takewhile(lambda i: i != END, ids) if i >= len(SPECIALS)]
 
     def save(self, path: Path) -> None:
-        """Write the words as JSON, and the tokenizer unless it is ptb, as in files of earlier versions."""
+        """Write the words as JSON, and the tokenizer if it is not `ptb`, the only one of earlier versions."""
         content: dict[str, Any] = {"words": self.words[len(SPECIALS) :]}
         if self.tokenizer != PTB:
             content = {"tokenizer": self.tokenizer.name, "lowercase": self.tokenizer.lowercase, **content}
@@ -60,7 +62,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
-        """Read what `save` wrote. Raises UserError if it is missing or damaged."""
+        """Read a file that `save` wrote. Raises UserError if it is missing or damaged."""
         with readable_errors(path):
             content = json.loads(path.read_text("utf-8"))
             words, name, lowercase = content["words"], content.get("tokenizer", "ptb"), content.get("lowercase", True)

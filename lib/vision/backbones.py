@@ -32,18 +32,18 @@ from lib.vision.images import Preprocess
 
 SMALL_NET = "small_net"
 WEIGHTS_FILE, CONFIG_FILE = "weights.safetensors", "backbone.json"
-_READY_FILE = "ready_features.json"  # instead of these two, if the features were made elsewhere
-_SIZES = range(16, 8193)  # pixels per side: a CNN reduces smaller images to nothing, and larger ones fill the memory
-# The layer names in torchvision's DenseNet files, norm.1 instead of norm1, as in torchvision.models.densenet.
+_READY_FILE = "ready_features.json"  # replaces the two files above if the model uses ready features
+_SIZES = range(16, 8193)  # pixels per side; smaller images vanish in the strides of a CNN, larger ones fill the memory
+# torchvision's DenseNet files have tensor names such as norm.1, but the network has norm1. torchvision renames them.
 _OLD_DENSENET = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.([12]\.)")
 
-_FILE_SUFFIXES = {".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin", ".pkl"}  # of weights
-_TENSOR_KEYS = (  # of a checkpoint's state dict; an average of the weights first, because it is the better one
+_FILE_SUFFIXES = {".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin", ".pkl"}  # suffixes of weight files
+_TENSOR_KEYS = (  # keys of the state dict in a checkpoint; averaged weights (EMA) come first, because they are better
     "state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module", "net", "network", "backbone",
 )  # fmt: skip
-_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # Inception's and GoogLeNet's second classifiers; only training uses them
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # auxiliary classifiers of Inception and GoogLeNet, used only in training
 _NOT_WEIGHTS = ("num_batches_tracked", "total_ops", "total_params")  # counters that some tools add to a state dict
-_MAX_NAMED = 3  # tensors in an error message
+_MAX_NAMED = 3  # tensor names that an error message lists
 _MAX_MESSAGE = 480  # characters
 
 
@@ -59,23 +59,24 @@ class Backbone:
     def features(self, pixels: Tensor, kind: str, precision: str = "float32") -> Tensor:
         """Return the features (N, P, C) of uint8 pixels (N, size, size, 3) on the network's device.
 
-        `kind`: pooled (P = 1) or grid (the last feature map, row by row). `precision`: float32, or bfloat16 (autocast).
+        `kind` is "pooled" (P = 1) or "grid" (the regions of the last feature map, row by row). `precision` is "float32"
+        or "bfloat16" (autocast).
         """
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             x = self.preprocess.normalise(pixels)
             return self.network(x)[:, None] if kind == "pooled" else self.grid(x)
 
     def feature_size(self, size: int) -> int:
-        """Return the size C of the pooled features of images of `size` pixels per side. Raises UserError."""
+        """Return the number C of pooled features for images of `size` pixels per side. Raises UserError."""
         blank = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=next(self.network.parameters()).device)
         try:
             return self.features(blank, "pooled").shape[2]
-        except Exception as error:  # each network raises its own
-            problem = f"{self.name} cannot take images of {size} pixels per side: {one_line(error)}"
-            raise UserError(f"{problem}; change backbone.size or backbone.tune.size") from error
+        except Exception as error:  # the kind of error depends on the network
+            problem = f"{self.name} rejects images of {size} pixels per side: {one_line(error)}"
+            raise UserError(f"{problem}. Change backbone.size or backbone.tune.size.") from error
 
     def grid(self, x: Tensor) -> Tensor:
-        """Return the last feature map of more than one region, (N, P, C), for normalised pixels (N, 3, size, size)."""
+        """Return the last feature map that has several regions, (N, P, C), for normalised pixels (N, 3, size, size)."""
         self.check_grid()
         maps: list[Tensor] = []
 
@@ -90,13 +91,14 @@ class Backbone:
         return maps[0].flatten(2).transpose(1, 2)
 
     def check_grid(self) -> None:
-        """Raise UserError for a vision transformer: its only feature map is its input."""
+        """Raise UserError for a vision transformer, because its last feature map is its input."""
         if self.name.startswith("vit_"):
-            fix = "use features.kind=pooled, and a backbone.weights other than fit"
-            raise UserError(f"backbone.name={self.name} has no feature map at its end; {fix}")
+            problem = "a vision transformer has no grid of features (feature map)"
+            fix = "Use another CNN, or features.kind=pooled with a backbone.weights other than fit."
+            raise UserError(f"backbone.name={self.name}: {problem}. {fix}")
 
     def fuse_batchnorm(self) -> "Backbone":
-        """Return a copy with each BatchNorm folded into the convolution before it: faster, and equal up to rounding."""
+        """Return a faster copy, equal up to rounding: each BatchNorm is fused into the convolution before it."""
         network = copy.deepcopy(self.network)
         for node in torch.fx.symbolic_trace(network).graph.nodes:
             before = node.args[0] if node.op == "call_module" else None
@@ -108,12 +110,12 @@ class Backbone:
         return Backbone(self.name, for_inference(network), self.preprocess)
 
     def replica(self) -> "Backbone":
-        """Return a copy for another thread: its own modules, because `grid` hooks them, over the same tensors."""
+        """Return a copy for another thread. It shares the tensors, but not the modules, because `grid` adds hooks."""
         shared = {id(tensor): tensor for tensor in (*self.network.parameters(), *self.network.buffers())}
         return replace(self, network=copy.deepcopy(self.network, shared))
 
     def save(self, folder: Path) -> None:
-        """Write the backbone to `folder`. The same weights give the same bytes."""
+        """Write the backbone to `folder`. The same backbone gives the same bytes."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / WEIGHTS_FILE).write_bytes(self.weights())
         config = {"name": self.name, "preprocess": asdict(self.preprocess)}
@@ -125,7 +127,7 @@ class Backbone:
 
     @classmethod
     def load(cls, folder: Path) -> "Backbone":
-        """Read a saved backbone. Raises UserError if a file is missing, damaged, or of another version."""
+        """Read a saved backbone. Raises UserError if a file is missing, damaged, or from another version."""
         name, preprocess = read_backbone_config(folder)
         with readable_errors(folder / CONFIG_FILE):
             try:
@@ -138,13 +140,13 @@ class Backbone:
 
 
 def save_without_cnn(folder: Path, source: str) -> None:
-    """Write a note instead of a backbone: the features come from `source`, so no CNN of ours made them."""
+    """Write a note to `folder` instead of a backbone: the ready features come from `source`, so there is no CNN."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _READY_FILE).write_text(json.dumps({"features": source}, indent=2) + "\n", "utf-8")
 
 
 def has_cnn(folder: Path) -> bool:
-    """Return whether the folder of a backbone has a CNN, or the note that its features were made elsewhere."""
+    """Return whether `folder` has a CNN. If not, it has the note that `save_without_cnn` wrote."""
     return not (folder / _READY_FILE).exists()
 
 
@@ -155,8 +157,8 @@ def read_backbone_config(folder: Path) -> tuple[str, Preprocess]:
         settings = config["preprocess"]
         preprocess = Preprocess(**settings | {key: tuple(settings[key]) for key in ("mean", "std")})
         if preprocess.size not in _SIZES:
-            raise ValueError(f"size={preprocess.size}, but must be {_SIZES[0]} to {_SIZES[-1]} pixels per side")
-        # Try it on a blank image: otherwise malformed values fail later.
+            raise ValueError(f"size={preprocess.size}, but it must be {_SIZES[0]} to {_SIZES[-1]} pixels per side")
+        # Try the preprocessing on a blank image, because malformed values would fail only later.
         preprocess.normalise(torch.from_numpy(preprocess.pixels(Image.new("RGB", (8, 8))).copy())[None])
         return config["name"], preprocess
 
@@ -170,29 +172,29 @@ def build(name: str, size: int = 224) -> nn.Module:
     if name == SMALL_NET:
         return SmallNet()
     options: dict[str, Any] = {"image_size": size} if name.startswith("vit_") else {}
-    if name in ("inception_v3", "googlenet"):  # weights ported from TensorFlow, which normalised to mean and std 0.5
+    if name in ("inception_v3", "googlenet"):  # their weights are from TensorFlow, with mean and std 0.5
         options = {"init_weights": False, "transform_input": True}
     return _torchvision_models(name).get_model(name, weights=None, **options)
 
 
 def without_classifier(network: nn.Module) -> nn.Module:
-    """Replace the last linear layer, if there is one, with the identity, in place."""
+    """Replace the last linear layer, if any, with the identity. Change `network` in place and return it."""
     if classifier := _classifier(network):
         network.set_submodule(classifier, nn.Identity())
     return network
 
 
 def _classifier(network: nn.Module) -> str:
-    """Return the name of the last linear layer, or an empty text if there is none."""
+    """Return the name of the last linear layer, or an empty string if the network has no linear layer."""
     return next((n for n, module in reversed(list(network.named_modules())) if isinstance(module, nn.Linear)), "")
 
 
 def pretrained(name: str, weights: str) -> Backbone:
     """Return a backbone with trained weights and the preprocessing of these weights.
 
-    `weights` is a file, which gets the preprocessing of the default weights; or `DEFAULT` or another name of
-    torchvision weights, which torch.hub downloads and verifies. A file is a state dict (.safetensors or torch.save's
-    format) or a checkpoint that contains one; see `_load_weights` for what may differ. Raises UserError.
+    `weights` is a file, or the name of torchvision weights, such as `DEFAULT`, which torch.hub downloads and verifies.
+    A file holds a state dict (in .safetensors or torch.save's format) or a checkpoint that contains a state dict. Its
+    preprocessing is that of the default weights. See `_load_weights` for how its tensors may differ. Raises UserError.
     """
     is_file = Path(weights).suffix.lower() in _FILE_SUFFIXES or "/" in weights or Path(weights).is_file()
     entry = None if is_file else _torchvision_weights(name, weights)
@@ -207,13 +209,13 @@ def pretrained(name: str, weights: str) -> Backbone:
         else:
             state = _tensors(_read_weights(Path(weights)))
         _load_weights(network, state, classifier)
-    except Exception as error:  # network, hash, or malformed bytes, which make the readers raise almost anything
+    except Exception as error:  # a failed download, a wrong hash, or malformed bytes, which raise many kinds of error
         reason = getattr(error, "strerror", None) or one_line(error)
-        if isinstance(error, pickle.UnpicklingError):  # torch's message suggests to run the pickle
+        if isinstance(error, pickle.UnpicklingError):  # the message of torch suggests running the code in the pickle
             reason = _refused(error)
-        if "central directory" in reason:  # the end of a zip
-            reason = "it is incomplete; copy or download it again"
-        problem, fix = f"cannot load it as backbone.name={name}", "check the file and backbone.name"
+        if "central directory" in reason:  # the central directory is at the end of a zip
+            reason = "the file is incomplete; copy or download it again"
+        problem, fix = f"cannot load this file as backbone.name={name}", "check the file and backbone.name"
         if entry:
             problem, fix = f"cannot download {entry.url} to {torch.hub.get_dir()}", "check the network, or use a file"
         start, end = f"backbone.weights={weights}: {problem}: ", f"; {fix}"
@@ -231,36 +233,37 @@ def random_init(name: str) -> Backbone:
 def override(
     preprocess: Preprocess, *, size: int | None, mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Preprocess:
-    """Return `preprocess` with the values that are given. A given size takes the complete image, uncropped."""
+    """Return `preprocess` with the values that are not None. With a `size`, images are resized but not cropped."""
     changes: dict[str, Any] = {} if size is None else {"size": size, "resize": None}
     changes |= {key: tuple(value) for key, value in (("mean", mean), ("std", std)) if value is not None}
     return replace(preprocess, **changes)
 
 
 def _read_weights(path: Path) -> Any:
-    """Return what a file of weights contains, without running code from it. Raises almost any error."""
+    """Return the content of a weight file without running code from it. Malformed bytes raise many kinds of error."""
     with path.open("rb") as file:
         head = file.read(64)
     if reason := placeholder(head):
-        raise ValueError(f"it is {reason}")
-    if head[8:9] == b"{":  # safetensors: the length of the header, and the header as JSON
+        raise ValueError(f"the file is {reason}")
+    if head[8:9] == b"{":  # a safetensors file starts with the length of the header (8 bytes) and the header as JSON
         return load_file(path)
     if not head.startswith((b"PK", b"\x80")):  # torch.save writes a zip; before 2020 it wrote a pickle
-        raise ValueError("it is not a file of torch.save and not a safetensors file")
-    with torch.serialization.safe_globals([argparse.Namespace]):  # the settings that timm and torchvision add
+        raise ValueError("the format is neither that of torch.save nor safetensors")
+    with torch.serialization.safe_globals([argparse.Namespace]):  # checkpoints of timm and torchvision have it
         return torch.load(path, "cpu", weights_only=True)
 
 
 def _refused(error: pickle.UnpicklingError) -> str:
     found = re.search(r"GLOBAL (\S+)", str(error))
     what = f" ({found[1]})" if found else ""
-    return f"it holds more than tensors{what}; where that code is, save torch.save(model.state_dict(), 'weights.pth')"
+    fix = "save only the tensors with torch.save(model.state_dict(), 'weights.pth')"
+    return f"the file holds objects other than tensors{what}; in the project that wrote it, {fix}"
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
-    """Return the tensors by name of a state dict, or of the checkpoint around one. Raises ValueError."""
+    """Return the tensors by name of a state dict, or of a checkpoint that contains one. Raises ValueError."""
     if not isinstance(content, Mapping):
-        raise ValueError(f"it holds a {type(content).__name__}, not a state dict (tensors by name)")
+        raise ValueError(f"the file holds a {type(content).__name__}, not a state dict (tensors by name)")
     nested = {key: value for key, value in content.items() if isinstance(value, Mapping) and _has_tensors(value)}
     for key in _TENSOR_KEYS:
         if key in nested:
@@ -271,11 +274,11 @@ def _tensors(content: Any) -> dict[str, Tensor]:
     if len(nested) == 1:
         return _tensors(*nested.values())
     keys = ", ".join(str(key)[:40] for key in list(content)[:10])
-    raise ValueError(f"no state dict (tensors by name) under a usual key; it has the keys {keys}")
+    raise ValueError(f"there is no state dict (tensors by name) under a usual key; the keys are {keys}")
 
 
 def _has_tensors(content: Mapping[Any, Any]) -> bool:
-    """Return whether `content` has tensors, at once or further down. An optimiser's state has numbers as its keys."""
+    """Return whether `content` has tensors at any depth. Skip keys that are numbers, which an optimiser's state has."""
     return any(
         isinstance(key, str) and (isinstance(value, Tensor) or (isinstance(value, Mapping) and _has_tensors(value)))
         for key, value in content.items()
@@ -283,11 +286,11 @@ def _has_tensors(content: Mapping[Any, Any]) -> bool:
 
 
 def _load_weights(network: nn.Module, state: Mapping[str, Tensor], classifier: str) -> None:
-    """Load the tensors of a network that others have trained. Raises ValueError if they do not fit.
+    """Load the tensors of a network that was trained elsewhere. Raises ValueError if they do not fit.
 
-    The names may have a common prefix, such as `module.` or `model.backbone.`. The classifier, named `classifier`, may
-    have any number of classes or be missing. Everything else must be there, and nothing else, because ResNet-50's
-    tensors are all found in ResNet-101.
+    The names may have a common prefix, such as `module.` or `model.backbone.`. The classifier, the layer `classifier`,
+    may have any number of classes or be missing. All other tensors must be there. Unknown tensors are an error too,
+    because a ResNet-101 has all tensors of a ResNet-50.
     """
     state = {_OLD_DENSENET.sub(r"\1\2", key): tensor for key, tensor in state.items()}
     expected = network.state_dict()
@@ -315,7 +318,10 @@ def _load_weights(network: nn.Module, state: Mapping[str, Tensor], classifier: s
 
 
 def _common_prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
-    """Return what precedes the names `expected` in `state`. Raises ValueError if nothing does, or different things."""
+    """Return the prefix that the names in `state` have before those in `expected`, often "".
+
+    Raises ValueError if no name fits, or if two prefixes are equally common.
+    """
     counts: Counter[str] = Counter()
     for key in state:
         parts = key.split(".")
@@ -323,13 +329,11 @@ def _common_prefix(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
             if ".".join(parts[i:]) in expected:
                 counts["".join(f"{part}." for part in parts[:i])] += 1
     if not counts:
-        raise ValueError(
-            f"no tensor has the name of one of the network's; it has {', '.join(list(state)[:_MAX_NAMED])}"
-        )
+        raise ValueError(f"no tensor name occurs in the network; the names are {', '.join(list(state)[:_MAX_NAMED])}")
     (prefix, most), *others = counts.most_common(2)
     if others and others[0][1] == most:
         names = f"{prefix}* and {others[0][0]}*"
-        raise ValueError(f"it holds more than one network, {names}; save the state dict of one")
+        raise ValueError(f"the file holds more than one network, {names}; save the state dict of one network")
     return prefix
 
 
@@ -339,31 +343,32 @@ def _shape(tensor: Tensor) -> str:
 
 def _load_state_dict(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     ordered = OrderedDict(state)
-    # MNASNet needs its version, which safetensors files lack. Other modules get none, as if their files were old: then
-    # a BatchNorm may lack num_batches_tracked, as in DenseNet's files.
+    # MNASNet needs its version, which safetensors files lack. Other modules get no version, so that they accept the
+    # oldest format: in that format BatchNorm has no num_batches_tracked, as in DenseNet's files.
     ordered._metadata = {"": {"version": network._version}}  # type: ignore[attr-defined]
     network.load_state_dict(ordered)
 
 
 def _torchvision_models(name: str) -> Any:
     """Import torchvision.models. Raises UserError if it has no classification model of that name."""
-    from torchvision import models  # takes two seconds, and SmallNet does not need it
+    from torchvision import models  # imported here, because it takes two seconds and SmallNet does not need it
 
     if name not in models.list_models(module=models):
-        problem = f"not {SMALL_NET} and not a classification model of torchvision"
-        raise UserError(f"backbone.name={name}: {problem}; use for example resnet50 or mobilenet_v3_large")
+        problem = f"this is neither {SMALL_NET} nor a classification model of torchvision"
+        raise UserError(f"backbone.name={name}: {problem}. Use, for example, resnet50 or mobilenet_v3_large.")
     return models
 
 
 def _torchvision_weights(name: str, weights: str) -> Any:
     entries = {} if name == SMALL_NET else _torchvision_models(name).get_model_weights(name).__members__
     if weights not in entries:
-        raise UserError(f"backbone.weights={weights}: unknown for {name}; use {', '.join(['fit', 'a file', *entries])}")
+        fix = f"Use one of: {', '.join(['fit', 'a file', *entries])}"
+        raise UserError(f"backbone.weights={weights}: {name} has no such weights. {fix}")
     return entries[weights]
 
 
 def _preprocess(name: str, entry: Any = None) -> Preprocess:
-    """Return the preprocessing of torchvision's weights `entry`, by default the model's default ones."""
+    """Return the preprocessing of torchvision's weights `entry`, or of the model's default weights if it is None."""
     if name == SMALL_NET:
         return Preprocess(size=64, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     preset = (entry or _torchvision_weights(name, "DEFAULT")).transforms()
@@ -372,11 +377,12 @@ def _preprocess(name: str, entry: Any = None) -> Preprocess:
 
 
 class SmallNet(nn.Module):
-    """A CNN to train from random weights in minutes: five convolutions, down to a grid of 4 x 4 regions.
+    """A CNN that trains from random weights in minutes. Five convolutions give a grid of 4 x 4 regions.
 
-    The first two have stride 2, as in AlexNet and ResNet. Half of the last one's channels have a receptive field of 45
-    pixels, which keeps apart which colour belongs to which shape. The other half have 77, most of the image, so they
-    can tell which of two objects is to the left. The feature vector is the flattened grid, to keep the positions.
+    The first two convolutions have stride 2, as in AlexNet and ResNet. Half of the channels of the last convolution
+    have a receptive field of 45 pixels, small enough to show which colour belongs to which shape. The other half have
+    77 pixels, most of the image, enough to show which of two objects is on the left. The feature vector is the
+    flattened grid, so that it keeps the positions.
     """
 
     def __init__(self) -> None:
@@ -392,12 +398,12 @@ class SmallNet(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, 3, 64, 64) -> (N, 2048): 128 channels of 16 regions."""
+        """Return features (N, 2048), 128 channels of 16 regions, for images x (N, 3, 64, 64)."""
         return self.grid(x).flatten(1)
 
 
 class _Concatenate(nn.Module):
-    """Branches over the same input, their channels concatenated."""
+    """Runs several branches on the same input and concatenates their channels."""
 
     def __init__(self, *branches: list[nn.Module]):
         super().__init__()

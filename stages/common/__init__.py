@@ -1,1 +1,1 @@
-"""What several stages and tools use: paths, the entry point, and files of metrics/."""
+"""Code that several stages and tools share, such as paths, the entry point, and reading files of metrics/."""

@@ -1,6 +1,6 @@
-"""Scratch folders of interrupted work. A folder's name is a fingerprint of everything that the work depends on.
+"""Scratch folders for interrupted work. The name of a folder is a fingerprint of everything that the work depends on.
 
-The fingerprint includes the code: the same rooms (folders) of lib/ that dvc.yaml lists for the stage. So DVC and the
+The fingerprint includes the code: the files and folders that dvc.yaml lists as deps of the stage. So DVC and the
 checkpoints agree on whether the code has changed.
 """
 
@@ -28,10 +28,10 @@ def stage_code(stage: str) -> list[Path]:
 
 @contextmanager
 def work_folder(stage: str, *inputs: object) -> Iterator[Path]:
-    """Yield the scratch folder of a stage for these `inputs`; see `lib.core.workdir.fingerprint` for what they may be.
+    """Yield the scratch folder of a stage for these `inputs`, which are arguments of `lib.core.workdir.fingerprint`.
 
-    The number of threads and processes is not an input: a run may resume with more or fewer. A second run of the same
-    work waits until the first one leaves the folder, and then finds it finished.
+    The number of threads and processes is not an input, so a run may resume with more or fewer of them. If a second
+    process starts the same work, it waits until the first process leaves the folder. Then it finds the finished work.
     """
     machine = [device().type, torch.__version__]
     folder = SCRATCH / stage / fingerprint(*inputs, machine, *stage_code(stage))

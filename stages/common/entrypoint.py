@@ -1,4 +1,4 @@
-"""Start a stage or a tool: print errors in one line, and exit with a non-zero status after an interrupt."""
+"""Run the `main` of a stage or a tool. Print an error in one line, and exit with a non-zero status."""
 
 import errno
 import re
@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from lib.core.errors import UserError, exit_on_error
 from stages.common.paths import SCRATCH
 
-# How Python, pyarrow, safetensors and NumPy each report a full disk. Not all of them set errno.
+# Matches the messages with which Python, pyarrow, safetensors and NumPy report a full disk. Not all of them set errno.
 _DISK_FULL = re.compile(rf"(?i)\b(errno|os error) ({errno.ENOSPC}|{errno.EDQUOT})\b|requested and \d+ written")
 
 
@@ -27,5 +27,5 @@ def run(main: Callable[[], None]) -> None:
             if _DISK_FULL.search(str(error)):
                 folders = [folder.resolve() for folder in (Path(), SCRATCH) if folder.exists()]
                 fullest = min(folders, key=lambda folder: shutil.disk_usage(folder).free)
-                text = f"the disk of {fullest} is full: free some space and run again. Finished work is kept."
+                text = f"the disk of {fullest} is full. Free some space and run again. Finished work is kept."
             raise UserError(text) from error

@@ -1,4 +1,4 @@
-"""What generate and the COCO submission share: the ensemble's models and the consensus over the train split."""
+"""Code that the generate stage and the COCO submission share: the models of the ensemble, and the consensus."""
 
 from pathlib import Path
 
@@ -13,24 +13,28 @@ from lib.text.vocabulary import Vocabulary
 from stages.common.paths import CAPTION_TABLE, FEATURES, IMAGES, MODEL, user_path
 from stages.params import GenerateParams
 
-_IMAGES_PER_NEIGHBOUR = 50  # in a small train split, more neighbours would be the same for most images
+# Minimum number of train images per neighbour. Without it, most images of a small data set have the same neighbours.
+_IMAGES_PER_NEIGHBOUR = 50
 
 
 def model_folders(params: GenerateParams) -> list[Path]:
-    """Return the folders of the models that decode together, the trained model first."""
+    """Return the folders of the models to decode with: the trained model, and the models in generate.ensemble."""
     return [MODEL, *sorted(path for path in user_path(params.ensemble).iterdir() if path.is_dir())]
 
 
 def train_consensus(params: GenerateParams, config: DecoderConfig, vocabulary: Vocabulary) -> Consensus | None:
-    """Return the consensus that `generate.consensus` asks for, or None. Raises UserError if the features do not fit."""
+    """Build the consensus for the params `generate.consensus`, or return None if it is off.
+
+    Raises UserError if the features do not fit the decoder.
+    """
     wanted = params.consensus.neighbours
     if not wanted:
         return None
     images = read_images(IMAGES, "train")
     neighbours = min(wanted, max(1, len(images) // _IMAGES_PER_NEIGHBOUR))
     if neighbours < wanted:
-        reason = f"at most one neighbour per {_IMAGES_PER_NEIGHBOUR} train images"
-        print_once(f"generate.consensus.neighbours={wanted} is lowered to {neighbours}: {reason}")
+        reason = f"the limit is one neighbour per {_IMAGES_PER_NEIGHBOUR} train images"
+        print_once(f"generate.consensus.neighbours={wanted}: uses {neighbours} instead, because {reason}")
     features = Features(FEATURES, images)
     check_features(config, features.shape, FEATURES)
     reward = CiderReward(list(read_tokens(CAPTION_TABLE, images["image_id"]).values()), vocabulary)

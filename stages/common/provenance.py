@@ -21,14 +21,14 @@ _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "dvc")
 def note_run(model: Path) -> None:
     """Write the record of the model in the folder `model`.
 
-    The record is outside this folder, because the same params must give the same bytes in it.
+    The record is not in this folder, because the same params must give the same bytes in the folder.
     """
     command = ["git", "describe", "--always", "--dirty"]
-    # A downloaded zip has no .git, and may be unpacked inside another repository.
+    # Check for .git here, because a project from a zip has none, and Git would find the repository of a parent folder.
     done = subprocess.run(command, capture_output=True, text=True, check=False) if Path(".git").exists() else None
     kind, versions = device(), {package.name.lower(): package.version for package in distributions()}
     note = {
-        "model": fingerprint(weights_path(model)),  # DVC may later put another model into the folder
+        "model": fingerprint(weights_path(model)),  # identifies the model, because DVC may check out another one later
         "commit": (done and done.stdout.strip()) or None,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),

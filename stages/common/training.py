@@ -1,4 +1,4 @@
-"""What train and finetune share: their data and their learning curves."""
+"""Code that the stages train and finetune share: load the data, and write the learning curves."""
 
 import json
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from stages.common.paths import CAPTION_TABLE, FEATURES, IMAGES, METRICS, VOCABU
 
 
 def training_data(split: str, vocabulary: Vocabulary, max_length: int) -> Split:
-    """Load a split. Captions are cut after `max_length` words."""
+    """Load the features and captions of a split. Captions are cut after `max_length` words."""
     images = read_images(IMAGES, split)
     references = read_tokens(CAPTION_TABLE, images["image_id"])
     return Split(Features(FEATURES, images), references, caption_set(references.values(), vocabulary, max_length))
 
 
 def training_inputs() -> list[object]:
-    """Return what identifies the data that `training_data` reads, for the name of a work folder."""
+    """Return inputs for `work_folder` that identify the data that `training_data` reads."""
     return [CAPTION_TABLE, VOCABULARY, IMAGES, [stat_signature(shard) for shard in shard_paths(FEATURES)]]
 
 

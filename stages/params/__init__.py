@@ -1,6 +1,6 @@
-"""params.yaml as typed, validated objects: one class per section.
+"""Read params.yaml as typed, validated objects, one class per section.
 
-Every stage checks the whole file, so a mistake in `generate` is found before the download and not after training.
+Every stage checks the complete file. So an error in the section `generate` stops the first stage, not the last one.
 """
 
 import reprlib
@@ -30,12 +30,12 @@ __all__ = ["BackboneParams", "DatasetParams", "FeaturesParams", "FinetuneParams"
 __all__ += ["TextParams", "TrainParams", "VocabularyParams", "read_params"]
 
 PARAMS_FILE = Path("params.yaml")
-_MAX_LISTED = 300  # characters of the keys that a message lists
+_MAX_LISTED = 300  # maximum length of a list in a message, in characters
 
 
 SECTIONS = {name: cast(type[Section], field.annotation) for name, field in Params.model_fields.items()}
 
-# Keys of earlier versions and their present names.
+# Keys of earlier versions, and their current names.
 _RENAMED = {
     "features.components": "features.pca_components",
     "train.warm_up": "train.warmup_fraction",
@@ -57,13 +57,14 @@ AnySection = TypeVar("AnySection", bound=Section)
 def read_params(section: type[AnySection], path: Path = PARAMS_FILE) -> AnySection:
     """Return the section of params.yaml that the class `section` describes.
 
-    Raises UserError if anything in the file is wrong. The message names the first keys, their values and the fix.
+    Raises UserError if any section is wrong. The message has the first wrong keys, their values and the fix.
     """
     content = _load(path)
     if renamed := [f"{old} to {new}" for old, new in _RENAMED.items() if _has(content, old)]:
-        raise UserError(f"{path} is of an earlier version; rename {_first(renamed, ', ')}")
+        raise UserError(f"{path} is from an earlier version. Rename or move these keys: {_first(renamed, ', ')}.")
     if _has(content, "vocabulary") and not _has(content, "text"):
-        raise UserError(f"{path} is of an earlier version; add the line `text: {{tokenizer: ptb, lowercase: true}}`")
+        fix = "Add the line `text: {tokenizer: ptb, lowercase: true}`."
+        raise UserError(f"{path} is from an earlier version. {fix}")
     try:
         params = Params.model_validate(content)
     except ValidationError as error:
@@ -75,14 +76,14 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; run this in the project's top folder") from error
+        raise UserError(f"cannot read {path}: {error.strerror}. Run this in the project's top folder.") from error
     except Exception as error:  # malformed text raises many kinds of error besides YAMLError
-        raise UserError(f"{path} is not YAML in UTF-8: {one_line(error)}") from error
+        raise UserError(f"{path} is not YAML in UTF-8: {one_line(error)}. Correct the file.") from error
     return content if isinstance(content, dict) else {}
 
 
 def _first(texts: list[str], separator: str) -> str:
-    """Return the first texts, at least one, and the number of the others."""
+    """Join the first texts, up to _MAX_LISTED characters but at least one text, and the number of the other texts."""
     count = max(1, sum(length <= _MAX_LISTED for length in accumulate(map(len, texts))))
     more = [f"and {len(texts) - count} more"] if len(texts) > count else []
     return separator.join([*texts[:count], *more])
@@ -97,14 +98,14 @@ def _has(content: Any, key: str) -> bool:
 
 
 def _describe(error: Any) -> str:
-    """Return an error of pydantic as "key: got value, should be ..."."""
+    """Return an error of pydantic in the form "key: got value, should be ..."."""
     # YAML keys may contain line breaks and have any length.
     key = ".".join(" ".join(str(part).split())[:80] for part in error["loc"])
     if error["type"] in ("missing", "extra_forbidden"):
         return f"{key}: {'missing' if error['type'] == 'missing' else 'unknown key'}"
     text = isinstance(error["input"], str) and error["type"] in ("float_type", "int_type")
-    hint = "; this is text: write a number without quotes, and 1.0e-3 instead of 1e-3" if text else ""
+    hint = "; it is text: write the number without quotes, and 1.0e-3 instead of 1e-3" if text else ""
     problem = error["msg"].removeprefix("Value error, ").removeprefix("Input ").partition(" or instance of ")[0]
-    if not key:  # two sections do not fit together
+    if not key:  # the error is about several sections, and its text names the keys
         return problem
     return f"{key}: got {reprlib.repr(error['input'])}, {problem[0].lower()}{problem[1:]}{hint}"

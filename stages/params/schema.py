@@ -1,4 +1,4 @@
-"""What each section of params.yaml may hold, in the order of the file. params.yaml explains the keys."""
+"""The keys and types of each section of params.yaml, in the order of the file. params.yaml explains the keys."""
 
 import re
 import unicodedata
@@ -13,7 +13,7 @@ NotNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 FractionBelowOne = Annotated[float, Field(ge=0, lt=1)]
 SplitShare = Annotated[float, Field(gt=0, lt=0.5)]
-ImageSize = Annotated[int, Field(ge=16, le=8192)]  # pixels per side; see lib/vision/preprocess.py
+ImageSize = Annotated[int, Field(ge=16, le=8192)]  # pixels per side, as in lib/vision/backbones.py
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -25,9 +25,9 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _fits_seed_or_path(cls, value: Any) -> Any:
-        """Reject values that YAML can express but that no seed or path can have."""
+        """Reject values that YAML allows but that a seed or a path cannot have."""
         if isinstance(value, int) and abs(value) >= 2**63:
-            raise ValueError("should be a whole number of 64 bits")
+            raise ValueError("should be an integer between -2**63 and 2**63")
         if isinstance(value, str) and any(unicodedata.category(character) == "Cc" for character in value):
             raise ValueError("should have no control characters")
         return value
@@ -42,7 +42,7 @@ class Mix(Section):
     @model_validator(mode="after")
     def _some_above_zero(self) -> Self:
         if not any(self.model_dump().values()):
-            raise ValueError("at least one weight must be above 0")
+            raise ValueError("should have at least one weight above 0")
         return self
 
 
@@ -56,7 +56,7 @@ class Scenes(Section):
 
 
 class Columns(Section):
-    """The names of columns of the user's table; null looks for the usual names."""
+    """The names of the columns in the user's table. If a name is null, the usual names are tried."""
 
     file_name: str | None
     caption: str | list[str] | None
@@ -75,7 +75,7 @@ class Local(Section):
     @field_validator("annotations")
     @classmethod
     def _one_file_per_split(cls, value: str | dict[str, str]) -> str | dict[str, str]:
-        """Accept valid, validation and dev for val."""
+        """Accept the usual other names of the splits, such as `validation` for `val`."""
         if isinstance(value, str):
             return value
         usual = {**dict.fromkeys(("valid", "validation", "dev"), "val"), "training": "train", "testing": "test"}
@@ -108,7 +108,7 @@ class TextParams(Section):
     @model_validator(mode="after")
     def _ptb_is_lower_case(self) -> Self:
         if self.tokenizer == "ptb" and not self.lowercase:
-            raise ValueError("tokenizer ptb is always lower-case: set lowercase to true, or tokenizer to unicode")
+            raise ValueError("tokenizer=ptb needs lowercase=true; set lowercase to true, or tokenizer to unicode")
         return self
 
 
@@ -127,7 +127,7 @@ class Fit(Section):
 
 class Tune(Section):
     epochs: NotNegative
-    batch_size: Annotated[int, Field(ge=2)]  # the head standardises each batch, so one image is not enough
+    batch_size: Annotated[int, Field(ge=2)]  # the head standardises each batch, so it needs two images or more
     size: ImageSize | None
     learning_rate: PositiveFloat
     min_count: Positive
@@ -164,7 +164,7 @@ class ModelParams(Section):
 
 
 class OptimiserParams(Section):
-    """What `train` and `finetune` share."""
+    """The keys that the sections `train` and `finetune` share."""
 
     batch_size: Positive
     learning_rate: PositiveFloat
@@ -195,7 +195,8 @@ class FinetuneParams(OptimiserParams):
     @model_validator(mode="after")
     def _enough_samples(self) -> Self:
         if self.baseline == "mean" and self.samples < 2:
-            raise ValueError("baseline mean compares a sample with the others: samples must be 2 or more")
+            problem = f"baseline=mean compares a sample with the others, but samples={self.samples}"
+            raise ValueError(f"{problem}; set samples to 2 or more")
         return self
 
 
@@ -224,7 +225,7 @@ class GenerateParams(Section):
 
 
 class Params(Section):
-    """The whole file."""
+    """All sections of params.yaml."""
 
     dataset: DatasetParams
     text: TextParams
@@ -241,5 +242,6 @@ class Params(Section):
         limit, shortest = self.generate.max_length or self.vocabulary.max_length, self.generate.min_length
         if shortest > limit:
             which = "generate" if self.generate.max_length else "vocabulary"
-            raise ValueError(f"generate.min_length={shortest} must not be above {which}.max_length={limit}")
+            problem = f"generate.min_length={shortest} is above {which}.max_length={limit}"
+            raise ValueError(f"{problem}. Lower the first, or raise the second.")
         return self

@@ -27,8 +27,8 @@ from stages.params import DatasetParams, GenerateParams, read_params
 def main() -> None:
     dataset, params = read_params(DatasetParams), read_params(GenerateParams)
     if params.method != "beam":
-        fix = "a submission needs beam search. Set generate.method to beam."
-        raise UserError(f"params.yaml: generate.method={params.method}: {fix}")
+        problem = "a submission needs beam search"
+        raise UserError(f"params.yaml: generate.method={params.method}: {problem}. Set generate.method to beam.")
     captioner = Captioner.load(*model_folders(params))
     search = params.model_dump(exclude={"method", "sample", "ensemble"})
     search["consensus"] = train_consensus(params, captioner.decoder.config, captioner.vocabulary)
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def _results(captioner: Captioner, path: Path, split: str, search: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the id and the caption of each image, sorted by name. An unreadable image gets an empty caption."""
+    """Return the id and the caption of each image, sorted by file name. An unreadable image gets an empty caption."""
     with open_zip(path) as archive:
         names = sorted(name for name in archive.namelist() if re.search(r"_\d{12}\.jpg$", name))
     if not names:
@@ -62,7 +62,8 @@ def _results(captioner: Captioner, path: Path, split: str, search: dict[str, Any
             decoded = dict(pool.map(decode, rows[start : start + BATCH_SIZE]))
             pixels = {image_id: value for image_id, value in decoded.items() if isinstance(value, np.ndarray)}
             for image_id in decoded.keys() - pixels.keys():
-                print(f"{split}.zip: image {image_id}: {decoded[image_id]}; its caption is empty", flush=True)
+                reason = f"cannot read image {image_id}: {decoded[image_id]}"
+                print(f"{split}.zip: {reason}; wrote an empty caption", flush=True)
             if not pixels:
                 continue
             beams = captioner.caption_features(captioner.features(np.stack(list(pixels.values()))), **search)

@@ -1,6 +1,6 @@
-"""Train two models that differ in one thing, as DVC experiments, and compare them: `make compare`.
+"""Train two models that differ in one setting, as DVC experiments, and compare them: `make compare`.
 
-The workspace does not change: DVC runs each experiment in a temporary folder with all files that Git tracks, including
+The workspace does not change. DVC runs each experiment in a temporary folder with all files that Git tracks, including
 uncommitted changes.
 """
 
@@ -22,7 +22,7 @@ from lib.report.comparison import Comparison, table, write_comparison
 from stages.common.entrypoint import run
 from stages.common.paths import METRICS, SCRATCH
 
-# For each value of WHAT: two runs, and the params in which they differ.
+# For each value of WHAT: the names of two runs, and the params that differ between them.
 _RUNS = {
     "cell": {"RNN": ["model.cell=rnn"], "LSTM": ["model.cell=lstm"]},
     "implementation": {"scratch": ["model.implementation=scratch"], "torch": ["model.implementation=torch"]},
@@ -36,7 +36,7 @@ _RUNS = {
 def main() -> None:
     what, *settings = sys.argv[1:]
     if what not in _RUNS:
-        raise UserError(f"WHAT={what}: it must be one of {', '.join(_RUNS)}")
+        raise UserError(f"WHAT={what}: WHAT must be one of {', '.join(_RUNS)}")
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C also reaches DVC, which stops the stage and cleans up
     inputs, scores, curves = [], {}, {}
     for name, params in _RUNS[what].items():
@@ -52,7 +52,7 @@ def main() -> None:
         raise UserError(f"{', '.join(changed)}: {problem}. Run make compare again.")
 
     title, differing = " against ".join(scores), " against ".join(map(", ".join, _RUNS[what].values()))
-    summary = f"On {one['dataset.name']}, {one['train.epochs']} epochs each: {differing}; all else equal."
+    summary = f"On {one['dataset.name']}, {one['train.epochs']} epochs each: {differing}. All other params are equal."
     folder = METRICS / "compare" / what
     write_comparison(folder, Comparison(title[0].upper() + title[1:], summary, scores, curves))
     print(f"\n{table(scores)}\n\nThe table and the learning curves are in {folder}. dvc repro adds them to the report.")
@@ -65,8 +65,8 @@ def _run_experiment(name: str, settings: list[str]) -> None:
     for command in (["run", "--temp", "--name", f"{name}-new", *settings], ["rename", "--force", f"{name}-new", name]):
         if subprocess.call([sys.executable, "-m", "dvc", "exp", *command], env=environment):
             raise UserError(
-                f"{name} failed, see the error above; {METRICS / 'compare'} is unchanged. An experiment sees only the "
-                "files that Git tracks: git add new code, and give the full paths of your own images and captions."
+                f"{name} failed. See the error above. {METRICS / 'compare'} is unchanged. An experiment has only the "
+                "files that Git tracks: run git add on new code, and use full paths for your own images and captions."
             )
 
 

@@ -1,4 +1,4 @@
-"""Print METEOR and SPICE of the test captions. Needs Java: `python -m stages.tools.meteor_spice`."""
+"""Print METEOR and SPICE of the test captions: `python -m stages.tools.meteor_spice`. It needs Java."""
 
 from lib.core.errors import UserError
 from lib.core.tables import read_images, read_table
@@ -12,7 +12,7 @@ from stages.params import TextParams, read_params
 
 def main() -> None:
     if (name := read_params(TextParams).tokenizer) != "ptb":
-        raise UserError(f"text.tokenizer={name}: METEOR and SPICE are for English, with text.tokenizer=ptb")
+        raise UserError(f"text.tokenizer={name}: METEOR and SPICE are only for English, with text.tokenizer=ptb")
     hypotheses = PTB.scoring_results(read_json("captions.json"))
     image_ids = read_images(IMAGES, "test")["image_id"].tolist()
     table = read_table(CAPTION_TABLE, ["image_id", "caption"], [("image_id", "in", image_ids)])

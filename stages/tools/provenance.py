@@ -1,4 +1,4 @@
-"""Print how a model was made: params, inputs, commit, versions, machine and time: `make provenance`."""
+"""Print how a model was trained, with params, inputs, commit, versions, machine and time: `make provenance`."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ def main() -> None:
         provenance["inputs"] = {dep["path"]: dep["md5"] for dep in deps if dep["path"].startswith("data/")}
         provenance["made"] = note
     else:
-        provenance["made"] = "unknown: the model was trained elsewhere, or a later training replaced its record"
+        provenance["made"] = "unknown, because the model was trained elsewhere or a later training replaced the record"
     print(yaml.safe_dump(provenance, sort_keys=False, allow_unicode=True), end="")
 
 

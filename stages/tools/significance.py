@@ -1,7 +1,7 @@
 """Test whether one run scores higher than another, by a paired bootstrap: `make diff A=... B=...`.
 
-A run is a Git revision, an experiment, `workspace`, or the folder of another project. The first two are read from DVC's
-cache.
+A run is a Git revision, an experiment, `workspace`, or the folder of another project. Revisions and experiments are
+read from DVC's cache.
 """
 
 import io
@@ -28,12 +28,15 @@ from stages.params import PARAMS_FILE
 
 def main() -> None:
     if len(sys.argv) != 3:
-        raise UserError("make diff needs two runs, A=... and B=... (each a revision, experiment, folder or workspace)")
+        raise UserError(
+            "make diff needs two runs, A=... and B=... A run is a revision, experiment, folder or workspace"
+        )
     a, b = sys.argv[1:]
     tokenizer, references, captions_a, true_a = _load(a)
     tokenizer_b, references_b, captions_b, true_b = _load(b)
     if tokenizer != tokenizer_b:
-        raise UserError(f"{a} and {b} differ in the section text of {PARAMS_FILE}: their scores are not comparable")
+        problem = f"{a} and {b} differ in the section `text` of {PARAMS_FILE}, so their scores are not comparable"
+        raise UserError(f"{problem}. Use runs with the same tokenizer.")
     if references != references_b or captions_a.keys() != captions_b.keys():
         fix = "Use runs on the same data set."
         raise UserError(f"{a} and {b} have different test images or reference captions. {fix}")
@@ -49,7 +52,7 @@ def main() -> None:
 
 
 def _load(name: str) -> tuple[Tokenizer, dict[int, list[list[str]]], dict[int, list[str]], pd.Series | None]:
-    """Return a run's tokenizer and, by image id, the tokens of references and captions, and what is true if judged."""
+    """Return a run's tokenizer and, by image id, its tokenised references, captions, and their truth if judged."""
     texts = _read(
         name, METRICS / "captions.json", lambda file: [(r["image_id"], r["caption"]) for r in json.load(file)]
     )
@@ -63,19 +66,19 @@ def _load(name: str) -> tuple[Tokenizer, dict[int, list[list[str]]], dict[int, l
 
 
 def _parse_tokenizer(file: io.BytesIO) -> Tokenizer:
-    """Return the tokenizer of a params.yaml; those of earlier versions have no section `text`."""
+    """Return the tokenizer of a params.yaml. A file of an earlier version has no section `text`."""
     text = yaml.safe_load(file).get("text")
     return Tokenizer(text["tokenizer"], text["lowercase"]) if text else PTB
 
 
 def _read(name: str, path: Path, parse: Callable[[io.BytesIO], Any]) -> Any:
-    """Parse a file of a run. Errors name the file as Git does, revision:path."""
+    """Parse a file of a run. Errors name the file in the form revision:path, as Git does."""
     folder = Path() if name == "workspace" else Path(name)
     local = (folder / METRICS).is_dir()
     try:
         content = (folder / path).read_bytes() if local else DVCFileSystem(rev=name).read_bytes(path.as_posix())
     except (FileNotFoundError, DvcException) as error:
-        fix = "Give a Git revision, an experiment, a folder or workspace; run dvc pull if DVC's cache lacks the file"
+        fix = "Use a Git revision, an experiment, a folder or workspace. If DVC's cache lacks the file, run dvc pull."
         raise UserError(f"{name}: cannot read {path}: {error}. {fix}") from error
     with readable_errors(Path(f"{name}:{path}")):
         return parse(io.BytesIO(content))

@@ -1,7 +1,7 @@
-"""Re-read every byte of the outputs and of DVC's cache, and list the damaged files: `make verify`.
+"""Read every byte of the outputs and of DVC's cache, and list the damaged files: `make verify`.
 
 DVC does not read a file again if its size and modification time are unchanged, so it misses damage by a failing disk.
-But it restores missing files. So `make verify MEND=1` removes the damaged files. Do not run it while DVC runs.
+But DVC restores missing files. So `make verify MEND=1` removes the damaged files. Do not run this tool while DVC runs.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ def main() -> None:
             outs = [out for out in project.index.outs if out.hash_info]  # stages that have not run have no hash
     except DvcException as error:
         raise UserError(str(error)) from error
-    digests: dict[tuple[int, int], str] = {}  # key: inode; an output and its cache file may be one file
+    digests: dict[tuple[int, int], str] = {}  # key: inode, because an output may be a hard link to its cache file
     faults: dict[Path, str] = {}
 
     def check(path: Path, md5: str) -> bool:
@@ -40,7 +40,7 @@ def main() -> None:
                     digests[inode] = hashlib.file_digest(file, "md5").hexdigest()
             if digests[inode] != md5.removesuffix(".dir"):
                 faults[path] = "damaged"
-        except OSError as error:  # a missing file or a bad sector; check the other files too
+        except OSError as error:  # a missing file or a bad sector; continue with the other files
             faults[path] = error.strerror or str(error)
         return path not in faults
 
@@ -60,16 +60,16 @@ def main() -> None:
     for path, fault in sorted(faults.items()):
         print(short_line(f"{path}: {fault}"))
     if not faults:
-        print(f"{len(digests)} files, none damaged or missing")
+        print(f"checked {len(digests)} files: no file is damaged or missing")
     elif sys.argv[1:] == ["mend"]:
         inodes = {_inode(path.stat()) for path in faults if path.exists()}
-        for folder in (cache, SCRATCH, Path("data"), METRICS):  # SCRATCH too, because stages resume from it
+        for folder in (cache, SCRATCH, Path("data"), METRICS):  # also in SCRATCH, because stages resume from its files
             for path in folder.rglob("*"):
                 if path.is_file() and _inode(path.stat()) in inodes:
                     path.unlink()
         print(f"removed the damaged files. Run {_FIX}.")
     else:
-        fix = f"Run make verify MEND=1 to remove the damaged ones, then {_FIX}"
+        fix = f"Run make verify MEND=1 to remove the damaged files, then {_FIX}"
         raise UserError(f"damaged or missing files, listed above: {len(faults)}. {fix}.")
 
 

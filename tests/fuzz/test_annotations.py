@@ -25,7 +25,7 @@ KARPATHY = {
         for i, name in enumerate(NAMES)
     ]
 }
-IDS = [0, 1, 4, 6, 27, 29]  # two of each split, by hash
+IDS = [0, 1, 4, 6, 27, 29]  # the hash puts two of these ids into each split
 COCO = {
     "images": [{"id": i, "file_name": name} for i, name in zip(IDS, NAMES, strict=True)],
     "annotations": [{"image_id": i, "caption": "A dog."} for i in IDS],

@@ -15,7 +15,7 @@ CONTENT = yaml.safe_load(TEXT)
 
 
 def keys(section: dict, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Return the path of every key, sections included."""
+    """Return the path of every key, including the sections."""
     inner = [found for key, value in section.items() if isinstance(value, dict) for found in keys(value, (*path, key))]
     return [*((*path, key) for key in section), *inner]
 

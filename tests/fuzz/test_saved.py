@@ -25,7 +25,7 @@ def model(tmp_path_factory):
 
 
 def check(model: Path, name: str, content: bytes) -> None:
-    """Check that a model with other bytes in one of its files captions an image, or is named in the error."""
+    """Change bytes of one file of a model. Check that the model captions an image, or that the error names the file."""
     complete, image = (model / name).read_bytes(), Image.new("RGB", (8, 8))
     try:
         (model / name).write_bytes(content)

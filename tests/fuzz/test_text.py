@@ -1,4 +1,4 @@
-"""Captions of any characters give tokens that can be counted, saved and loaded."""
+"""Captions with arbitrary characters give tokens that can be counted, saved and loaded."""
 
 from hypothesis import strategies as st
 

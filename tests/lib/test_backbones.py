@@ -1,4 +1,4 @@
-"""Backbones: torchvision's models, pooled and as a grid; weights files, downloads and errors."""
+"""Backbones: pooled and grid features of torchvision's models, weight files, downloads and errors."""
 
 import argparse
 import copy
@@ -41,7 +41,10 @@ def prefixed(state: dict, prefix: str) -> dict:
 
 
 def wrapped(form: str, state: dict) -> dict:
-    """Return the state dict as people's own training leaves it. `other` is what must not be taken for it."""
+    """Return the content of a weight file in one of the forms that training code saves.
+
+    `other` is another state dict in the same file, which must not be loaded.
+    """
     other = {key: tensor + 1 if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     head = {"classifier.3.weight": torch.zeros(7, 1024), "classifier.3.bias": torch.zeros(7)}
     settings = {"epoch": 3, "args": argparse.Namespace(lr=0.1), "optimizer": {"state": {0: {"step": torch.ones(1)}}}}
@@ -89,11 +92,11 @@ def test_half_precision_and_any_file_name_are_read(weights, name, monkeypatch):
 @pytest.mark.parametrize(("content", "reason"), [
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 5\n", "Git LFS pointer.*git lfs pull"),
     (b"\n<!DOCTYPE html>\n<html></html>", "HTML page.*download"),
-    (b"\x89HDF\r\n\x1a\n" + bytes(80), "not a file of torch.save"),
-    (b"", "not a file of torch.save"),
+    (b"\x89HDF\r\n\x1a\n" + bytes(80), "torch.save"),
+    (b"", "torch.save"),
     (lambda state: prefixed(state, "encoder_q.") | prefixed(state, "encoder_k."), "encoder_q.* encoder_k"),
-    (lambda state: {"student": state, "teacher": state}, "keys student, teacher"),
-    (lambda state: {"x.y": torch.ones(1)}, "no tensor has the name .* x.y"),
+    (lambda state: {"student": state, "teacher": state}, "keys are student, teacher"),
+    (lambda state: {"x.y": torch.ones(1)}, "no tensor name .* x.y"),
     (lambda state: dict(list(state.items())[3:]), "3 tensors do not fit: features.0.0.weight is missing; .*"),
     (lambda state: state | {"features.1.block.9.weight": torch.ones(1)}, "1 tensors do not fit: .*9.weight is unknown"),
     (lambda state: state | {"features.0.0.weight": torch.ones(5, 3)}, "features.0.0.weight .* 5x3 .* 16x3x3x3"),
@@ -134,7 +137,7 @@ def test_a_deeper_network_of_the_same_kind_is_not_taken_for_the_wanted_one(tmp_p
 def test_a_read_and_a_saved_backbone_give_the_features_of_torchvisions_own_loading(name, suffix, tmp_path, monkeypatch):
     torch.manual_seed(0)
     state = build(name).state_dict()
-    if name == "densenet121":  # its file has no num_batches_tracked, and old layer names
+    if name == "densenet121":  # torchvision's file has no num_batches_tracked, and has old layer names
         old = ((re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key), state[key]) for key in state)
         state = OrderedDict((key, tensor) for key, tensor in old if "num_batches" not in key)
     file = tmp_path / f"w.{suffix}"
@@ -233,7 +236,7 @@ def test_unusable_weights_are_an_error(weights, monkeypatch, name, weights_name,
 def test_fusing_batch_normalisation_changes_features_by_rounding_alone(name, kind):
     torch.manual_seed(0)
     backbone = random_init(name)
-    for module in backbone.network.modules():  # otherwise the identity
+    for module in backbone.network.modules():  # a BatchNorm with default values would be the identity
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 2)
@@ -241,7 +244,7 @@ def test_fusing_batch_normalisation_changes_features_by_rounding_alone(name, kin
     plain, fused = backbone.features(pixels, kind), backbone.fuse_batchnorm().features(pixels, kind)
     assert ((fused - plain).norm() / plain.norm()).item() < 1e-5
     left = [m for m in backbone.fuse_batchnorm().network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert (not left) or name == "densenet121"  # some precede their convolution
+    assert (not left) or name == "densenet121"  # in a DenseNet, some BatchNorms come before the convolution
     assert backbone.fuse_batchnorm().network.training is False
 
 
@@ -255,7 +258,7 @@ def test_bfloat16_gives_nearly_the_same_features():
 
 @pytest.fixture
 def hub(weights, monkeypatch, tmp_path):
-    """A server with the weights of the fixture as the default ones of mobilenet_v3_small, and an empty cache."""
+    """Serve the weights of the fixture as the default weights of mobilenet_v3_small, with an empty download cache."""
     folder, _ = weights
     content = (folder / "w.pth").read_bytes()
     name = f"/mobilenet_v3_small-{hashlib.sha256(content).hexdigest()[:8]}.pth"
@@ -301,7 +304,7 @@ def test_a_pickle_is_never_run(hub, tmp_path, monkeypatch, source):
     name = f"/trap-{hashlib.sha256(content).hexdigest()[:8]}.pth"
     server.serve(name, content)
     monkeypatch.setattr(models.MobileNet_V3_Small_Weights.DEFAULT.value, "url", f"{server.url}{name}")
-    with pytest.raises(UserError, match="more than tensors") as error:
+    with pytest.raises(UserError, match="other than tensors") as error:
         pretrained("mobilenet_v3_small", str(tmp_path / "trap.pth") if source == "file" else "DEFAULT")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "sprung").exists()

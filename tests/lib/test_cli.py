@@ -70,7 +70,8 @@ def test_each_image_gets_a_line_in_order_and_unreadable_images_are_reported(run,
     bad.write_bytes(b"not a picture")
     files = [good, bad, other] * BATCH_SIZE  # several batches
     code, out, err = run(*files)
-    assert (code, err) == (1, f"error: {bad}: not an image\n" * BATCH_SIZE)
+    assert code == 1
+    assert re.fullmatch(rf"(error: .*{re.escape(str(bad))}: not an image.*\n){{{BATCH_SIZE}}}", err)
     alone = {file: run(file)[1] for file in (good, other)}
     assert out == "".join(alone[file] for file in files if file != bad)
     assert alone[good].startswith(f"{good}: ")
@@ -98,7 +99,8 @@ def test_json_has_candidates_scores_and_errors(run, model, photos, tmp_path):
     assert code == 1
     assert "gone.jpg" in err
     good, bad = json.loads(out)
-    assert bad == {"image": str(gone), "error": f"{gone}: No such file or directory"}
+    assert bad["image"] == str(gone)
+    assert f"{gone}: No such file or directory" in bad["error"]
     (candidates,) = Captioner.load(model).caption([image], beam_size=4)
     top = [candidate.to_json() for candidate in candidates[:3]]
     assert good == {"image": str(image), "caption": candidates[0].text, "candidates": top}
@@ -145,10 +147,10 @@ def test_attention_draws_one_image_per_word(run, photos, tmp_path):
 def test_the_heat_map_covers_the_attended_region(tmp_path):
     white, out, whole = tmp_path / "white.png", tmp_path / "out.png", Preprocess(64, (0.5,) * 3, (0.5,) * 3)
     Image.new("RGB", (100, 80), "white").save(white)
-    attention = torch.tensor([[0.02, 0.02, 0.94, 0.02]])  # the bottom left of 2 x 2 regions
+    attention = torch.tensor([[0.02, 0.02, 0.94, 0.02]])  # mostly the bottom left of 2 x 2 regions
     caption.draw_attention(str(white), whole, Candidate("dog", ["dog"], -1.0, -0.5, attention), out)
     drawn = np.asarray(Image.open(out).convert("RGB")).astype(int)
-    height, width = drawn.shape[0], drawn.shape[1] / 5  # of the first of five columns
+    height, width = drawn.shape[0], drawn.shape[1] / 5  # size of the first of five columns
     rows, columns = (drawn[..., 0] - drawn[..., 2] > 150).nonzero()
     assert 0.5 * height < rows.mean() < height
     assert columns.mean() < 0.4 * width
@@ -157,9 +159,9 @@ def test_the_heat_map_covers_the_attended_region(tmp_path):
 
 @pytest.mark.parametrize(("arguments", "reason"), [
     ("b.PNG --attention out.png", "--attention out.png: .* 2 were given"),
-    ("--attention out.xyz", "out.xyz: Format 'xyz' is not supported"),
+    ("--attention out.xyz", "out.xyz: .*Format 'xyz' is not supported"),
     ("--attention gone/out.png", "gone/out.png: .*No such file"),
-    ("--model gone", "gone: no model in this folder"),
+    ("--model gone", "gone: this folder does not exist"),
     ("--model .", r"backbone\.json"),
     ("empty", "empty: no image in this folder"),
     ("x" * 300, "x{300}: File name too long"),
@@ -203,7 +205,7 @@ def test_caption_imports_nothing_that_it_does_not_use(model, photos):
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
 def test_file_names_that_the_terminal_cannot_show_are_escaped(model, photos, monkeypatch, encoding):
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
-    name = os.fsdecode(b"caf\xe9.jpg") if os.name == "posix" else "\u96ea.jpg"  # not UTF-8, or Chinese
+    name = os.fsdecode(b"caf\xe9.jpg") if os.name == "posix" else "\u96ea.jpg"  # not UTF-8, or a Chinese character
     try:
         (photos / "a.jpg").rename(photos / name)
     except OSError:

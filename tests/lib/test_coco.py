@@ -30,7 +30,7 @@ def original(tmp_path_factory, year):
 
 @pytest.fixture
 def raw(original, tmp_path):
-    """A copy that a test may change."""
+    """A copy of the raw folder that a test may change."""
     return shutil.copytree(original, tmp_path / "raw")
 
 
@@ -71,9 +71,9 @@ def test_image_zips_are_not_needed(raw, year):
         (None, "coco_karpathy_val.json"),
         ("[" * 100_000, "coco_karpathy_val.json is damaged"),
         ("[]", "the val split"),
-        ('{"images": []}', "coco_karpathy_val.json is not one of Karpathy's lists: rows: "),
-        ('["text"]', "coco_karpathy_val.json is not one of Karpathy's lists: rows[0]: "),
-        ('[{"image": null}]', "coco_karpathy_val.json is not one of Karpathy's lists: rows[0]['image']: "),
+        ('{"images": []}', "coco_karpathy_val.json is not one of Karpathy's lists: "),
+        ('["text"]', "coco_karpathy_val.json is not one of Karpathy's lists: item 1"),
+        ('[{"image": null}]', "coco_karpathy_val.json is not one of Karpathy's lists: item 1: `image`"),
         ('[{"image": "val2014/photo.jpg"}]', "coco_karpathy_val.json: the image 'val2014/photo.jpg'"),
         (f'[{{"image": "val2014/{"9" * 5000}.jpg"}}]', "coco_karpathy_val.json: the image 'val2014/9"),
         (f'[{{"image": "{"9" * 1_000_000}"}}]', "coco_karpathy_val.json: the image '999"),
@@ -132,7 +132,7 @@ def test_a_wrong_annotation_zip_is_named(raw, year):
 def test_an_image_in_both_parts_is_rejected(raw, year):
     content = {"images": [IMAGE], "annotations": [CAPTION]}
     miniature.write_annotations(raw, year, {f"train{year}": content, f"val{year}": content})
-    assert "1 images have the image_id of another one, such as 1" in error(raw, year)
+    assert "1 images have the id of another image, such as 1" in error(raw, year)
 
 
 def test_a_path_in_a_file_name_is_kept_as_a_name(raw, year):
@@ -162,7 +162,7 @@ def test_the_real_karpathy_split(tmp_path):
     rows["train"] = [{"image": f"val2014/COCO_val2014_{i:012d}.jpg", "caption": "A."} for i in rest for _ in range(5)]
     for split in SPLITS:
         (tmp_path / f"coco_karpathy_{split}.json").write_text(json.dumps(rows[split]))
-    # val2017 is real; images of val and test that are in train2017 get invented captions.
+    # The captions of val2017 are real. Images of val and test that are in train2017 get invented captions.
     others = sorted((numbers["val"] | numbers["test"]) - {image["id"] for image in of_2017["images"]})
     images = [{"id": i, "file_name": f"{i:012d}.jpg"} for i in others]
     invented = {"images": images, "annotations": [{"image_id": i, "caption": "A."} for i in others]}

@@ -1,4 +1,4 @@
-"""Comparing two runs: the table, the plot, and their section of the page."""
+"""The comparison of two runs: the table, the plot, and its section of the page."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Decoding constraints, against a reference for one caption at a time."""
+"""Decoding constraints equal a reference implementation that handles one caption at a time."""
 
 import torch
 from hypothesis import example, given, strategies as st

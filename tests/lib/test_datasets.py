@@ -1,4 +1,4 @@
-"""Local data sets: both annotation formats, folders and zips, unsafe links, and one-line errors for malformed input."""
+"""Local data sets: annotation formats, folders and zips, unsafe links, and one-line errors for malformed input."""
 
 import json
 import os

@@ -77,7 +77,7 @@ def test_dropout_zeroes_a_share_p_and_keeps_the_mean(p):
     torch.manual_seed(0)
     assert torch.equal(module(x), y)
     columns, rows = ((y == 0).float().mean(dim) for dim in (0, 1))
-    assert (columns - p).abs().max() < 0.1  # elements are independent
+    assert (columns - p).abs().max() < 0.1  # the elements are independent
     assert (rows - p).abs().max() < 0.15
 
 

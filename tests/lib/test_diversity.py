@@ -15,7 +15,7 @@ def test_length_and_diversity():
     assert found["mean_length"] == pytest.approx(7 / 3)
     assert found["distinct_words"] == 3
     assert found["distinct_1"] == pytest.approx(3 / 7)
-    assert found["distinct_2"] == pytest.approx(2 / 7)  # a dog, dog runs: over words, as in the paper
+    assert found["distinct_2"] == pytest.approx(2 / 7)  # 2 bigrams ("a dog", "dog runs"), 7 words
     assert found["distinct_captions"] == pytest.approx(2 / 3)
 
 
@@ -31,7 +31,7 @@ def test_captions_that_break_off_have_a_dangling_end():
 def test_captions_that_repeat_a_phrase():
     for caption in ("a dog in a hat in a hat", "a dog a dog"):
         assert repeats_phrase(caption.split())
-    for caption in ("a very very big dog", "a dog and a dog", ""):  # one repeated word may be intended
+    for caption in ("a very very big dog", "a dog and a dog", ""):  # a single repeated word may be intended
         assert not repeats_phrase(caption.split())
 
 

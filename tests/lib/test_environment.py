@@ -1,4 +1,4 @@
-"""Environment variables: workers and device, and errors about malformed values."""
+"""Environment variables for workers and device, and errors for malformed values."""
 
 import os
 
@@ -28,7 +28,7 @@ def test_a_malformed_number_is_an_error(monkeypatch, value):
 
 
 def test_a_killed_worker_is_reported():
-    with pytest.raises(UserError, match="CAPTION_WORKERS"), worker_processes(1) as pool:
+    with pytest.raises(UserError, match="CAPTION_WORKERS"), worker_processes(2) as pool:
         pool.submit(os._exit, 1).result()
 
 

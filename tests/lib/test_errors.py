@@ -1,4 +1,4 @@
-"""Errors: one short line, whatever the input; a file that this user may not read is named as such."""
+"""Errors are one short line for any input. If a file has no read permission, the error says so."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from lib.model.saved import load_decoder, save_decoder, weights_path
 from lib.vision.backbones import random_init
 from tests.lib.small_training import VOCABULARY, decoder
 
-NOBODY = 65534  # a user without rights; the superuser may read everything
+NOBODY = 65534  # the id of a user without permissions, for tests that run as root, who may read everything
 
 
 @given(st.text(max_size=2000))

@@ -1,4 +1,4 @@
-"""Extraction into shards, by threads and processes and resumed; features on disk; PCA."""
+"""Feature extraction into shards by threads and processes, resuming it, features on disk, and PCA."""
 
 import io
 import multiprocessing
@@ -43,7 +43,7 @@ def backbone():
 
 @pytest.fixture
 def photographs(tmp_path, monkeypatch):
-    """A table of images, some unreadable, in shards of 5, and the folder of their zip."""
+    """A table of images, some of them unreadable, and the folder of their zip. Shards have 5 images."""
     monkeypatch.setattr(extraction, "SHARD_SIZE", 5)
     names = [f"{i}.jpg" for i in range(IMAGES)]
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:

@@ -1,4 +1,4 @@
-"""Flickr8k in its original layout: three lists, captions, and one-line errors for malformed files."""
+"""Flickr8k in its original layout: the lists of the three splits, captions, and errors for malformed files."""
 
 import shutil
 import zipfile
@@ -22,7 +22,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def raw(original, tmp_path):
-    """A copy that a test may change."""
+    """A copy of the raw folder that a test may change."""
     return shutil.copytree(original, tmp_path / "raw")
 
 
@@ -107,7 +107,7 @@ def test_a_malformed_text_is_named(raw, changes, expected):
 
 def test_two_images_with_one_number_are_rejected(raw):
     rewrite(raw, token=f"{texts(raw)['token']}1_twin.jpg#0\tA twin.\n", testImages="1_twin.jpg")
-    assert "1 images have the image_id of another one, such as 1" in error(raw)
+    assert "1 images have the id of another image, such as 1" in error(raw)
 
 
 def test_a_wrong_zip_is_named(raw):

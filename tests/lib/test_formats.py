@@ -1,4 +1,4 @@
-"""Captions in the forms that exist: each reader, folders, encodings, ids and image archives."""
+"""Caption files in all supported formats: readers, folders, encodings, ids and image archives."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""Gradient flow: the norms equal those of numeric gradients, and an RNN forgets faster than an LSTM."""
+"""Gradient flow: the norms equal those of numeric gradients, and the gradient of an RNN vanishes faster."""
 
 import numpy as np
 import pytest

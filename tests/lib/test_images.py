@@ -1,4 +1,4 @@
-"""Images are decoded as a viewer shows them, or rejected with a reason."""
+"""Images are decoded as an image viewer shows them, or rejected with a reason."""
 
 import io
 import struct
@@ -55,7 +55,7 @@ def test_exif_orientation_is_applied(orientation):
 
 @pytest.mark.parametrize(("tag", "kind"), [(ExifTags.Base.ResolutionUnit, 1), (ExifTags.Base.XResolution, 2)])
 def test_exif_orientation_is_applied_even_if_another_tag_is_malformed(tag, kind):
-    # A number as a byte, a ratio as a text.
+    # Malformed tags: a number as a byte, and a ratio as text.
     entries = struct.pack("<HHLLHHLL", ExifTags.Base.Orientation, 3, 1, 6, tag, kind, 1, 50)
     exif = b"Exif\0\0II*\0" + struct.pack("<LH", 8, 2) + entries + bytes(4)
     assert decode(saved(RED, "JPEG", exif=exif)).size == (6, 8)
@@ -91,7 +91,7 @@ NOISE = saved(Image.effect_noise((64, 64), 50), "JPEG")
         (b"<!DOCTYPE html><title>404</title>", "HTML page"),
         (b"8BPS\0\1", "PSD.*JPEG or PNG"),
         (saved(Image.fromarray(np.full((6, 8), 0.5, np.float32)), "TIFF"), "floating-point"),
-        (saved(Image.new("1", (20_000, 20_000))), "20000 x 20000 pixels are too many"),
+        (saved(Image.new("1", (20_000, 20_000))), "20000 x 20000 pixels"),
     ],
 )
 def test_other_files_are_rejected_with_a_reason(data, reason):
@@ -162,11 +162,11 @@ def test_a_large_picture_that_is_no_jpeg_is_reduced(monkeypatch):
 
 
 def test_a_jpeg_of_too_many_scans_is_rejected():
-    """Its last scan is repeated: 23 bytes that take as long to decode as a complete image."""
+    """The last scan is repeated. Each copy has 23 bytes, but takes as long to decode as a complete image."""
     photo = saved(Image.new("L", (64, 64), 77), "JPEG", progressive=True)
     scan = photo[photo.rindex(b"\xff\xda") : -2]
     assert decode(photo[:-2] + 10 * scan + photo[-2:]).size == (64, 64)
-    with pytest.raises(ImageError, match="a JPEG of too many scans"):
+    with pytest.raises(ImageError, match="scans"):
         decode(photo[:-2] + 1000 * scan + photo[-2:])
 
 
@@ -190,7 +190,7 @@ def test_a_missing_or_broken_member_is_an_image_error_and_a_broken_zip_a_user_er
     with pytest.raises(ImageError, match="missing"):
         archives.read("a.zip", "gone.png")
     path.write_bytes(path.read_bytes().replace(b"IDAT", b"idat"))
-    with pytest.raises(ImageError, match="broken archive member"):
+    with pytest.raises(ImageError, match="damaged archive member"):
         Archives(tmp_path).read("a.zip", "here.png")
     path.write_bytes(b"no zip")
     with pytest.raises(UserError, match=r"a\.zip"):

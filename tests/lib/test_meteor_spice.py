@@ -1,4 +1,4 @@
-"""METEOR and SPICE, if there is Java to run them, and the errors if something is missing."""
+"""METEOR and SPICE, if Java is installed, and the errors if something is missing."""
 
 import shutil
 from pathlib import Path
@@ -21,7 +21,7 @@ needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="needs Java
 def test_meteor_scores_each_caption_against_its_own_image():
     perfect = meteor(REFERENCES, {3: REFERENCES[3][1], 7: REFERENCES[7][0]})
     assert perfect == pytest.approx(1)
-    # "running" matches "runs"
+    # METEOR compares stems, so "running" matches "runs".
     assert meteor(REFERENCES, {3: ["a", "cat"], 7: ["a", "dog", "running", "on", "the", "grass"]}) > 0.5
     assert meteor(REFERENCES, {3: [], 7: ["big", "cat"]}) == 0
 

@@ -1,4 +1,4 @@
-"""Names find the files that they mean, and never others."""
+"""A name matches only the image file that it means."""
 
 import random
 import unicodedata
@@ -43,10 +43,10 @@ def found(wanted: list[str], existing: list[str]) -> list[str | None]:
         ("x/top/plain", "top/plain.jpg"),
         ("cats/plain", None),
         ("1.jpg", "top/dogs/1.jpg"),
-        ("0.jpg", None),  # two fit
+        ("0.jpg", None),  # two files have this name
         ("birds/0.jpg", None),
         ("other/plain.jpg", None),
-        ("/home/x/plain.jpg", None),  # no folder agrees
+        ("/home/x/plain.jpg", None),  # no folder of the path matches
         ("1.png", None),
         ("a.jpg", None),
         ("", None),
@@ -107,7 +107,7 @@ CHANGES = [
 @settings(max_examples=100, deadline=None)
 @given(PATHS, st.integers(0, len(CHANGES) - 1), st.sampled_from(["", "top/", "a/b/"]), st.booleans(), st.randoms())
 def test_any_spelling_of_the_same_paths_is_found(paths, change, prefix, on_wanted, shuffled):
-    # All paths have one length, so that no path is the end of another.
+    # All paths have the same number of parts, so that no path is the end of another path.
     depth = len(paths[0])
     names = sorted({"/".join(path[:depth]).lower() + ".jpg" for path in paths if len(path) >= depth})
     existing = [name if on_wanted else prefix + name for name in names]

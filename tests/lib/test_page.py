@@ -17,7 +17,7 @@ from tests.lib.test_report import MALFORMED
 
 pytestmark = [needs_chromium, pytest.mark.slow]
 
-PICTURES = PER_ROW**2 + 36  # more than a sprite, and more than the cards of the first step
+PICTURES = PER_ROW**2 + 36  # more images than fit on one sprite, and than the page shows at first
 ANIMALS = ["dog", "cat", "horse"]
 CAPTIONS = [f"a {ANIMALS[i % 3]} with the number {i}" for i in range(PICTURES)]
 REFERENCES = [[f"Photo {i}: one hot{ANIMALS[i % 3]}.", "Nothing."] for i in range(PICTURES)]
@@ -28,7 +28,7 @@ FOCUSED = "element => element === document.activeElement"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A report of images in plain colours, tall and wide in turn: (folder, table per_image)."""
+    """A report with images of one colour each, alternately tall and wide. Return its folder and its table per_image."""
     pictures = [Image.new("RGB", (60, 40) if i % 2 else (40, 60), COLOURS[i]) for i in range(PICTURES)]
     return report_of(tmp_path_factory.mktemp("site"), pictures, CAPTIONS, REFERENCES, regions=9)
 
@@ -41,7 +41,7 @@ def browser():
 
 @pytest.fixture
 def opened(browser):
-    """Open the page of a report. At the end, check what `open_page` checks."""
+    """Open the page of a report with `open_page`, which also makes its checks at the end."""
     with ExitStack() as stack:
         yield lambda folder, **options: stack.enter_context(
             open_page(
@@ -60,7 +60,7 @@ def shown_ids(page) -> list[int]:
 
 
 def scroll_to_the_end(page) -> list[int]:
-    """Return the ids of all cards, when each image found has a card."""
+    """Wait until each image that was found has a card. Return the ids of all cards."""
     page.wait_for_function("""() => {
         scrollTo(0, document.body.scrollHeight);
         return document.querySelectorAll(".cards > li").length === parseInt(document.querySelector("output").value);
@@ -101,9 +101,9 @@ def test_the_random_order_has_every_image(page, site):
 @pytest.mark.parametrize(
     ("query", "matches"),
     [
-        ("DOG", range(0, PICTURES, 3)),  # but not hotdog
-        ("hotcat", range(1, PICTURES, 3)),  # in a reference
-        ("number dog 6", [6, 60, 63, 66, 69]),  # words that start with these, in any order
+        ("DOG", range(0, PICTURES, 3)),  # does not find "hotdog", because a word must start with the search text
+        ("hotcat", range(1, PICTURES, 3)),  # occurs only in references
+        ("number dog 6", [6, 60, 63, 66, 69]),  # finds words that start with these texts, in any order
         ("“élan”, zeb", [7]),
         ("7:", [7, *range(70, 80)]),
         ("aardvark", []),
@@ -122,7 +122,7 @@ def test_a_search_keeps_the_order_and_shows_the_references(page, site):
     table = site[1].iloc[2::3]
     assert scroll_to_the_end(page) == table.sort_values("cider_d", ascending=False)["image_id"].tolist()
     assert page.locator("details").first.get_attribute("open") is not None
-    page.get_by_role("searchbox").press("Enter")  # a form that is submitted would reload the page
+    page.get_by_role("searchbox").press("Enter")  # must not submit the form, because that would reload the page
     assert page.get_by_role("searchbox").input_value() == "horse"
 
 
@@ -135,13 +135,13 @@ def test_each_card_shows_its_own_image(page):
         box = picture.bounding_box()
         assert box["width"] / box["height"] == pytest.approx(1.5 if i % 2 else 2 / 3, rel=0.02)
         pixels = np.asarray(Image.open(io.BytesIO(picture.screenshot())).convert("RGB")).astype(int)
-        pixels = pixels[8:-8, 8:-8]  # without the round corners
+        pixels = pixels[8:-8, 8:-8]  # cuts off the round corners
         assert np.abs(pixels - COLOURS[i]).max() < 12, i
         assert picture.locator("img").get_attribute("alt") == REFERENCES[i][0]
 
 
 def shows(page, site, card: int, word: int) -> bool:
-    """Return whether the heat map of a card has the attention weights that gallery.js has for a word."""
+    """Return whether the heat map of a card shows the attention weights of a word in gallery.js."""
     line = (site[0] / "gallery.js").read_text().splitlines()[2 + card]
     digits = json.loads(line.removesuffix(","))["attention"][word]
     weights = heat_map(page.locator("canvas").nth(card))
@@ -162,7 +162,7 @@ def test_a_word_under_the_pointer_shows_its_heat_map(page, site):
 
 
 def test_the_heat_map_covers_the_crop_box(opened, tmp_path):
-    crop = Preprocess(40, (0.5,) * 3, (0.5,) * 3, resize=50)  # the middle 80 x 80 pixels of 200 x 100
+    crop = Preprocess(40, (0.5,) * 3, (0.5,) * 3, resize=50)  # keeps the middle 80 x 80 pixels of 200 x 100
     page = opened(report_of(tmp_path, [Image.new("RGB", (200, 100))], ["a dog"], [["a"]], 9, crop)[0])
     page.get_by_role("button", name="dog").hover()
     picture, heat = page.locator(".picture").bounding_box(), page.locator("canvas").bounding_box()
@@ -237,7 +237,7 @@ def test_words_without_blanks_are_shown_and_found_without_blanks(opened, tmp_pat
     shown = page.locator(".cards .caption")
     assert shown.all_text_contents() == captions
     assert shown.first.locator("button").all_text_contents() == (tokens[0] if regions else [])
-    page.get_by_role("searchbox").fill("小狗在")  # inside a reference
+    page.get_by_role("searchbox").fill("小狗在")  # occurs in the middle of a reference
     assert page.locator("output").inner_text() == "1 of 2 images"
 
 

@@ -1,4 +1,4 @@
-"""Features that were made elsewhere are matched to the images and become shards, or are rejected with the reason."""
+"""Ready features are matched to the images and written as shards, or rejected with a reason."""
 
 import json
 
@@ -22,7 +22,7 @@ GRIDS = np.arange(60, dtype=np.float32).reshape(5, 3, 4) / 7
 
 
 def imported(source, folder, images=IMAGES):
-    """Return the features by image id, and the skipped images."""
+    """Import ready features. Return the features by image id, and the skipped images."""
     result = import_features(images, source, folder / "scratch")
     features = Features(result.folder, result.index)
     return dict(zip(result.index["image_id"], features[:].numpy(), strict=True)), result.skipped

@@ -60,7 +60,7 @@ def test_checksums_replace_the_md5s_of_the_files_that_they_name(tmp_path):
         (f"{OTHER[1:]}g  a.zip", "line 1"),
         (f"MD5 (a.zip) = {OTHER}", "line 1"),
         (b"\xff\xfe", "utf-8"),
-        (None, "has no"),
+        (None, "is missing"),
     ],
 )
 def test_a_malformed_line_is_reported_with_its_file_and_number(tmp_path, content, message):

@@ -57,13 +57,13 @@ def test_svg_panels_use_the_colours_and_the_font_of_the_page_and_have_unique_ids
 
 
 def test_svg_curves_follow_the_data():
-    """The points of the lines in the SVG are an affine map of the data."""
+    """Check that the points of the lines in the SVG are an affine map of the data."""
     svg = as_svg(learning_curves(CURVES, 2)[0], "here")
     lines = re.findall(r'd="M ([\d. ]+) \nL ([\d. ]+) \n" clip-path[^>]*stroke: var\(--(orange|blue)\)', svg)
     (train, validation) = ([*map(float, f"{first} {last}".split())] for first, last, _ in lines)
     assert [colour for *_, colour in lines] == ["orange", "blue"]
     assert train[0] == validation[0] < train[2] == validation[2]
-    drops = [line[3] - line[1] for line in (train, validation)]  # downward, since y grows downward in SVG
+    drops = [line[3] - line[1] for line in (train, validation)]  # y increases downwards in SVG
     losses = [CURVES[name][0] - CURVES[name][1] for name in ("train_loss", "val_loss")]
     assert drops[0] / drops[1] == pytest.approx(losses[0] / losses[1], rel=1e-3)
 
@@ -76,7 +76,7 @@ def test_run_names_are_escaped_in_a_plot():
 
 
 def luminance(colour: str) -> float:
-    """WCAG 2's relative luminance."""
+    """Return the relative luminance of a colour, as in WCAG 2."""
     levels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [level / 12.92 if level <= 0.04045 else ((level + 0.055) / 1.055) ** 2.4 for level in levels]
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
@@ -100,7 +100,7 @@ def test_a_contact_sheet_accepts_malformed_captions(tmp_path):
 
 
 def write_font(path, letters):
-    """Write a font that has a square for each of `letters`."""
+    """Write a font that draws each of `letters` as a square."""
     pen = TTGlyphPen(None)
     pen.moveTo((0, 0))
     for point in [(0, 700), (700, 700), (700, 0)]:
@@ -158,7 +158,7 @@ def test_each_thumbnail_is_in_its_cell_and_keeps_its_shape(tmp_path):
     assert pixels.shape == (SIDE, PER_ROW * SIDE, 3)
     for cell, ((width, height), colour) in enumerate(zip(sizes, colours, strict=True)):
         left = cell * SIDE + MARGIN
-        # One pixel more on each side, because the edge pixels are repeated around the thumbnail.
+        # Include one pixel more on each side, because the edge pixels are repeated around the thumbnail.
         pixels_of_cell = pixels[MARGIN - 1 : MARGIN + height + 1, left - 1 : left + width + 1]
         assert abs(pixels_of_cell - ImageColor.getrgb(colour)).max() < 12, colour
 
@@ -216,10 +216,10 @@ def test_scores_and_truth_belong_to_the_image(tmp_path):
 @settings(max_examples=40)
 @given(st.integers(40, 300), st.integers(40, 300), st.integers(16, 64), st.one_of(st.none(), st.integers(32, 80)))
 def test_the_crop_box_is_the_part_that_the_cnn_sees(width, height, size, resize):
-    """Red encodes the column and green the row, so the pixels tell their origin."""
+    """In the test image, red is the column and green is the row, so each pixel shows where it comes from."""
     preprocess = Preprocess(size, (0.5,) * 3, (0.5,) * 3, resize)
     left, top, wide, high = preprocess.crop_box((width, height))
-    assume(max(wide, high) <= 100)  # beyond the edges, the CNN sees black
+    assume(max(wide, high) <= 100)  # a larger crop would go beyond the edges of the image
     ramp = np.zeros((height, width, 3), np.uint8)
     ramp[..., 0] = np.linspace(0, 255, width)
     ramp[..., 1] = np.linspace(0, 255, height)[:, None]

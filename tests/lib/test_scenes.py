@@ -1,4 +1,4 @@
-"""Scenes: captions are true of their scene, and false captions are recognised."""
+"""Scenes: all captions are true for their scene, and false captions are recognised."""
 
 import io
 import json
@@ -127,4 +127,4 @@ def test_shuffled_truth_is_the_mean_over_all_pairs_of_different_images():
     statements = [parse_caption(tokenize(caption)) for caption in captions]
     pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
     expected = sum(holds(statements[i], scenes[j]) for i, j in pairs) / len(pairs)
-    assert shuffled_truth(truth_matrix(statements, scenes)) == expected == 1 / 6  # "a red star" is true of PAIR
+    assert shuffled_truth(truth_matrix(statements, scenes)) == expected == 1 / 6  # "a red star" is true for PAIR

@@ -1,4 +1,4 @@
-"""The command `score`: forms of results, pairing with references, output, and errors."""
+"""The command `score`: formats of the results file, pairing with references, output, and errors."""
 
 import csv
 import json
@@ -43,7 +43,7 @@ def references(tmp_path):
 
 @pytest.fixture
 def karpathy(tmp_path):
-    """Return references with a split: the first two images are test, the others train."""
+    """Return references with splits: the first two images are in test, the others in train."""
     images = [
         {
             "imgid": i,
@@ -60,7 +60,7 @@ def karpathy(tmp_path):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """Run the command on results: a path, or a content to write. Return exit code or message, stdout and stderr."""
+    """Run the command. `results` is a path or the content of a file. Return exit code or message, stdout, stderr."""
 
     def run(results: object, *arguments: object) -> tuple[int | str | None, str, str]:
         path = results
@@ -111,7 +111,7 @@ def test_results_of_any_form_give_the_same_scores(run, references, results):
 
 def test_it_imports_no_heavy_package_and_prints_a_table(references, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(rows()))
-    heavy = {"torch", "torchvision", "dvc", "matplotlib", "PIL", "requests"}  # docs/scoring.md leaves them out
+    heavy = {"torch", "torchvision", "dvc", "matplotlib", "PIL", "requests"}  # docs/scoring.md does not install them
     program = f"import sys; from lib.app.score import main; main(); assert {heavy}.isdisjoint(sys.modules)"
     words = [sys.executable, "-c", program, tmp_path / "results.json", references]
     out = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -170,7 +170,7 @@ def test_other_results_are_compared_pair_by_pair(run, references, tmp_path):
     assert "may be chance" in out
     code, _, _ = run(rows(), references, "--compare", tmp_path / "fewer.json")
     assert "fewer.json" in code
-    assert "such as 0" in code
+    assert "image 0" in code
 
 
 def test_a_cider_d_of_0_is_explained(run, references):

@@ -1,4 +1,4 @@
-"""Scores equal those of coco-caption's own code (pycocoevalcap); and cases that it leaves open."""
+"""Scores equal those of coco-caption's code (pycocoevalcap). Other tests cover cases that this code does not handle."""
 
 import json
 from collections import Counter
@@ -29,7 +29,7 @@ words = st.one_of(
     st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=3),
 )
 caption = st.lists(words, max_size=9)
-reference = st.lists(words, min_size=1, max_size=9)  # coco-caption cannot score against empty ones alone
+reference = st.lists(words, min_size=1, max_size=9)  # not empty, because coco-caption fails if all references are empty
 images = st.dictionaries(
     st.integers(1, 10**6), st.tuples(st.lists(reference, min_size=1, max_size=6), caption), min_size=1, max_size=6
 )
@@ -63,7 +63,7 @@ def assert_equal_to_coco_caption(references, hypotheses):
 @settings(max_examples=150)
 @given(images)
 @example({1: ([["a"]], [])})
-@example({1: ([["a"] * 2, ["a"] * 4], ["a"] * 3)})  # BLEU: of two lengths equally close, the shorter one
+@example({1: ([["a"] * 2, ["a"] * 4], ["a"] * 3)})  # BLEU uses the shorter of two equally close lengths
 @example({1: ([["a", "dog"]], ["a"]), 2: ([["a"], ["the", "cat"], ["a", "a", "a"]], ["a", "a", "a", "a", "a"])})
 @example({1: ([["a"] * 9], ["a"] * 9), 2: ([["dog"] * 2], [])})
 def test_random_captions_score_as_in_coco_caption(data):
@@ -74,14 +74,14 @@ def test_random_captions_score_as_in_coco_caption(data):
 def test_bleu_counts_equal_nltks(references, hypothesis):
     counted = measure({1: references}, {1: hypothesis})[0]
     for n in range(1, 5):
-        # Only for captions of at least n words: NLTK counts one n-gram in a shorter one, coco-caption none.
+        # Only for captions of n words or more. In a shorter caption, NLTK counts one n-gram, and coco-caption none.
         expected = modified_precision(references, hypothesis, n)
         assert (counted[n - 1], counted[3 + n]) == (expected.numerator, expected.denominator)
 
 
 @needs_realdata
 def test_real_captions_score_as_in_coco_caption():
-    """The first caption of each image of COCO's val2017 is scored against the others."""
+    """Score the first caption of each image of COCO's val2017 against its other captions."""
     captions: dict[int, list[list[str]]] = {}
     for row in json.loads((REALDATA / "coco/captions_val2017.json").read_text())["annotations"]:
         captions.setdefault(row["image_id"], []).append(tokenize(row["caption"]))
@@ -101,7 +101,7 @@ def test_the_order_of_the_images_does_not_matter():
 
 
 def common_subsequence(a, b):
-    """Return the length of the longest common subsequence, by the usual table."""
+    """Return the length of the longest common subsequence, by the usual dynamic programming."""
     table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]
     for i, x in enumerate(a):
         for j, y in enumerate(b):
@@ -152,7 +152,7 @@ def test_cider_d_of_token_ids_equals_that_of_words(data):
 
 
 def cider_r(references, hypotheses):
-    """Return CIDEr-R of each image, term by term from the formulas of the paper's section 4 and its code."""
+    """Return CIDEr-R of each image, computed directly from the formulas in section 4 of the paper and its code."""
     documents = [
         Counter(ngram for own in references for ngram in {g for tokens in own for g in grams(tokens, n)})
         for n in ORDERS
@@ -202,7 +202,7 @@ def test_a_cider_d_of_0_is_explained_only_if_idf_is_the_reason():
     assert "only image" in explain({1: ["a red dog"]}, {1: "a red dog"})
     assert "100%" in explain(same, dict.fromkeys(same, "a shape"))
     assert "all 3 images" in explain(varied, dict.fromkeys(varied, "a shape"))
-    assert explain(varied, {0: "a red shape", 1: "a blue shape", 2: "a big shape"}) is None  # it is not 0
+    assert explain(varied, {0: "a red shape", 1: "a blue shape", 2: "a big shape"}) is None  # CIDEr-D is not 0
     assert explain({1: ["a dog"], 2: ["the cat"]}, {1: "runs", 2: "runs"}) is None  # the captions are wrong
 
 
@@ -215,7 +215,7 @@ def test_captions_as_text_score_as_their_tokens():
 
 def test_captions_without_references_are_an_error():
     for references, hypotheses in (({1: [["a"]]}, {2: ["a"]}), ({1: []}, {1: ["a"]})):
-        with pytest.raises(ValueError, match="such as 1"):
+        with pytest.raises(ValueError, match="image 1"):
             score(references, hypotheses)
     with pytest.raises(ValueError, match="captions"):
         score({}, {})

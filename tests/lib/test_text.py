@@ -1,4 +1,4 @@
-"""The vocabulary, its tokens, and the checks of captions before training."""
+"""The vocabulary, encoding and decoding of tokens, and the checks of captions before training."""
 
 import pytest
 

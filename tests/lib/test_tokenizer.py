@@ -1,4 +1,4 @@
-"""`ptb` equals Stanford's tokenizer, its fast path the lexer; the other tokenizers split as their languages do."""
+"""The tokenizer `ptb` equals Stanford's, and its fast path equals the lexer. Other tokenizers split into real words."""
 
 import json
 import sys
@@ -13,10 +13,10 @@ from lib.text.lexer import lex
 from lib.text.tokenizer import PTB as PTB_TOKENIZER, PUNCTUATION, Tokenizer, tokenize
 from tests.realdata import REALDATA, needs_realdata
 
-# Captions and their tokens by Stanford's tokenizer, written by data/make_ptb.py.
+# Captions and their tokens from Stanford's tokenizer; data/make_ptb.py writes this file.
 PTB = [json.loads(row) for row in (Path(__file__).parent / "data/ptb.jsonl").read_text("utf-8").splitlines()]
 
-# Halves of the split words, an abbreviation, and characters that may be next to them.
+# Parts of words that the tokenizer splits, an abbreviation, and characters that may be next to them.
 PIECES = [
     "can", "not", "Can", "NOT", "gim", "me", "Gim", "gon", "na", "GON", "got", "ta", "lem", "wan", "d", "ye", "more",
     "n", "t", "is", "a", "Z", "St", "ill", " ", " ", " ", "  ", "\n", "\t", "\u00a0", ".", ".", "..", ",", "'", '"',
@@ -152,7 +152,7 @@ def test_the_text_of_words_has_the_same_words(tokenizer, caption):
 
 @pytest.fixture
 def segmenter(tmp_path, monkeypatch):
-    """Return a tokenizer that uses a function of the user's own module."""
+    """Return a tokenizer that uses a function of a user's module."""
     code = """
 def pairs(text):
     yield from (text[i : i + 2] for i in range(0, len(text), 2))
@@ -171,7 +171,7 @@ def numbers(text):
 
 def test_a_segmenter_of_ones_own_gives_the_words(segmenter):
     tokenizer = segmenter("pairs")
-    assert tokenizer.tokenize("红色小球。，ab c") == ["红色", "小球", "ab", "c"]  # no punctuation, no blanks
+    assert tokenizer.tokenize("红色小球。，ab c") == ["红色", "小球", "ab", "c"]  # without punctuation and blanks
     assert tokenizer.join(["红色", "小球", "ab", "cd"]) == "红色小球ab cd"
 
 
@@ -184,4 +184,4 @@ def test_a_segmenter_that_fails_is_an_error(segmenter, name):
 def test_a_segmenter_that_is_not_installed_is_an_error():
     with pytest.raises(UserError, match=r"text\.tokenizer=no_such_package:cut"):
         Tokenizer("no_such_package:cut").tokenize("红色小球")
-    assert Tokenizer("no_such_package:cut").join(["红", "球"]) == "红球"  # writing needs no segmenter
+    assert Tokenizer("no_such_package:cut").join(["红", "球"]) == "红球"  # joining words does not need the segmenter

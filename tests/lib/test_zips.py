@@ -1,4 +1,4 @@
-"""Zips: reading a hostile one never needs more memory than the limit."""
+"""Reading a hostile zip never needs more memory than the limit."""
 
 import os
 import struct
@@ -14,11 +14,11 @@ LIMIT = 100_000
 
 
 def write_bomb(path, size: int, declared: int, method: int = zipfile.ZIP_DEFLATED) -> None:
-    """Write a zip with a member of `size` zeros that declares `declared` bytes."""
+    """Write a zip with a member of `size` zeros, whose header declares `declared` bytes."""
     with zipfile.ZipFile(path, "w", method) as archive:
         archive.writestr("a.jpg", bytes(size))
     content = path.read_bytes()
-    for header in (b"PK\x03\x04", b"PK\x01\x02"):  # of the member, and in the central directory
+    for header in (b"PK\x03\x04", b"PK\x01\x02"):  # the member's own header, and its entry in the central directory
         crc = content.index(header) + (14 if header[2] == 3 else 16)
         sizes = struct.pack("<I", zlib.crc32(bytes(declared))), content[crc + 4 : crc + 8], struct.pack("<I", declared)
         content = content[:crc] + b"".join(sizes) + content[crc + 12 :]

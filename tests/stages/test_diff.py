@@ -1,4 +1,4 @@
-"""`make diff`: runs are read from wherever they are, and runs that cannot be compared are rejected."""
+"""`make diff` reads runs from revisions, experiments and folders, and rejects runs that are not comparable."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def write(folder: Path, captions: dict[int, str], references: dict[int, list[str
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """Poor captions in the tag `poor` and in the workspace, good ones in the experiment `good`."""
+    """A project with poor captions in the tag `poor` and the workspace, and good captions in the experiment `good`."""
     folder = tmp_path_factory.mktemp("project")
     command(folder, "git", "init", "-q")
     command(folder, "dvc", "init", "-q")

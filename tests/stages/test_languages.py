@@ -1,4 +1,4 @@
-"""Captions in other languages go through the whole DAG, and captions that do not fit the settings are refused early."""
+"""The DAG runs with captions in other languages. Captions that do not fit the params are rejected early."""
 
 import json
 from pathlib import Path
@@ -16,12 +16,12 @@ from tests.stages.tiny import STAGES, run
 
 SPLITS = ["train"] * 6 + ["val", "test"]
 TO_SCORES = STAGES[: STAGES.index("evaluate") + 1]
-LEARNED = {"train.epochs": 30, "train.batch_size": 2, "train.learning_rate": 0.01}  # until captions are repeated
+LEARNED = {"train.epochs": 30, "train.batch_size": 2, "train.learning_rate": 0.01}  # enough to memorise the captions
 COLOURS = {"red": "红", "green": "绿", "blue": "蓝", "black": "黑"}
 
 
 def local(folder: Path, captions_of) -> dict[str, object]:
-    """Write 16 plain pictures with `captions_of(number, colour)`; return the params that use them."""
+    """Write 16 images of one colour each, with the captions `captions_of(number, colour)`. Return params for them."""
     (folder / "images").mkdir(parents=True)
     images = []
     for i in range(16):
@@ -65,7 +65,7 @@ def test_chinese_goes_through_to_a_model_and_a_page_without_blanks(tmp_path, mon
 
     captioner = Captioner.load("data/model")
     ((best, *_),) = captioner.caption([tmp_path / "images/7.png"], min_length=25)
-    assert 25 <= len(best.tokens) <= 30  # the limit of the training
+    assert 25 <= len(best.tokens) <= 30  # the maximum length in training
     assert best.text == tokenizer.join(best.tokens)
 
 

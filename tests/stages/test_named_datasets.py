@@ -1,4 +1,4 @@
-"""Downloaded data sets, end to end: a server on 127.0.0.1 has miniatures of them."""
+"""Data sets that are downloaded by name, end to end. A server on 127.0.0.1 has small versions of them."""
 
 import hashlib
 import io
@@ -37,7 +37,7 @@ def mirror():
 
 
 def served(name: str, mirror, folder: Path) -> dict:
-    """Serve the miniature of `name` from `mirror`, and return the params that use it."""
+    """Serve a small version of the data set `name` from `mirror`. Return the params that use it."""
     paths = WRITERS[name](folder / "original")
     for path in paths:
         mirror.serve(f"/{path.name}", path.read_bytes())
@@ -130,4 +130,4 @@ def test_a_file_with_a_wrong_md5_is_rejected(mirror, tmp_path, monkeypatch):
     params = served("flickr8k", mirror, tmp_path) | {"dataset.checksums": None}
     with pytest.raises(UserError, match=r"(bf6c1abc|f18a1e29).*dataset\.mirror"):
         run(tmp_path / "here", monkeypatch, STAGES[:1], **params)
-    assert not [path for path in DOWNLOADS.iterdir() if len(path.name) == 32]  # named by md5: verified files
+    assert not [path for path in DOWNLOADS.iterdir() if len(path.name) == 32]  # verified files have their MD5 as name

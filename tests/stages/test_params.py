@@ -1,4 +1,4 @@
-"""params.yaml: every mistake is a one-line error that names the key, its value and what is allowed."""
+"""Every mistake in params.yaml is a one-line error that names the key, its value, and the allowed values."""
 
 from pathlib import Path
 
@@ -51,15 +51,15 @@ def test_every_param_has_a_comment():
         ("backbone.mean", [0.5], "backbone.mean: got [0.5]"),
         ("backbone.std", [1.0, 0.0, 1.0], "backbone.std.1: got 0.0"),
         ("finetune.samples", 1, "finetune: got"),
-        ("generate.min_length", 21, "generate.min_length=21 must not be above vocabulary.max_length=20"),
+        ("generate.min_length", 21, "generate.min_length=21 is above vocabulary.max_length=20"),
         ("text", ..., "text: {tokenizer: ptb"),
         ("text.tokenizer", "jieba", "text.tokenizer: got 'jieba', should be ptb, unicode, characters, or"),
         ("text.tokenizer", "jieba:", "text.tokenizer: got 'jieba:'"),
-        ("text.lowercase", False, "tokenizer ptb is always lower-case"),
+        ("text.lowercase", False, "tokenizer=ptb needs lowercase=true"),
         ("generate.length_penalty", 300, "generate.length_penalty: got 300"),
         ("generate.sample.temperature", 0.0, "generate.sample.temperature: got 0.0"),
         ("generate.ensemble", "a\0b", r"generate.ensemble: got 'a\x00b'"),
-        ("train.learning_rate", "1e-3", "train.learning_rate: got '1e-3', should be a valid number; this is text"),
+        ("train.learning_rate", "1e-3", "train.learning_rate: got '1e-3', should be a valid number; it is text"),
         ("train.learning_rate", float("inf"), "train.learning_rate: got inf"),
         ("train.max_grad_norm", float("nan"), "train.max_grad_norm: got nan"),
         ("train.seed", 2**63, "train.seed: got 9223372036854775808"),
@@ -77,7 +77,7 @@ def test_params_of_an_earlier_version_are_rejected_with_the_new_names(tmp_path):
     names |= {"train.bucketing": "train.bucket_by_length", "features.components": "features.pca_components"}
     names |= {"generate.no_repeat": "generate.no_repeat_ngram_size", "train.scst": "finetune"}
     named: dict[str, str] = {}
-    while len(named) < len(names):  # a message names as many as fit
+    while len(named) < len(names):  # each message names as many keys as fit
         left = [old for old in names if old not in named and old != "train.scst"]
         write_params(tmp_path, **{"finetune": ..., **dict.fromkeys(left, 1)})
         text = error(tmp_path / PARAMS_FILE)

@@ -47,7 +47,7 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture
 def here(scenes, tmp_path):
-    """A copy of the project to change."""
+    """A copy of the project that a test may change."""
     return shutil.copytree(scenes, tmp_path / "here")
 
 
@@ -106,7 +106,7 @@ def test_another_run_with_other_workers_gives_the_same_bytes(scenes, tmp_path, m
 
 @pytest.mark.parametrize("stage", ["backbone", "features", "train", "finetune"])
 def test_a_run_waits_for_another_run_of_the_same_work_in_the_same_scratch_folder(here, monkeypatch, stage):
-    """Two experiments may share CAPTION_SCRATCH."""
+    """Two experiments may use the same CAPTION_SCRATCH at the same time."""
     tuned = {"backbone.tune.epochs": 1, "backbone.tune.batch_size": 8} if stage == "backbone" else {}
     run(here, monkeypatch, ["backbone"] if tuned else [], **tuned)
     before, environment = files(here), {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -139,7 +139,7 @@ def test_other_params_go_through_too(tmp_path, monkeypatch, changes):
 
 
 def test_an_ensemble_captions_together_and_a_model_that_does_not_fit_is_named(scenes, here, monkeypatch, capsys):
-    longer = {"generate.min_length": 5}  # models that have hardly learned generate empty captions
+    longer = {"generate.min_length": 5}  # without it, models that are hardly trained generate empty captions
     run(here, monkeypatch, ["train", "finetune", "generate"], **longer, **{"train.seed": 2, "train.epochs": 3})
     before, other = files(here / "metrics"), here / "data/ensemble/first"
     shutil.copytree(scenes / "data/model", other)
@@ -156,13 +156,13 @@ def test_an_ensemble_captions_together_and_a_model_that_does_not_fit_is_named(sc
         run(here, monkeypatch, ["generate"])
 
 
-@pytest.mark.parametrize(("per_neighbour", "used"), [(4, 3), (9, 2), (50, 1)])  # of the 24 train images
+@pytest.mark.parametrize(("per_neighbour", "used"), [(4, 3), (9, 2), (50, 1)])  # for 24 train images
 def test_a_consensus_chooses_in_the_beam(here, monkeypatch, capsys, per_neighbour, used):
     monkeypatch.setattr(generation, "_IMAGES_PER_NEIGHBOUR", per_neighbour)
     beam, weight = {"generate.beam_size": 5}, {"generate.consensus.neighbours": 3, "generate.consensus.weight": 100.0}
     before = files(run(here, monkeypatch, ["generate"], **beam) / "metrics")
     run(here, monkeypatch, ["generate"], **beam, **weight)
-    assert (f"generate.consensus.neighbours=3 is lowered to {used}" in capsys.readouterr().out) == (used < 3)
+    assert (f"generate.consensus.neighbours=3: uses {used}" in capsys.readouterr().out) == (used < 3)
     decoder, vocabulary = load_decoder(Path("data/model"))
     train, test = read_images(IMAGES, "train"), read_images(IMAGES, "test")
     references = list(read_tokens(CAPTION_TABLE, train["image_id"]).values())
@@ -200,7 +200,7 @@ def test_a_damaged_file_is_named_by_the_stage_that_reads_it(here, monkeypatch, s
 
 @pytest.fixture
 def photographs(tmp_path):
-    """Params for a zip of photographs, two of them unreadable, with Karpathy's JSON, and weights for resnet18."""
+    """Params for a zip of photographs (two unreadable) with Karpathy's JSON, and for a weight file of resnet18."""
     from torchvision.models import resnet18
 
     torch.manual_seed(0)
@@ -234,7 +234,7 @@ def test_local_photographs_go_through_and_unreadable_ones_are_listed(tmp_path, m
     assert [row["image_id"] for row in json.loads(Path("metrics/captions.json").read_text())] == [7, 15]
     words = json.loads(Path("data/captions/vocabulary.json").read_text())["words"]
     assert {"noise", "grey"} <= set(words)
-    assert "6" not in words  # a word of val alone
+    assert "6" not in words  # a word that only captions of val have
 
 
 def test_too_many_unreadable_images_stop_the_features_stage(tmp_path, monkeypatch, photographs):

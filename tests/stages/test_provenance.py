@@ -53,7 +53,7 @@ def test_the_card_says_what_the_model_is_and_how_it_was_trained(tmp_path):
 
 def test_params_inputs_and_the_note_are_shown(show, monkeypatch):
     monkeypatch.setattr(note, "_PACKAGES", ("torch", "no-such-package"))
-    with pytest.raises(UserError, match=r"^data/model has no provenance\.json"):
+    with pytest.raises(UserError, match=r"^data/model/provenance\.json is missing"):
         show()
     write_model(MODEL)
     command(Path(), "git", "init", "-q")

@@ -1,4 +1,4 @@
-"""The pipeline runs on features that were made elsewhere, and trains no CNN."""
+"""The DAG runs with ready features. Then it has no CNN."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.stages.tiny import STAGES, run
 
 @pytest.fixture
 def images(tmp_path, monkeypatch):
-    """The images of the captions stage in the project's folder."""
+    """Run the stages up to captions in the project folder. Return the table of images."""
     run(tmp_path / "run", monkeypatch, STAGES[:2])
     return pd.read_parquet("data/captions/images.parquet")
 
@@ -33,7 +33,7 @@ def test_the_pipeline_runs_on_ready_features(tmp_path, monkeypatch, images, shap
     assert len(json.loads(Path("metrics/captions.json").read_text())) == 6
     assert Path("metrics/report/sprites/000.jpg").exists()
     gallery = Path("metrics/report/gallery.js").read_text().splitlines()[2]
-    assert json.loads(gallery.removesuffix(","))["attention"] == []  # nobody knows where the regions are
+    assert json.loads(gallery.removesuffix(","))["attention"] == []  # the positions of the regions are unknown
     assert "clip.npz" in Path("data/model/README.md").read_text()
 
     captioner = Captioner.load("data/model")

@@ -20,7 +20,7 @@ PARTS = ("val2014", "test2014")
 
 
 class Reverse:
-    """A consensus that reverses each beam."""
+    """A replacement for Consensus that reverses each beam."""
 
     def rerank(self, features, beams, length_penalty):
         return [beam[::-1] for beam in beams]
@@ -48,7 +48,7 @@ def test_every_image_of_val_and_test_has_one_caption(tmp_path, monkeypatch, caps
         write_checksums([tmp_path / f"{part}.zip" for part in PARTS], tmp_path / "checksums")
         write_params(tmp_path, **{"dataset.mirror": files.url, "dataset.checksums": "checksums"})
         coco_submission.main()
-    assert capsys.readouterr().out.count("val2014.zip: image 7: not an image") == 1
+    assert capsys.readouterr().out.count("val2014.zip: cannot read image 7: not an image") == 1
     with zipfile.ZipFile("server/results.zip") as archive:
         assert archive.namelist() == [f"captions_{part}_captioner_results.json" for part in PARTS]
         for name in archive.namelist():

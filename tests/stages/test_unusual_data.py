@@ -1,4 +1,4 @@
-"""Data sets with extreme captions, names and images run through the whole DAG; empty splits are rejected early."""
+"""The DAG runs with extreme captions, names and images. Empty splits are rejected early."""
 
 import json
 import zipfile
@@ -31,7 +31,7 @@ TRAIN = {
 }
 VAL = {"only val.png": ["A dog runs. 🐶", ""]}
 TEST = {"only test.png": ["كلب A dog runs </script> 🐶", LONG, "..."]}
-NO_CAPTIONS = ["silent 1.png", "silent 2.png"]  # in each split
+NO_CAPTIONS = ["silent 1.png", "silent 2.png"]  # images without captions, in each split
 WORDLESS = {"wordless.png": ["", "🐶"]}
 
 
@@ -64,7 +64,7 @@ def karpathy() -> dict:
 
 
 def coco() -> dict:
-    """Return a COCO captions JSON with ids whose hash gives the right split."""
+    """Return a COCO captions JSON. Its ids are chosen so that the hash puts each image into its split."""
     ids, ranges = count(2**62), {"test": (0, 0.1), "val": (0.1, 0.2), "train": (0.2, 1)}
     images, annotations = [], [{"image_id": 7, "caption": "Of no image."}]
     for split, name, captions in rows():
@@ -76,7 +76,7 @@ def coco() -> dict:
 
 
 def text_ids() -> dict:
-    """Return a COCO captions JSON with a split, whose ids are text."""
+    """Return a COCO captions JSON with splits and with ids that are strings."""
     images, annotations = [], []
     for i, (split, name, captions) in enumerate(rows()):
         images.append({"id": f"00{i}/é", "file_name": name, "split": split})
@@ -85,7 +85,7 @@ def text_ids() -> dict:
 
 
 def local(folder: Path, annotations: object, names: list[str]) -> dict[str, object]:
-    """Write a zip of images and the annotations, and return the params that use them."""
+    """Write a zip of images and the annotations. Return the params that use them."""
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
         for i, name in enumerate(names):
             archive.writestr(name, picture(i))

@@ -1,4 +1,4 @@
-"""The name of the work folder of train and finetune depends on all the data that training reads."""
+"""The names of the work folders of train and finetune depend on all data that training reads."""
 
 import pytest
 

@@ -18,7 +18,7 @@ TINY = {
 
 
 def write_params(folder: Path, **changes) -> None:
-    """Write params.yaml with tiny values and `changes`; a change to `...` removes the key."""
+    """Write params.yaml with tiny values and `changes`. If a new value is `...`, remove the key."""
     content = yaml.safe_load((ROOT / "params.yaml").read_text())
     for key, value in {**TINY, **changes}.items():
         section = content
@@ -46,6 +46,6 @@ def run(folder: Path, monkeypatch, stages=STAGES, **changes) -> Path:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Return the files of a folder, without the scratch folder."""
+    """Return the files of a folder, except those of the scratch folder."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and ".scratch" not in path.parts]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}

@@ -10,7 +10,7 @@ async function caption(file) {
     const response = await fetch("caption", { method: "POST", body: file });
     answer = await response.json();
   } catch {
-    answer = { error: "The server does not answer. Is it still running?" };
+    answer = { error: "The server does not answer. Check that it is still running." };
   }
   byId("status").textContent = "";
   if (answer.error) byId("error").textContent = answer.error;

@@ -1,10 +1,11 @@
-// A caption whose words show their attention weights as a heat map. The report and the demo page share this file.
+// A caption whose words show their attention weights as a heat map. The report and the demo share this file.
 "use strict";
 
-// Writes the words into the element `caption`. With attention, each word is a button: while the pointer or the focus is
-// on it, `canvas` shows its weights. Tab reaches the first word, and the arrow keys move between words.
-// `cropBox` is the part of the image that the CNN sees: left, top, width and height in percent. `text` is the caption:
-// it shows where blanks are between the words, because Chinese has none.
+// Writes the words into the element `caption`. If the model has attention, each word is a button. While the pointer or
+// the focus is on a word, `canvas` shows the weights of this word. The Tab key moves the focus to the first word, and
+// the arrow keys move it between words.
+// `cropBox` is the part of the image that the CNN sees: left, top, width and height in percent. `text` is the complete
+// caption. It is needed because not all languages have blanks between words.
 function showCaption(caption, canvas, words, attention, cropBox, text = words.join(" ")) {
   canvas.hidden = true;
   if (attention.length === 0) {
@@ -19,7 +20,7 @@ function showCaption(caption, canvas, words, attention, cropBox, text = words.jo
     button.onmouseleave = button.onblur = () => (canvas.hidden = true);
     return Object.assign(button, { type: "button", textContent: word, tabIndex: t === 0 ? 0 : -1 });
   });
-  let end = 0; // of the last word in `text`
+  let end = 0; // where the previous word ends in `text`
   for (const [index, button] of buttons.entries()) {
     const start = text.indexOf(words[index], end);
     caption.append(text.slice(end, start), button);
@@ -34,8 +35,8 @@ function showCaption(caption, canvas, words, attention, cropBox, text = words.jo
   };
 }
 
-// Draws one pixel per region of a square grid, from dark blue to transparent amber; the browser scales and smooths it.
-// `digits` has a weight per region, in base 36: 0 to z.
+// Draws one pixel per region of a square grid, from dark blue to transparent amber. The browser scales and smooths it.
+// `digits` has one base-36 digit (0 to z) per region: the weight.
 function drawHeatMap(canvas, digits) {
   canvas.width = canvas.height = Math.sqrt(digits.length);
   const pixels = [...digits].flatMap((digit) => {
