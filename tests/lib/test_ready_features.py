@@ -102,7 +102,7 @@ def test_missing_images_are_skipped_with_a_reason_and_other_features_are_counted
     assert list(features) == [11, 12, 13]
     assert skipped["image_id"].tolist() == [14, 15]
     assert set(skipped["reason"]) == {"no features in clip.npz"}
-    assert "2 of 5 features are of no image" in capsys.readouterr().out
+    assert "2 of 5 features are not used" in capsys.readouterr().out
 
 
 def test_shards_do_not_depend_on_the_form_and_an_import_is_not_repeated(tmp_path, monkeypatch):
@@ -190,7 +190,7 @@ def test_lists_of_different_length_in_parquet_are_an_error(features, tmp_path):
 def test_names_and_rows_must_have_one_length(tmp_path):
     source = write("npy with txt", tmp_path, MEMBERS, VECTORS)
     (tmp_path / "clip.names.txt").write_text("one\ntwo\n")
-    with pytest.raises(UserError, match=r"2 names.*\(5, 4\)"):
+    with pytest.raises(UserError, match=r"2 keys.*\(5, 4\)"):
         imported(source, tmp_path)
 
 
