@@ -42,32 +42,36 @@ class EvaluationSet(NamedTuple):
 
 
 class References:
-    """The reference captions of a file that `read_annotations` reads, or of one of its splits. Raises UserError."""
+    """Reference captions from a file that `read_annotations` can read: all, or those of one split. Raises UserError."""
 
     def __init__(self, path: Path, split: str | None = None) -> None:
         images, captions = read_annotations(path)
         self._path, self._split = path, split
         self._ids, self._file_names = images["image_id"].tolist(), images["file_name"].tolist()
         if not self._ids:
-            raise UserError(f"{path} has no images. Use a file with reference captions")
+            raise UserError(f"{path} has no images. Use a file with reference captions.")
         splits = images["split"].tolist() if "split" in images.columns else [None] * len(images)
         if split is not None and split not in splits:
-            known = ", ".join(sorted({str(name) for name in splits if name})) or "no splits"
-            raise UserError(f"--split {split}: {path} has {known}. Name one of these, or leave --split out")
+            known = ", ".join(sorted({str(name) for name in splits if name})) or "none"
+            raise UserError(f"--split {split}: the splits of {path} are: {known}. Use one of them, or omit --split.")
         self._in_split = [split is None or name == split for name in splits]
         self._captions: dict[Any, list[str]] = {}
         for image_id, caption in zip(captions["image_id"].tolist(), captions["caption"].tolist(), strict=True):
             self._captions.setdefault(image_id, []).append(caption)
 
     def pair(self, path: Path) -> EvaluationSet:
-        """Pair the results of a file with the references. Raises UserError, also for unknown and repeated images."""
+        """Pair the results of a file with the references.
+
+        Raises UserError if the file is malformed, or if an image in it is unknown or occurs twice.
+        """
         results, notes = read_results(path)
         found = self._match(results, path)
         ids = self._ids
         rows = [row for row in sorted(found) if self._in_split[row] and ids[row] in self._captions]
         if not rows:
             where = f"the split {self._split} of {self._path}" if self._split else str(self._path)
-            raise UserError(f"{path}: none of its {_count(found, 'image')} has a reference caption in {where}")
+            problem = f"of {_count(found, 'image')} in the results, none has a reference caption in {where}"
+            raise UserError(f"{path}: {problem}. Use references and results of the same images.")
         wanted = [row for row, in_split in enumerate(self._in_split) if in_split]
         missing = [ids[row] for row in wanted if row not in found]
         other_split = [ids[row] for row in sorted(found) if not self._in_split[row]]
@@ -99,19 +103,21 @@ class References:
                 found[row] = result.caption
         if unknown:
             raise UserError(
-                f"{path}: {_count(unknown, 'result')} of images that {self._path} does not have, such as "
-                f"{reprlib.repr(unknown[0])}; it has ids such as {reprlib.repr(self._ids[0])} and names such as "
-                f"{reprlib.repr(self._file_names[0])}. Correct the ids, names or folders, or remove the results"
+                f"{path}: {_count(unknown, 'result')} for images that are not in {self._path}, such as "
+                f"{reprlib.repr(unknown[0])}; its ids are such as {reprlib.repr(self._ids[0])}, its file names such as "
+                f"{reprlib.repr(self._file_names[0])}. Correct the ids, names or folders, or remove the results."
             )
         if repeated:
             problem = f"{_count(repeated, 'image')} with more than one result, such as {reprlib.repr(repeated[0])}"
-            raise UserError(f"{path}: {problem}. Keep one caption per image")
+            raise UserError(f"{path}: {problem}. Keep one caption per image.")
         return found
 
     def _find(self, results: Sequence[Result], path: Path) -> list[int | None]:
         """Return the row of each result's image, or None. Raises UserError if an id or name is ambiguous.
 
-        An id fits as text, else without leading zeros. An id is a file name if it fits no id, and the other way round.
+        An id is compared with the ids of the references, first as text, then without leading zeros. If none is equal,
+        it is compared with the file names. A value from a column of file names is compared with the file names first,
+        and then with the ids.
         """
         ids = [str(image_id).strip() for image_id in self._ids]
         by_id, by_number, by_name = _index(ids), _index(map(_number, ids)), _index(self._file_names)
@@ -122,8 +128,8 @@ class References:
         for i, match in zip(named, matches, strict=True):
             found[i] = by_name[match.name] if match.name is not None else found[i]
         for i in [*ambiguous, *(i for i, rows in enumerate(found) if len(rows) > 1)]:
-            problem = f"{reprlib.repr(results[i].image)} may be any of several images of {self._path}"
-            fix = "Name each image once, by image_id or by file name with the folder"
+            problem = f"{reprlib.repr(results[i].image)} fits several images of {self._path}"
+            fix = "Name each image once, by image_id or by file name with the folder."
             raise UserError(f"{path}: {problem}, or another result has the same image. {fix}")
         return [rows[0] if rows else None for rows in found]
 
@@ -134,7 +140,7 @@ def read_results(path: Path) -> tuple[list[Result], list[str]]:
         document = Document(path.read_bytes(), path)
         results = [_result(row, f"{path}: row {number}") for number, row in enumerate(_rows(document), 1)]
     if not results:
-        raise UserError(f"{path} has no results; expected {_FORMS}")
+        raise UserError(f"{path} has no results. Use {_FORMS}.")
     return results, document.notes
 
 
@@ -155,7 +161,7 @@ def _rows(document: Document) -> list[Any]:
 
 
 def _table_rows(document: Document) -> list[dict[str, str]]:
-    """Return the rows of a CSV or TSV. The delimiter is the one that the header has most of."""
+    """Return the rows of a CSV or TSV. The delimiter is the one that occurs most often in the header."""
     delimiter = max(DELIMITERS, key=document.text.lstrip().partition("\n")[0].count)
     header = next(iter(parse_rows(document.text, delimiter)), [""])
     caption = _columns(tuple(header))[2]
@@ -163,30 +169,33 @@ def _table_rows(document: Document) -> list[dict[str, str]]:
     if bad:
         number, cells = bad[0]
         problem = f"row {number} has {len(cells)} cells, but the header has {len(header)}"
-        raise UserError(f"{document.path}: {problem}. Put captions that hold {delimiter!r} in double quotes")
+        raise UserError(f"{document.path}: {problem}. Put captions that contain {delimiter!r} in double quotes.")
     return rows
 
 
 def _result(row: Any, where: str) -> Result:
-    """Return the result of a row. Raises UserError if it has no image or not one caption."""
+    """Return the result in a row. Raises UserError if it has no image, or no caption, or several captions."""
     columns = row if isinstance(row, dict) else {}
     image, is_name, caption = _columns(tuple(columns))
     if image is None or caption is None:
         found = f"it has {', '.join(map(str, columns)) or reprlib.repr(row)}"[:100]
-        raise UserError(f"{where} has no image_id, file_name or caption; {found}. Expected {_FORMS}")
+        raise UserError(f"{where} needs an image_id or file_name, and a caption; {found}. Use {_FORMS}.")
     value = columns[caption]
     if isinstance(value, list) and len(value) == 1:  # as coco-caption's Python functions take them
         value = value[0]
-    # An empty caption is a result, too.
+    # An empty caption is a result, but caption_texts() would drop it.
     texts = [check_text(value, where)] if isinstance(value, str) else caption_texts(value, f"{where}: {caption}")
     if len(texts) != 1:
-        raise UserError(f"{where}: {caption}={reprlib.repr(value)}; expected one caption as text")
+        raise UserError(f"{where}: {caption}={reprlib.repr(value)}: this must be one caption as text. Correct it.")
     return Result(str_id(parse_id(columns[image], f"{where}: {image}")).strip(), is_name, texts[0])
 
 
 @cache
 def _columns(names: tuple[str, ...]) -> tuple[str | None, bool, str | None]:
-    """Return the column of images, whether it is one of file names, and the column of captions; None if missing."""
+    """Return the column of images, whether it contains file names, and the column of captions.
+
+    A missing column is None.
+    """
     roles = find_columns(names)
     image = next(iter(roles["image_id"] or roles["file_name"] or roles["loose_id"]), None)
     by_name = {normalise(name): name for name in names}
