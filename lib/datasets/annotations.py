@@ -38,21 +38,21 @@ def read_karpathy_lists(sources: Mapping[str, Path]) -> dict[int, str]:
     splits: dict[int, str] = {}
     for split, source in sources.items():
         rows = read_json(source)
-        wrong = f"{source} is not one of Karpathy's lists"
+        wrong, fix = f"{source} is not one of Karpathy's lists", "Use the original file."
         if not isinstance(rows, list):
-            raise UserError(f"{wrong}: the content must be a list, but it is {reprlib.repr(rows)}")
+            raise UserError(f"{wrong}: the content must be a list, but it is {reprlib.repr(rows)}. {fix}")
         for number, row in enumerate(rows, 1):
             if not isinstance(row, dict):
-                raise UserError(f"{wrong}: item {number} must be an object, but it is {reprlib.repr(row)}")
+                raise UserError(f"{wrong}: item {number} must be an object, but it is {reprlib.repr(row)}. {fix}")
             if not isinstance(name := row.get("image"), str):
-                raise UserError(f"{wrong}: item {number}: `image` must be text, but it is {reprlib.repr(name)}")
+                raise UserError(f"{wrong}: item {number}: `image` must be text, but it is {reprlib.repr(name)}. {fix}")
             match = re.search(r"(?<![0-9])([0-9]{1,18})\.[^./]*\Z", name)
             if not match:
                 problem = "does not end in a number of up to 18 digits and a suffix"
-                raise UserError(f"{source}: the image {reprlib.repr(name)} {problem}")
+                raise UserError(f"{source}: the image {reprlib.repr(name)} {problem}. {fix}")
             if (other := splits.setdefault(int(match[1]), split)) != split:
                 raise UserError(
-                    f"{source}: the image {reprlib.repr(name)} is also in the {other} split. Use one split."
+                    f"{source}: the image {reprlib.repr(name)} is also in the {other} split. Keep it in one split only."
                 )
     return splits
 
@@ -60,7 +60,7 @@ def read_karpathy_lists(sources: Mapping[str, Path]) -> dict[int, str]:
 def draw_splits(image_ids: Sequence[int | str], seed: int, val_share: float, test_share: float) -> list[str]:
     """Return the split of each image, drawn by a hash of its id, so that a new image moves no other image.
 
-    In a small set a split may get no image. Then the image with the nearest hash goes there, if there are three images.
+    In a small set, a split may get no image. Then it gets the image with the nearest hash, if there are three images.
     """
     draws = [hash_fraction(image_id, seed) for image_id in image_ids]  # test below test_share, then val, then train
     num_test = sum(draw < test_share for draw in draws)
@@ -75,6 +75,6 @@ def draw_splits(image_ids: Sequence[int | str], seed: int, val_share: float, tes
 
 
 def hash_fraction(image_id: int | str, seed: int) -> float:
-    """Return a number in [0, 1) that depends on the id and the seed alone."""
+    """Return a number in [0, 1) that depends only on the id and the seed."""
     digest = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

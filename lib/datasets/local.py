@@ -1,7 +1,7 @@
-"""`local`: your own images and captions, in the forms that exist.
+"""Import your own images and captions (dataset.name=local).
 
-`import_local` brings both into the raw folder: the images as one or more archives, and the captions, of whatever
-format, as two tables. `load_local` ties them together.
+`import_local` writes both to the raw folder: the images as one or more archives, and the captions of any supported
+format as two tables. `load_local` reads them, and finds the image of each caption.
 """
 
 import json
@@ -28,7 +28,7 @@ from lib.datasets.sources import read_source
 IMAGES, IMAGE_TABLE, CAPTION_TABLE = "images.zip", "annotations-images.parquet", "annotations-captions.parquet"
 SUMMARY = "annotations.json"  # name of the source, format, notes
 
-# Files that are no images for sure. The format of an image is known by its content, so any other name may be one.
+# Suffixes that no image file has. Any other file may be an image, because only its content decides.
 _NOT_IMAGES = {
     ".bin", ".bz2", ".caption", ".csv", ".css", ".db", ".doc", ".docx", ".gz", ".h5", ".html", ".ini", ".ipynb",
     ".js", ".json", ".jsonl", ".log", ".md", ".mov", ".mp3", ".mp4", ".npy", ".npz", ".parquet", ".pdf", ".pkl", ".pt",
@@ -43,9 +43,9 @@ _RULES = {  # how a name was found
 
 @dataclass(frozen=True)
 class Loaded:
-    """The data set, and which of its images with captions are not in the archives."""
+    """The data set, and a table of its missing images: those with captions that no file in the archives fits."""
 
-    dataset: Dataset  # a missing image is among its images, under the name in the annotations; `features` lists it
+    dataset: Dataset  # includes missing images, under their name in the annotations; `features` lists them as skipped
     total: int  # images with captions
     missing: pd.DataFrame  # image_id, file_name, reason (missing or ambiguous), nearest name that exists
     notes: list[str]  # what was read, left out, and found under another name
@@ -58,11 +58,12 @@ class Loaded:
         lines = []
         for reason, rows in self.missing.groupby("reason", sort=False):
             name, nearest_name = rows[["file_name", "nearest"]].iloc[0]
-            what = "are not in the images" if reason == "missing" else "have several images whose names fit"
-            lines.append(f"{len(rows)} of {self.total} {what}, such as {name!r:.120} (nearest: {nearest_name!r:.120})")
+            what = "are not in dataset.local.images" if reason == "missing" else "fit several images"
+            example = f"{name!r:.120} (nearest: {nearest_name!r:.120})"
+            lines.append(f"{len(rows)} of {self.total} file names {what}, such as {example}")
         if len(self.missing) > max_skipped * self.total:
-            fix = f"correct the names, or raise features.max_skipped={max_skipped}"
-            raise UserError(f"{self.dataset.source}: {'; '.join(lines)}; {fix}")
+            fix = f"Correct the names, or raise features.max_skipped={max_skipped}."
+            raise UserError(f"{self.dataset.source}: {'; '.join(lines)}. {fix}")
         if not lines:
             return
         found = self.dataset.images[~self.dataset.images["image_id"].isin(self.missing["image_id"])]
@@ -80,7 +81,7 @@ def import_local(
     paths |= {f"dataset.local.annotations{'.' * bool(key)}{key}": path for key, path in sources.items()}
     for param, path in paths.items():
         if not path.exists():
-            raise UserError(f"{param}={path} does not exist")
+            raise UserError(f"{param}={path} does not exist. Use a path relative to the project, or a full path.")
     annotations = read_source(captions, columns)  # before the images, which take longer
     raw.mkdir(parents=True, exist_ok=True)
     _import_images(images, raw)
@@ -93,16 +94,18 @@ def import_local(
 
 
 def _import_images(images: Path, raw: Path) -> None:
-    """Copy an archive or the shards of a folder; pack other folders and compressed tars into one stored zip."""
+    """Copy a zip, an uncompressed tar, or the tar shards of a folder.
+
+    Pack a compressed tar, or a folder without shards, into an uncompressed zip.
+    """
     if images.is_dir():
         files = [path for path in sorted(images.rglob("*")) if path.is_file()]
         has_images = any(path.suffix.lower() in IMAGE_SUFFIXES for path in files)
         shards = [] if has_images else [path for path in files if path.suffix == ".tar"]
         for shard in shards:
             if not is_tar(shard):
-                raise UserError(
-                    f"dataset.local.images={images}: {shard.relative_to(images)} is not a tar; copy it again"
-                )
+                problem = f"{shard.relative_to(images)} is not a tar"
+                raise UserError(f"dataset.local.images={images}: {problem}. Copy it again.")
             shutil.copyfile(shard, raw / shard.relative_to(images).as_posix().replace("/", "--"))
         if not shards:
             pack_images(images, raw / IMAGES)
@@ -114,7 +117,8 @@ def _import_images(images: Path, raw: Path) -> None:
         with readable_errors(images), tarfile.open(images) as archive:
             write_stored_zip(raw / IMAGES, _tar_members(archive))
     else:
-        raise UserError(f"dataset.local.images={images} is neither a folder nor a zip or tar")
+        fix = "Use a folder, a zip or a tar of images."
+        raise UserError(f"dataset.local.images={images} is neither a folder nor a zip or tar. {fix}")
 
 
 def _tar_members(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
@@ -135,17 +139,20 @@ def pack_images(folder: Path, archive: Path) -> None:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = [path for path in paths if _may_be_image(path.relative_to(folder).as_posix())]
     if not files:
-        raise UserError(f"dataset.local.images={folder} contains no image file")
+        fix = "Use the folder that contains the images."
+        raise UserError(f"dataset.local.images={folder} contains no image file. {fix}")
     # In a folder from a stranger, photo.jpg may link to a private file of the user, which `dvc push` would publish.
     # Skipping links silently would train on fewer images than the user expects, so the user decides.
     root = folder.resolve()
     if outside := [path for path in files if not path.resolve().is_relative_to(root)]:
-        problem = f"{outside[0].relative_to(folder)} and {len(outside) - 1} others link to files outside it"
-        raise UserError(f"dataset.local.images={folder}: {problem}; replace the links by the files or remove them")
+        example = outside[0].relative_to(folder)
+        problem = f"{len(outside)} links point to files outside this folder, such as {example}"
+        fix = "Replace each link with its file, or remove it."
+        raise UserError(f"dataset.local.images={folder}: {problem}. {fix}")
     try:
         write_stored_zip(archive, ((path.relative_to(folder).as_posix(), path.read_bytes()) for path in files))
     except UnicodeEncodeError as error:
-        raise UserError(f"dataset.local.images={folder}: {error.object!r} is not UTF-8; rename the file") from error
+        raise UserError(f"dataset.local.images={folder}: {error.object!r} is not UTF-8. Rename this file.") from error
 
 
 def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Loaded:
@@ -162,11 +169,11 @@ def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Loa
     drawn[has_caption] = draw_splits(images.loc[has_caption, "image_id"].tolist(), seed, val_share, test_share)
     if "split" not in images:
         images["split"] = drawn
-    elif absent := sorted({"val", "test"} - set(images["split"])):  # such as TextCaps' file of train
+    elif absent := sorted({"val", "test"} - set(images["split"])):  # for example, only TextCaps' train file was given
         moved = (images["split"] == "train") & drawn.isin(absent)
         images.loc[moved, "split"] = drawn[moved]
         notes.append(
-            f"the annotations have no split {' and no split '.join(absent)}: {moved.sum()} images of train became it"
+            f"the annotations have no {' and no '.join(absent)} split, so {moved.sum()} train images were moved there"
         )
     members = _members(raw)
     names = list(members)
@@ -177,7 +184,7 @@ def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Loa
     images["archive"], images["member"] = (pd.array([pair[i] for pair in found], "str") for i in (0, 1))
     missing = images[["image_id", "file_name"]].assign(reason=[match.reason for match in matches])
     missing = missing[(missing["reason"] != "") & has_caption]
-    # The nearest name is for the message; finding it takes a while.
+    # Find the nearest name only for the examples in the message, because the search is slow.
     is_example = ~missing["reason"].duplicated()
     pairs = zip(missing["file_name"], is_example, strict=True)
     missing = missing.assign(nearest=[nearest(name, names) if example else None for name, example in pairs])
@@ -188,7 +195,7 @@ def load_local(raw: Path, seed: int, val_share: float, test_share: float) -> Loa
 
 
 def _members(raw: Path) -> dict[str, tuple[str, str]]:
-    """Return (archive, member) by the name of each file; with several archives, the archive's name is a folder."""
+    """Return (archive, member) by file name. With several archives, the file name starts with the archive's name."""
     archives = sorted(path for path in raw.iterdir() if path.suffix in (".zip", ".tar"))
     members: dict[str, tuple[str, str]] = {}
     for path in archives:

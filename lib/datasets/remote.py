@@ -68,7 +68,7 @@ def remote_files(name: str, mirror: str | None, checksums: Path | None) -> list[
         if match := re.fullmatch(r"([0-9a-fA-F]{32})\s+\*?(\S.*)", line):  # md5sum may write a * before the name
             md5s[PurePosixPath(match[2]).name] = match[1].lower()
         elif line and not line.startswith("#"):
-            form = "the line must be an MD5 (32 hex digits), a space and a file name"
+            form = "the line must be an MD5 (32 hex digits), a space and a file name. Correct this line."
             raise UserError(f"{checksums}, line {number}: {form}")
     files = [replace(file, md5=md5s.get(file.name, file.md5)) for file in _FILES[name]]
     return [replace(file, url=f"{mirror.rstrip('/')}/{file.name}") for file in files] if mirror else files

@@ -48,7 +48,7 @@ _Tree = _Folder | _Archive
 
 @dataclass(frozen=True)
 class _Part:
-    """The annotations of one file, and the split that its name or the user says."""
+    """The annotations of one file, and its split according to its name or the user."""
 
     name: str
     split: str | None
@@ -70,10 +70,9 @@ def read_source(source: Path | Mapping[str, Path], columns: Columns | None = Non
                 _prepend(path.parent.name, part.annotations)  # other splits may have an image of the same name
             own = set(part.annotations.images.get("split", ()))
             if own - {split}:
-                problem = (
-                    f"the file has images of the split {sorted(own - {split})[0]}; give it alone, without a mapping"
-                )
-                raise UserError(f"dataset.local.annotations.{split}={path}: {problem}")
+                problem = f"these annotations themselves assign images to the split {sorted(own - {split})[0]}"
+                fix = "Set dataset.local.annotations to this path, not to a mapping of splits."
+                raise UserError(f"dataset.local.annotations.{split}={path}: {problem}. {fix}")
             parts.append(_Part(split if part.name == path.name else f"{split}/{part.name}", split, part.annotations))
     return _combine(parts, Path(", ".join(path.name for path in source.values())))
 
@@ -86,7 +85,7 @@ def _parts(path: Path, columns: Columns | None) -> list[_Part]:
         if content[:4] == b"PK\x03\x04" or is_tar(path):
             return _tree_parts(_Archive(path), columns)
         if not content:
-            raise UserError(f"{path} is empty, not a file, or larger than {MAX_BYTES} bytes; use another file")
+            raise UserError(f"{path} is empty, not a file, or larger than {MAX_BYTES} bytes. Use another file.")
     return [_Part(path.name, None, read_document(Document(content, path), columns))]
 
 
@@ -108,8 +107,8 @@ def _tree_parts(tree: _Tree, columns: Columns | None) -> list[_Part]:
     if not parts and len(left_out) > 1 and set(left_out) <= set(texts):  # captions alone; images are elsewhere
         return _text_parts(tree, texts, {_stem(name): _stem(name) for name in texts})
     if not parts:
-        problem = f"none of its files is of a known caption format ({short(left_out or tree.names, 4)})"
-        raise UnknownFormatError(f"dataset.local.annotations={tree.path}: {problem}; see docs/datasets.md")
+        problem = f"no file has a known caption format ({short(left_out or tree.names, 4)})"
+        raise UnknownFormatError(f"dataset.local.annotations={tree.path}: {problem}. See docs/datasets.md.")
     lists = _apply_split_lists(tree, left_out, parts)
     if left_out := [name for name in left_out if name not in lists]:
         parts[0].annotations.notes.append(f"{len(left_out)} files without captions were not used: {short(left_out, 3)}")
@@ -117,7 +116,7 @@ def _tree_parts(tree: _Tree, columns: Columns | None) -> list[_Part]:
 
 
 def _shard_parts(tree: _Tree) -> list[_Part]:
-    """Return the parts of a WebDataset: a tar, or a folder of tars without images. [] if the tree is none."""
+    """Return the parts of a WebDataset (a tar, or a folder of tars without images), or [] for any other tree."""
     if isinstance(tree, _Archive):
         is_shard = isinstance(tree.archive, Tar)
         return [_Part(tree.path.name, None, _read_shard(tree.archive, "", tree.path))] if is_shard else []
@@ -140,7 +139,7 @@ def _file_part(tree: _Tree, name: str, columns: Columns | None) -> _Part:
 
 
 def _prepend(folder: str, annotations: Annotations) -> None:
-    """Make names that are relative to the annotation file relative to the folder above it."""
+    """Put `folder` before the file names, and before ids that are file names."""
     names = folder + "/" + annotations.images["file_name"]
     if annotations.images["file_name"].equals(annotations.images["image_id"]):  # the file name is the id
         annotations.captions = annotations.captions.assign(image_id=folder + "/" + annotations.captions["image_id"])
@@ -151,7 +150,7 @@ def _prepend(folder: str, annotations: Annotations) -> None:
 def _apply_split_lists(tree: _Tree, names: Sequence[str], parts: Sequence[_Part]) -> list[str]:
     """Set the splits from lists of images, one per line, such as Flickr_8k.trainImages.txt. Return the lists used.
 
-    Lists are not read if the annotations or their file names say a split. Raises UserError.
+    Ignore the lists if the annotations or the names of their files have a split. Raises UserError.
     """
     if any(part.split or "split" in part.annotations.images for part in parts):
         return []
@@ -165,8 +164,8 @@ def _apply_split_lists(tree: _Tree, names: Sequence[str], parts: Sequence[_Part]
             lists.append(name)
             for image in filter(None, found):
                 if splits.setdefault(image, split) != split:
-                    problem = f"the image {image!r:.80} is in another list, too; correct the lists"
-                    raise UserError(f"{tree.path / name}: {problem}")
+                    problem = f"the image {image!r:.80} is also in the list of the split {splits[image]}"
+                    raise UserError(f"{tree.path / name}: {problem}. List each image in one split only.")
     for part in parts if lists else ():
         _set_splits(part.annotations, splits, lists)
     return lists
@@ -189,7 +188,7 @@ def _lines(tree: _Tree, name: str) -> list[str]:
 
 
 def _text_parts(tree: _Tree, texts: Sequence[str], names: Mapping[str, str]) -> list[_Part]:
-    """Read text files that have the captions of one image each, one per line."""
+    """Read text files. Each has the captions of one image, one per line."""
     images, captions = {}, []
     splits = {text: next(filter(None, map(split_word, text.split("/")[:-1])), None) for text in texts}
     has_split = all(splits.values())
@@ -202,7 +201,7 @@ def _text_parts(tree: _Tree, texts: Sequence[str], names: Mapping[str, str]) -> 
 
 
 def _read_shard(shard: Zip | Tar, prefix: str, path: Path) -> Annotations:
-    """Read a WebDataset shard: files with the same name up to the first dot are of one example."""
+    """Read a WebDataset shard: files with the same name up to the first dot belong to one example."""
     examples: dict[str, dict[str, str]] = {}
     for member in shard.namelist():
         folder, _, name = member.rpartition("/")
@@ -226,7 +225,7 @@ def _read_shard(shard: Zip | Tar, prefix: str, path: Path) -> Annotations:
         images[key] = f"{prefix}/{image}".lstrip("/"), None
         captions += [(key, text.strip()) for text in texts if text.strip()]
     if not images:
-        raise UnknownFormatError(f"{path} has no image with a .txt or .json of the same name; see docs/datasets.md")
+        raise UnknownFormatError(f"{path} has no image with a .txt or .json of the same name. See docs/datasets.md.")
     notes = [f"{without} examples of {path.name} have no image or no caption"] if without else []
     return tables(str(path), "WebDataset", images, captions, notes)
 
@@ -240,7 +239,10 @@ def _stem(name: str) -> str:
 
 
 def _split_in(name: str) -> str | None:
-    """Return the split that a file's name says, else its folders: captions_train2014.json, valid/metadata.csv."""
+    """Return the split in a file's name or, if there is none, in its folders. Return None if there is none either.
+
+    Examples are captions_train2014.json and valid/metadata.csv.
+    """
     for part in reversed(name.split("/")):
         words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", part)
         found = {split for word in words if (split := split_word(word))}
@@ -250,14 +252,12 @@ def _split_in(name: str) -> str | None:
 
 
 def _combine(parts: Sequence[_Part], source: Path) -> Annotations:
-    """Return one table of images and of captions. The ids of each file are its own. Raises UserError."""
+    """Return one table of images and one of captions. Files may use one id for different images. Raises UserError."""
     has_split = [part.split is not None or "split" in part.annotations.images for part in parts]
     if any(has_split) and not all(has_split):
-        problem = f"{parts[has_split.index(False)].name} says no split, in its content or its name, but other files do"
-        raise UserError(
-            f"dataset.local.annotations={source}: {problem}; rename it or give a mapping of train, val, test"
-        )
-    # A single file is called train.json by someone who has no other.
+        name = parts[has_split.index(False)].name
+        problem = f"{name} has no split in its content or its name, but other files have one"
+        raise UserError(f"dataset.local.annotations={source}: {problem}. Rename it, for example to train.json.")
     for part in parts:
         if part.split and "split" not in part.annotations.images:
             part.annotations.images = part.annotations.images.assign(split=part.split)
@@ -274,7 +274,7 @@ def _combine(parts: Sequence[_Part], source: Path) -> Annotations:
 
 
 def _separate_ids(parts: Sequence[_Part]) -> None:
-    """Put the file's name or split before each id, if an id means another image in another file."""
+    """Put the file's name or split before each id, if files use one id for different images."""
     contents = [part.annotations for part in parts]
     if {str(content.images["image_id"].dtype) for content in contents} != {"int64"}:
         for content in contents:

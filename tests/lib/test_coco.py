@@ -101,8 +101,8 @@ EMPTY = {"images": [], "annotations": []}
         ([IMAGE], [{**CAPTION, "caption": None}], "annotations[0]['caption']"),
         ([IMAGE], [CAPTION, {**CAPTION, "caption": "half a \ud83d pair"}], "annotations[1]['caption']"),
         ([IMAGE], [{"image_id": 1}], "annotations[0]['caption']"),
-        ([IMAGE], {"image_id": 1}, "annotations: "),
-        (7, [], "images: "),
+        ([IMAGE], {"image_id": 1}, "`annotations` must"),
+        (7, [], "`images` must"),
     ],
 )
 def test_malformed_annotations_are_named_with_their_file(raw, year, images, captions, expected):

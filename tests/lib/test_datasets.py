@@ -125,7 +125,7 @@ def test_images_without_captions_and_captions_without_images_are_left_out(many, 
         ({"images": [IMAGE, {**IMAGE, "imgid": 1, "split": "unused"}]}, "images[1]['split']"),
         ({"images": [{**IMAGE, "imgid": [1]}]}, "images[0]['imgid']"),
         ({"images": [{**IMAGE, "sentences": [{"raw": 7}]}]}, "images[0]['sentences'][0]['raw']"),
-        ({"images": [*KARPATHY["images"], IMAGE]}, "captions.json: 1 images have the image_id"),
+        ({"images": [*KARPATHY["images"], IMAGE]}, "captions.json: 1 image ids occur more than once, such as 0"),
         ({"images": [*KARPATHY["images"], {**KARPATHY["images"][3], "imgid": 7}]}, "such as '3.jpg'"),
         ({"images": [KARPATHY["images"][1], {**KARPATHY["images"][3], "filename": "1.jpg"}]}, "(in test and train)"),
         ({"images": KARPATHY["images"][:2]}, "captions.json: the val split"),
@@ -207,7 +207,9 @@ def test_a_path_in_a_zip_is_never_written_to(tmp_path):
 def test_a_link_to_a_file_outside_the_folder_is_rejected(folder, tmp_path):
     (tmp_path / "secret.txt").write_text("private")
     (folder / "sub" / "photo.jpg").symlink_to(tmp_path / "secret.txt")
-    assert f"dataset.local.images={folder}: sub/photo.jpg" in error(local.pack_images, folder, tmp_path / "a.zip")
+    message = error(local.pack_images, folder, tmp_path / "a.zip")
+    assert f"dataset.local.images={folder}: " in message
+    assert "sub/photo.jpg" in message
     assert not (tmp_path / "a.zip").exists()
 
 

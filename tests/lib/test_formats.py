@@ -143,7 +143,7 @@ def test_a_split_in_the_file_is_used(tmp_path, content):
         ({"images": coco()["images"]}, "has no captions"),
         ({"images": coco()["images"], "annotations": []}, "has no captions"),
         ({**coco(), "annotations": [{"image_id": 0, "bbox": []}]}, "has no captions"),
-        ({**coco(), "annotations": [{"image_id": 9, "caption": "Of no image."}]}, "images have 0"),
+        ({**coco(), "annotations": [{"image_id": 9, "caption": "Of no image."}]}, "images such as 0"),
         (coco(split=[*SPLITS[:5], "holdout"]), "holdout"),
         ({"hello": "world"}, "docs/datasets.md"),
         ("once upon a time\n", "docs/datasets.md"),
@@ -422,4 +422,4 @@ def test_a_file_of_train_alone_is_divided_with_a_note(tmp_path):
     rows = [{"image_id": name[:-4], "caption_str": "A.", "set_name": "train"} for name in images]
     loaded = imported(tmp_path / "i.zip", write(tmp_path / "a.json", {"data": rows}), tmp_path / "raw")
     assert set(loaded.dataset.images["split"]) == {"train", "val", "test"}
-    assert any("no split test" in note for note in loaded.notes)
+    assert any("no test" in note for note in loaded.notes)

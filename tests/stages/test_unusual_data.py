@@ -101,7 +101,7 @@ def test_an_unusual_data_set_runs_through_to_the_report(tmp_path, monkeypatch, c
     run(tmp_path / "unusual", monkeypatch, **params)
     output = capsys.readouterr().out
     assert "left out: 6 images without a caption, 0 captions " in output
-    assert ("1 captions left out, because they are of no image" in output) == (annotations is coco)
+    assert ("1 captions left out, because their image is not listed" in output) == (annotations is coco)
     assert "left out: 1 images whose captions have no words, " in output
     images = pd.read_parquet("data/captions/images.parquet")
     assert images["split"].value_counts().to_dict() == {"train": len(TRAIN), "val": 1, "test": 1}

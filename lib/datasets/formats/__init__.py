@@ -1,7 +1,8 @@
 """Readers of caption files, one module per format. Each recognises its format by content.
 
-A reader is a function `read(document) -> Annotations | None`: None means that the content is of another format, and a
-UserError that it is of this one but malformed. To add a format, write a module and add it to `_READERS`.
+Each module has a function `read(document) -> Annotations | None`. It returns None if the content has another format. It
+raises UserError if the content has this format, but is malformed. To add a format, write a module and add it to
+`_READERS`.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ Reader = Callable[[Document], Annotations | None]
 
 # The first reader that recognises the content is used.
 _READERS = [coco, karpathy, label_studio, flickr_tokens]
-_TABLE_READERS = [json_lists, delimited]  # they take dataset.local.columns
+_TABLE_READERS = [json_lists, delimited]  # these use dataset.local.columns
 
 _NAMES = "COCO or Karpathy JSON, CSV or TSV, JSON Lines, a JSON list, Parquet, Flickr token files"
 
@@ -34,11 +35,11 @@ def read_document(document: Document, columns: Columns | None = None) -> Annotat
         if annotations is not None:
             if columns and read in readers[: len(_READERS)]:
                 problem = f"{path} is not a table, but {annotations.format}"
-                raise UserError(f"dataset.local.columns={dict(columns)}: {problem}; set the columns to null")
+                raise UserError(f"dataset.local.columns={dict(columns)}: {problem}. Set the columns to null.")
             annotations.notes += document.notes
             return annotations
     content = None if document.is_parquet else document.json
     if isinstance(content, dict) and isinstance(content.get("images"), list):
-        raise UnknownFormatError(f"{path} has no captions: it lists images only. Use the file that has the captions")
+        raise UnknownFormatError(f"{path} has no captions: it lists images only. Use the file that has the captions.")
     hint = "" if content is not None or document.is_parquet else delimited.describe_header(document)
-    raise UnknownFormatError(f"{path} is of no known caption format. Read are: {_NAMES}. See docs/datasets.md.{hint}")
+    raise UnknownFormatError(f"{path} is of no known caption format. Use {_NAMES}; see docs/datasets.md.{hint}")

@@ -21,12 +21,13 @@ def read(document: Document) -> Annotations | None:
         return None
     annotations = read_coco(content, str(document.path))
     if annotations.captions.empty:
-        raise UnknownFormatError(f"{document.path} has no captions: its annotations are empty or all rejected")
+        fix = "Use the file that has the captions."
+        raise UnknownFormatError(f"{document.path} has no captions: its annotations are empty or all rejected. {fix}")
     return annotations
 
 
 def read_coco(content: Any, source: str) -> Annotations:
-    """Read a parsed COCO captions JSON. Raises UserError, which names `source` and the place."""
+    """Read a parsed COCO captions JSON. Raises UserError. Error messages contain `source` and the place."""
     images: dict[Any, tuple[str, str | None]] = {}
     image_ids = []
     rows = rows_of(content, "images", source)
@@ -36,7 +37,7 @@ def read_coco(content: Any, source: str) -> Annotations:
         image_id = parse_id(field(row, ("id", "image_id"), where), f"{where}['id']")
         name = field(row, _NAMES, where)
         if not isinstance(name, str):
-            raise UserError(f"{where}['file_name'] must be text; got {name!r:.80}")
+            raise UserError(f"{where}['file_name'] must be text; got {name!r:.80}. Correct it.")
         value = check_text(name, where), parse_split(row.get(key), f"{where}[{key!r}]") if key else None
         image_ids.append(image_id)
         images[image_id] = value
@@ -46,7 +47,7 @@ def read_coco(content: Any, source: str) -> Annotations:
         problem = (
             f"annotations[0]['caption'] is missing, as in all annotations, which have {', '.join(list(rows[0])[:6])}"
         )
-        raise UnknownFormatError(f"{source} has no captions: {problem}. Use the file that has the captions")
+        raise UnknownFormatError(f"{source} has no captions: {problem}. Use the file that has the captions.")
     captions: list[tuple[Any, str]] = []
     rejected = 0
     for i, row in enumerate(rows):
@@ -58,7 +59,7 @@ def read_coco(content: Any, source: str) -> Annotations:
         image_id = parse_id(field(row, ("image_id",), where), f"{where}['image_id']")
         texts = caption_texts(field(row, ("caption", "captions"), where), f"{where}['caption']")
         if row.get("caption", "") is None:
-            raise UserError(f"{where}['caption'] must be text; got None")
+            raise UserError(f"{where}['caption'] must be text; got None. Correct it.")
         if any(row.get(flag) for flag in REJECTED):
             rejected += 1
         else:
@@ -69,20 +70,18 @@ def read_coco(content: Any, source: str) -> Annotations:
 def check_unique(image_ids: Sequence[ImageId], source: str) -> None:
     """Raise UserError if an id is repeated."""
     if repeated := [image_id for image_id, count in Counter(image_ids).items() if count > 1]:
-        fix = "list each image once, with its folder and all its captions"
-        raise UserError(
-            f"{source}: {len(repeated)} images have the image_id of another one, such as {repeated[0]!r}; {fix}"
-        )
+        problem = f"{len(repeated)} image ids occur more than once, such as {repeated[0]!r}"
+        raise UserError(f"{source}: {problem}. List each image once, with its folder and all its captions.")
 
 
 def rows_of(content: Any, key: str, source: str) -> list[dict[str, Any]]:
     """Return the list of objects `content[key]`. Raises UserError."""
     rows = content.get(key) if isinstance(content, dict) else None
     if not isinstance(rows, list):
-        raise UserError(f"{source} is not a COCO captions JSON: {key}: it must be a list; got {rows!r:.80}")
+        raise UserError(f"{source} is not a COCO captions JSON: `{key}` must be a list; got {rows!r:.80}. Correct it.")
     for i, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise UserError(f"{source}: {key}[{i}] must be an object; got {row!r:.80}")
+            raise UserError(f"{source}: {key}[{i}] must be an object; got {row!r:.80}. Correct it.")
     return rows
 
 
@@ -93,6 +92,5 @@ def field(row: dict[str, Any], names: tuple[str, ...], where: str) -> Any:
             return row[name]
     if names[0] in row:
         return row[names[0]]
-    raise UserError(
-        f"{where}[{names[0]!r}] is missing; the object has {', '.join(map(repr, list(row)[:8])) or 'nothing'}"
-    )
+    found = ", ".join(map(repr, list(row)[:8])) or "nothing"
+    raise UserError(f"{where}[{names[0]!r}] is missing; the object has {found}. Add the field.")

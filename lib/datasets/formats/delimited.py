@@ -1,6 +1,6 @@
 """CSV and TSV: Kaggle's Flickr8k captions.txt, Flickr30k's results.csv, and any with a column of file names.
 
-The delimiter (comma, tab, semicolon or |) is the one that makes the header's columns known. A file without a header
+The delimiter (comma, tab, semicolon or |) is the one that gives a header with known columns. A file without a header
 needs two columns: file names or URLs, and captions (Conceptual Captions).
 """
 
@@ -16,7 +16,7 @@ from lib.datasets.formats.records import Columns, find_columns, read_records, sh
 
 DELIMITERS = {",": "CSV", "\t": "TSV", ";": "CSV with ;", "|": "CSV with |"}
 _HIDDEN_ROW = re.compile(r"(?i)\n[^\n,;|\t]*\.(jpe?g|png|webp|gif)[,;|\t]")
-_MAX_BAD = 0.05  # share of rows that do not fit the header
+_MAX_BAD = 0.05  # maximum share of rows that do not fit the header
 
 
 def read(document: Document, columns: Columns | None = None) -> Annotations | None:
@@ -45,7 +45,7 @@ def read(document: Document, columns: Columns | None = None) -> Annotations | No
 
 
 def describe_header(document: Document) -> str:
-    """Return a hint if the content looks like a table whose columns are not known, else an empty text."""
+    """Return a hint if the content looks like a table with unknown columns, or an empty text."""
     for delimiter, name in DELIMITERS.items():
         rows = parse_rows(document.text[:100_000], delimiter)
         if len(rows) > 1 and len(rows[0]) > 1 and len({len(row) for row in rows[:5]}) == 1:
@@ -61,8 +61,10 @@ def _read(document: Document, delimiter: str, header: list[str], skip: int, colu
     caption_last = header[-1] in find_columns(header, columns)["caption"]
     records, bad = split_rows(document, delimiter, header, skip, caption_last)
     if len(bad) > _MAX_BAD * (len(records) + len(bad)) + 1 or not records:
-        example = f"row {bad[0][0]} has {len(bad[0][1])}" if bad else "it has no rows"
-        raise UserError(f"{document.path}: the header has {len(header)} columns, but {example}; correct the rows")
+        if not bad:
+            raise UserError(f"{document.path}: there is a header, but no rows. Add one row per caption.")
+        problem = f"the header has {len(header)} columns, but row {bad[0][0]} has {len(bad[0][1])}"
+        raise UserError(f"{document.path}: {problem}. Correct the rows.")
     annotations = read_records(records, str(document.path), DELIMITERS[delimiter], columns, typed=False)
     if bad:
         annotations.notes.append(
@@ -77,12 +79,12 @@ def split_rows(
 ) -> tuple[list[dict[str, str]], list[tuple[int, list[str]]]]:
     """Return the rows as mappings, and the number and cells of each row that does not fit the header.
 
-    `skip` rows are left out. If `caption_last`, the last cell may contain the delimiter. Raises UserError.
+    The first `skip` rows are left out. If `caption_last`, the last cell may contain the delimiter. Raises UserError.
     """
     quotings = (csv.QUOTE_MINIMAL, csv.QUOTE_NONE) if '"' in document.text else (csv.QUOTE_MINIMAL,)
     parsed = [parse_rows(document.text, delimiter, quoting) for quoting in quotings]
     # Some files quote no cell, but have captions with a quotation mark.
-    # A quotation mark that is never closed makes one row of many, so more rows are better.
+    # An unclosed quotation mark merges many rows into one. So of two equally good results, use the longer.
     rows = min(parsed, key=lambda rows: (sum(len(row) != len(header) for row in rows), -len(rows)))[skip:]
     records, bad = [], []
     for number, row in enumerate(rows, 1 + skip):
@@ -90,8 +92,8 @@ def split_rows(
             row = [*row[: len(header) - 1], delimiter.join(row[len(header) - 1 :])]
         if len(row) == len(header):
             if any("\n" in cell and _HIDDEN_ROW.search(cell) for cell in row):
-                problem = f"row {number} has rows in a cell ({row[0]:.60}); close its quotation mark"
-                raise UserError(f"{document.path}: {problem}")
+                problem = f"row {number} ({row[0]:.60}): a cell contains the rows that follow it"
+                raise UserError(f"{document.path}: {problem}. Close the quotation mark of this cell.")
             records.append({name: cell.strip() for name, cell in zip(header, row, strict=True)})
         else:
             bad.append((number, row))
@@ -99,7 +101,7 @@ def split_rows(
 
 
 def parse_rows(text: str, delimiter: str, quoting: Any = csv.QUOTE_MINIMAL) -> list[list[str]]:
-    """Return the cells of the rows that are not blank; none if the text is no table."""
+    """Return the cells of the rows that are not blank, or [] if the text is not a table."""
     csv.field_size_limit(2**31 - 1)
     blank = f'{delimiter} "' in text  # a blank before a quoted cell is not part of it
     file = io.StringIO(text, newline="")

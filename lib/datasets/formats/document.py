@@ -14,27 +14,27 @@ import pandas as pd
 
 from lib.core.errors import UserError, readable_errors
 
-MAX_BYTES = 2**31  # of an annotation file, decompressed
+MAX_BYTES = 2**31  # maximum size of an annotation file after decompression
 _BOMS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xef\xbb\xbf": "utf-8-sig"}
 _BOMS |= {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
 class UnknownFormatError(UserError):
-    """The content is of no known format, or has no captions; in a folder, such a file is left out."""
+    """The format is unknown, or the file has no captions. In a folder, such a file is left out."""
 
 
 @dataclass
 class Annotations:
     """What a reader returns."""
 
-    format: str  # for people, such as "COCO captions JSON"
+    format: str  # for messages, such as "COCO captions JSON"
     images: pd.DataFrame  # image_id, file_name and, if the file has it, split (train, val or test)
     captions: pd.DataFrame  # image_id, caption
     notes: list[str] = field(default_factory=list)  # what was left out or not used: the count, why, an example
 
 
 class Document:
-    """The content of a file, decompressed if it is a .gz. `path` is what messages call it."""
+    """The content of a file, decompressed if it is a .gz. Messages contain `path`."""
 
     def __init__(self, content: bytes, path: Path):
         self.path, self.content = path, content
@@ -43,7 +43,7 @@ class Document:
             with readable_errors(path), gzip.open(io.BytesIO(content)) as file:
                 self.content = file.read(MAX_BYTES + 1)
         if len(self.content) > MAX_BYTES:
-            raise UserError(f"{path} has more than {MAX_BYTES} bytes; split it into several files")
+            raise UserError(f"{path} has more than {MAX_BYTES} bytes. Split it into several files.")
 
     @cached_property
     def is_parquet(self) -> bool:
@@ -51,7 +51,7 @@ class Document:
 
     @cached_property
     def json(self) -> Any:
-        """The parsed content, or None if the content is not one JSON value. Raises UserError if it is damaged JSON."""
+        """The parsed content, or None for another format, including JSON Lines. Raises UserError for damaged JSON."""
         if self.is_parquet or not self._starts_as_json:
             return None
         with readable_errors(self.path):
@@ -77,7 +77,7 @@ class Document:
             try:
                 values.append(json.loads(line))
             except ValueError as error:
-                raise UserError(f"{self.path}, line {number}: it is not JSON ({error}); correct the line") from error
+                raise UserError(f"{self.path}, line {number}: this line is not JSON ({error}). Correct it.") from error
         return values
 
     @cached_property
@@ -85,7 +85,7 @@ class Document:
         """The decoded content. Raises UserError."""
         text, encoding = _decode(self.content)
         if text is None:
-            raise UserError(f"{self.path} is not text in UTF-8 or UTF-16; save it as UTF-8")
+            raise UserError(f"{self.path} is not text in UTF-8 or UTF-16. Save it as UTF-8.")
         if encoding == "cp1252":
             self.notes.append(
                 "the file is not UTF-8 and was read as Windows-1252; save it as UTF-8 if accents are wrong"

@@ -1,13 +1,14 @@
 """Flickr token files: lines of a file name, #, a number, a tab and a caption (Hodosh et al. 2013)."""
 
 import re
+import reprlib
 from typing import Any
 
 from lib.core.errors import UserError
 from lib.datasets.formats.document import Annotations, Document
 from lib.datasets.formats.records import tables
 
-# Flickr8k-CN writes name.jpg#zhc#0 and a blank.
+# Flickr8k-CN writes name.jpg#zhc#0, and a blank instead of the tab.
 _LINE = re.compile(r"([^\t]*\.\w{2,5}(?:\.\d)?|[^\t#]+(?=#\w+\t))#(?:\w+#)?(?:\w*)[ \t]+(.*)")
 
 
@@ -21,7 +22,8 @@ def read(document: Document) -> Annotations | None:
     captions = []
     for number, line in lines:
         if not (match := _LINE.fullmatch(line)):
-            raise UserError(f"{document.path}, line {number}: it should be a file name, #, a number, a tab, a caption")
+            form = "the form must be FILE#NUMBER, a tab, and the caption"
+            raise UserError(f"{document.path}, line {number}: {reprlib.repr(line)}: {form}. Correct this line.")
         images[match[1]] = match[1], None
         captions.append((match[1], match[2].strip()))
     return tables(str(document.path), "Flickr token file", images, captions, [])

@@ -95,5 +95,5 @@ def _texts(value: Any) -> list[Any]:
 def _objects(rows: list[Any], source: str) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise UserError(f"{source}, row {number}: it must be an object; got {row!r:.80}")
+            raise UserError(f"{source}, row {number} must be an object; got {row!r:.80}. Correct it.")
     return rows

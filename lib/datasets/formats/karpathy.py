@@ -1,7 +1,7 @@
 """Karpathy JSON (Karpathy & Fei-Fei 2015): images with split and sentences. RSICD, UCM and Sydney use it, too.
 
-A sentence has `raw`, or only `tokens`. The image id is `cocoid`, else `imgid`, else the file name. `restval` is the
-part of COCO's val that papers train on.
+A sentence has `raw`, or only `tokens`. The image id is the first of `cocoid`, `imgid` and the file name that the file
+has. `restval` is the part of COCO's val that papers train on.
 """
 
 from typing import Any
@@ -30,7 +30,8 @@ def read(document: Document) -> Annotations | None:
         name = field(row, ("filename", "file_name"), where)
         folder = row.get("filepath") or ""
         if not isinstance(name, str) or not isinstance(folder, str):
-            raise UserError(f"{where}: filename and filepath must be text; got {name!r:.80}")
+            problem = f"filename and filepath must be text; got {name!r:.80} and {folder!r:.80}"
+            raise UserError(f"{where}: {problem}. Correct them.")
         name = check_text("/".join(filter(None, (folder, name))), where)
         image_id = name if keys is None else parse_id(field(row, ("cocoid", "imgid"), where), f"{where}[{keys!r}]")
         split = parse_split(row.get("split"), f"{where}['split']") if has_split else None
@@ -38,7 +39,7 @@ def read(document: Document) -> Annotations | None:
         images[image_id] = name, split
         sentences = field(row, ("sentences",), where)
         if not isinstance(sentences, list):
-            raise UserError(f"{where}['sentences'] must be a list; got {sentences!r:.80}")
+            raise UserError(f"{where}['sentences'] must be a list; got {sentences!r:.80}. Correct it.")
         for j, sentence in enumerate(sentences):
             place = f"{where}['sentences'][{j}]"
             texts = caption_texts(sentence, f"{place}['raw']")

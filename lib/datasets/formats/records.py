@@ -22,7 +22,7 @@ FILE_NAMES = (
     "key", "image_url", "img_url", "image_urls", "photo_image_url", "coco_url", "url", "uri", "image_link",
 )  # fmt: skip
 IDS = ("image_id", "img_id", "imgid", "cocoid", "photo_id", "imageid")
-LOOSE_IDS = ("id", "key")  # of the image in some files, of the row in others
+LOOSE_IDS = ("id", "key")  # the id of the image in some files, of the row in others
 CAPTIONS = (
     "caption", "captions", "caption_text", "caption_str", "text", "texts", "sentence", "sentences", "comment",
     "comments", "description", "descriptions", "image_caption", "image_description", "photo_description", "references",
@@ -34,10 +34,11 @@ _NUMBERED = re.compile(r"(caption|comment|sentence|description|text)s?_?[0-9]+")
 
 
 def parse_split(value: Any, where: str) -> str:
-    """Return train, val or test. Raises UserError, which names `where`."""
+    """Return train, val or test. Raises UserError. Error messages contain `where`."""
     if split := split_word(value):
         return split
-    raise UserError(f"{where}: the split is {reprlib.repr(value)}; it must be train, val (or valid, dev) or test")
+    problem = f"the split must be train, val (or valid, dev) or test; got {reprlib.repr(value)}"
+    raise UserError(f"{where}: {problem}. Correct it.")
 
 
 def normalise(column: Any) -> str:
@@ -47,9 +48,9 @@ def normalise(column: Any) -> str:
 
 
 def find_columns(names: Sequence[str], columns: Columns | None = None) -> dict[str, list[str]]:
-    """Return the columns of each role (file_name, image_id, loose_id, caption, split, rejected); [] if there is none.
+    """Return the columns of each role (file_name, image_id, loose_id, caption, split, rejected), or [].
 
-    `columns` names some of them, and must fit. Raises UserError.
+    `columns` sets the columns of some roles. Raises UserError if there is no such column.
     """
     by_name = {normalise(name): name for name in reversed(names)}
     numbered = [name for name in names if _NUMBERED.fullmatch(normalise(name))]
@@ -64,9 +65,8 @@ def find_columns(names: Sequence[str], columns: Columns | None = None) -> dict[s
     for role, given in (columns or {}).items():
         given = [given] if isinstance(given, str) else list(given)
         if missing := [name for name in given if name not in names]:
-            raise UserError(
-                f"dataset.local.columns.{role}: there is no column {missing[0]!r}; there are {short(names)}"
-            )
+            problem = f"there is no column {missing[0]!r}; the columns are {short(names)}"
+            raise UserError(f"dataset.local.columns.{role}: {problem}. Use one of them.")
         found[role] = given
     return found
 
@@ -86,14 +86,18 @@ def _given(columns: Columns) -> list[str]:
 def read_records(
     rows: Sequence[Mapping[str, Any]], source: str, kind: str, columns: Columns | None = None, typed: bool = True
 ) -> Annotations:
-    """Return the annotations of `rows`; `typed` is False for a text file. Raises UserError, which names `source`."""
+    """Return the annotations of `rows`. `typed` is False if all values are text, as in CSV.
+
+    Raises UserError. Error messages contain `source`.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row))
     found = find_columns(names, columns)
+    fix = "Set the right column in dataset.local.columns"
     if not found["caption"]:
-        raise UserError(f"{source} has no captions: its columns are {short(names)}; see docs/datasets.md")
+        raise UserError(f"{source} has no captions: its columns are {short(names)}. {fix}.caption.")
     name_column, id_column = _image_columns(rows, found, columns or {})
     if not name_column:
-        raise UserError(f"{source} names no image: its columns are {short(names)}; see docs/datasets.md")
+        raise UserError(f"{source} names no image: its columns are {short(names)}. {fix}.file_name.")
     split_column = next((c for c in found["split"] if any(row.get(c) not in (None, "") for row in rows)), None)
     images: dict[Any, tuple[str, str | None]] = {}
     captions: list[tuple[Any, str]] = []
@@ -105,7 +109,7 @@ def read_records(
         if images.setdefault(image_id, (name, split)) != (name, split):
             raise UserError(
                 f"{where}: the image {reprlib.repr(image_id)} has {name!r} in {split or 'no split'}, "
-                f"but an earlier row has {images[image_id][0]!r} in {images[image_id][1] or 'no split'}; correct one"
+                f"but an earlier row has {images[image_id][0]!r} in {images[image_id][1] or 'no split'}. Correct one."
             )
         if any(_is_true(row.get(column)) for column in found["rejected"]):
             rejected += 1
@@ -130,7 +134,10 @@ def read_records(
 def _image_columns(
     rows: Sequence[Mapping[str, Any]], found: Mapping[str, list[str]], columns: Columns
 ) -> tuple[str | None, str | None]:
-    """Return the columns of file names and of ids. Ids may be file names, and a loose id may be the id or name."""
+    """Return the columns of file names and of ids, which may be the same one.
+
+    A column of LOOSE_IDS is used as one of them only if the names or ids are otherwise missing, and if its values fit.
+    """
     name_column, id_column, loose = (next(iter(found[role]), None) for role in ("file_name", "image_id", "loose_id"))
     if id_column and "file_name" not in columns and all(_is_image_name(row.get(id_column)) for row in rows):
         name_column = id_column  # AI Challenger's image_id is the file name
@@ -151,7 +158,7 @@ def _image(
     if name_column == id_column and not isinstance(name, str):
         name = str_id(parse_id(name, where))
     if not isinstance(name, str) or not name.strip():
-        raise UserError(f"{where}: {name_column} must be a file name; got {reprlib.repr(name)}")
+        raise UserError(f"{where}: {name_column} must be a file name; got {reprlib.repr(name)}. Correct it.")
     image_id = name if id_column is None else row.get(id_column)
     return parse_id(image_id.strip() if isinstance(image_id, str) and not typed else image_id, where), name
 
@@ -170,17 +177,18 @@ def tables(
 ) -> Annotations:
     """Return annotations from (file name, split or None) by image id, and (image id, caption) pairs.
 
-    Captions of no image are left out, with a note. The ids are int64 if all are numbers, else text. Raises UserError,
-    which names `source`, if no caption is of an image.
+    Captions whose image is not listed are left out, with a note. The type of the ids is int64 if all are integers, and
+    text otherwise. Raises UserError if no caption has a listed image. Error messages contain `source`.
     """
     as_text = {str(image_id): image_id for image_id in images}  # an id may be 42 in one list and "42" in the other
     kept = [(as_text[str(image_id)], text) for image_id, text in captions if str(image_id) in as_text]
     if orphans := len(captions) - len(kept):
         example = next(image_id for image_id, _ in captions if str(image_id) not in as_text)
         if not kept and images:
-            problem = f"no caption's image_id is the id of an image: captions have {example!r:.80}"
-            raise UserError(f"{source}: {problem}, images have {next(iter(images))!r:.80}; correct the ids")
-        notes = [*notes, f"{orphans} captions left out, because they are of no image, such as image_id {example!r:.80}"]
+            problem = f"no caption has the id of an image: captions have ids such as {example!r:.80}"
+            raise UserError(f"{source}: {problem}, images such as {next(iter(images))!r:.80}. Correct the ids.")
+        reason = f"because their image is not listed, such as image_id {example!r:.80}"
+        notes = [*notes, f"{orphans} captions left out, {reason}"]
     for text in (*(text for _, text in kept), *(str(i) for i in images), *(name for name, _ in images.values())):
         check_text(text, source)
     types = {"image_id": "int64" if all(isinstance(image_id, int) for image_id in images) else "str"}
@@ -211,15 +219,15 @@ def caption_texts(value: Any, where: str) -> list[str]:
             return [check_text(" ".join(value["tokens"]), where)]
     if isinstance(value, list):
         return [text for part in value for text in caption_texts(part, where)]
-    raise UserError(f"{where}: a caption must be text or a list of texts; got {reprlib.repr(value)}")
+    raise UserError(f"{where}: a caption must be text or a list of texts; got {reprlib.repr(value)}. Correct it.")
 
 
 def check_text(text: str, where: str) -> str:
-    """Return the text. Raises UserError if it has half of a surrogate pair, which no file can hold."""
+    """Return the text. Raises UserError if it has half of a surrogate pair, because UTF-8 cannot encode it."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: {reprlib.repr(text)} is not valid Unicode; correct it") from error
+        raise UserError(f"{where}: {reprlib.repr(text)} is not valid Unicode. Correct it.") from error
     return text
 
 
