@@ -56,7 +56,8 @@ class PCA:
     def check(self, shape: Sequence[int]) -> None:
         """Raise UserError if features of `shape` (N, P, C) are not like those that the PCA was fitted on."""
         if shape[2] != len(self.mean):
-            raise UserError(f"features of size {shape[2]}, but the model's PCA was fitted on size {len(self.mean)}")
+            problem = f"features have size {shape[2]}, but the model's PCA needs size {len(self.mean)}"
+            raise UserError(f"{problem}. Compute them with the same CNN as in training.")
 
     def save(self, folder: Path) -> None:
         # save_file would make a file that only its owner can read.

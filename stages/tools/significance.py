@@ -28,9 +28,8 @@ from stages.params import PARAMS_FILE
 
 def main() -> None:
     if len(sys.argv) != 3:
-        raise UserError(
-            "make diff needs two runs, A=... and B=... A run is a revision, experiment, folder or workspace"
-        )
+        usage = "Use make diff A=RUN B=RUN. A run is a Git revision, an experiment, a folder or workspace."
+        raise UserError(f"make diff needs two runs. {usage}")
     a, b = sys.argv[1:]
     tokenizer, references, captions_a, true_a = _load(a)
     tokenizer_b, references_b, captions_b, true_b = _load(b)
