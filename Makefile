@@ -1,7 +1,7 @@
 # make setup       create .venv with the packages of requirements.lock; every other target does this first if needed
 # make repro       run the whole pipeline
 # make test        run the linter, the type checker and the tests; make test-all adds the long end-to-end tests
-# make bench       measure speed, as ratios
+# make bench       measure speed relative to a baseline in the same run
 # make coco2014 | coco2017 | flickr8k    download that data set and run the pipeline on it
 # make local SET="-S dataset.local.images=... -S dataset.local.annotations=..."    run it on your own images
 # make compare     train an RNN and an LSTM with otherwise equal params, and compare them in metrics/compare
