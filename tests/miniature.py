@@ -27,7 +27,7 @@ def split_of(role: str) -> str:
 
 
 def file_name(image_id: int, year: int) -> str:
-    """Return the folder (named like the zip) and file name of an image in COCO."""
+    """Return the path of an image in COCO's zip. Its folder has the name of the zip."""
     if year == 2014:
         part = "train2014" if roles()[image_id] == "train" else "val2014"
         return f"{part}/COCO_{part}_{image_id:012d}.jpg"
@@ -73,7 +73,7 @@ def write_coco(folder: Path, year: int) -> list[Path]:
 
 
 def write_annotations(folder: Path, year: int, captions: dict[str, dict]) -> None:
-    """Write COCO's annotation zip: `captions` of each part (train2014 and val2014), and an unused file."""
+    """Write COCO's annotation zip. `captions` has the content of the JSON of each part, such as train2014."""
     texts = {f"annotations/captions_{part}.json": json.dumps(content) for part, content in captions.items()}
     _write_deflated(folder / f"annotations_trainval{year}.zip", texts | {"annotations/instances.json": "[1, 2, 3]"})
 

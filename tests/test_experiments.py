@@ -28,7 +28,7 @@ def settings(changes: dict[str, object]) -> list[str]:
 
 
 def read_json(folder: Path, *words: str) -> dict:
-    """Return the JSON that a command of DVC prints, in one line."""
+    """Run a DVC command with --json. Return the content of the first line that it prints."""
     return json.loads(command(folder, "dvc", *words, "--json").split("\n")[0])
 
 

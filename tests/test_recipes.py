@@ -124,7 +124,7 @@ def test_kubernetes_signals_the_first_process_and_starts_another_pod(copy, undis
         until(lambda: "epoch 3:" in log.read_text(), seconds=LONG)
         (first,) = psutil.Process(process.pid).children()
         first.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 128 + signal.SIGTERM  # before SIGKILL, which comes after 30 seconds
+        assert process.wait(20) == 128 + signal.SIGTERM  # Kubernetes would send SIGKILL after 30 seconds
     until(lambda: processes(copy) == [], seconds=LONG)
     assert 3 <= log.read_text().count("\nepoch ") < EPOCHS
     with running() as process:

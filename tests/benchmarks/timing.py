@@ -37,7 +37,7 @@ def peak_rate(**kind: Any) -> float:
 
 
 def fastest_product(m: int, k: int, n: int, **kind: Any) -> Callable[[], Tensor]:
-    """Return a function that multiplies (m, k) with (k, n), by the fastest routine here. `kind`: device, dtype."""
+    """Return a function that multiplies (m, k) by (k, n) with the fastest of two routines. `kind`: device, dtype."""
     x, w, b = torch.randn(m, k, **kind), torch.randn(n, k, **kind), torch.zeros(n, **kind)
     routines = lambda: product(x, w, b), lambda: x @ w.T
     return routines[paired(*routines)[0] > 1]

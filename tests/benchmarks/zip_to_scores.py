@@ -59,7 +59,7 @@ def spelt(number: int) -> str:
 
 
 def lower_bounds(folder: Path, jpegs: list[bytes], images: int) -> dict[str, str]:
-    """Return the least number of seconds that some stages need, with the reason."""
+    """Return, per stage, the minimum number of seconds and the operation that needs them."""
     train = images * (1 - 2 * HELD_OUT)
     # Captions are always decoded in float32.
     rate, decoding_rate = (peak_rate(device=device(), dtype=getattr(torch, kind)) for kind in (PRECISION, "float32"))
@@ -80,7 +80,8 @@ def lower_bounds(folder: Path, jpegs: list[bytes], images: int) -> dict[str, str
     (folder / "copy").unlink()
     word = 2 * (2 * SIZE * 4 * SIZE + SIZE * VOCABULARY)  # operations per word
     epoch = train * EACH * (WORDS + 1) * 3 * word / rate
-    drawn = train * SAMPLES * (WORDS + 1) * 4 * word / decoding_rate  # 4: one to sample, three to train
+    # 4: one forward pass to sample, and one forward and two backward products to train
+    drawn = train * SAMPLES * (WORDS + 1) * 4 * word / decoding_rate
     rates = f"{rate / 1e12:.2f} TFLOP/s in {PRECISION}, {decoding_rate / 1e12:.2f} in float32"
     print(f"{device()}: {rates}; {worker_count()} cores", file=sys.stderr)
     return {

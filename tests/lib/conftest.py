@@ -1,4 +1,4 @@
-"""Fixtures that several of these modules use."""
+"""Fixtures that several test modules share."""
 
 import pytest
 
@@ -7,6 +7,6 @@ from tests.lib.tiny import write_model
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """A captioner's folder by the kind of attention; not to be written to."""
+    """Return the model folder for each kind of attention. Tests must not write to these folders."""
     folder = tmp_path_factory.mktemp("models")
     return {attention: write_model(folder / attention, attention) for attention in ("additive", "none")}

@@ -175,7 +175,7 @@ def process(number: int, path: Path, parts: Sequence[Callable[[], Results]]) -> 
 
 
 def late() -> Results:
-    """Delay the main process before a barrier for longer than a message may take."""
+    """Let the main process reach a barrier after the message timeout has passed. The others must still wait for it."""
     if is_main_process():
         time.sleep(2 * SHORT_TIMEOUT)
     distributed.barrier()

@@ -16,7 +16,7 @@ from tests.stages.imports import ROOT, imported_files, imports_of
 
 DAG = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES = DAG["stages"]
-COMPARISONS = "metrics/compare"  # `make compare` fills this folder, which Git tracks; no stage does
+COMPARISONS = "metrics/compare"  # written by `make compare`, not by a stage; tracked by Git
 PARAMS = yaml.safe_load((ROOT / PARAMS_FILE).read_text())
 COMMON = "stages/common"
 # A room may import only rooms that come before it in this list.

@@ -1,4 +1,4 @@
-"""The DAG runs with ready features. Then it has no CNN."""
+"""Ready features: the DAG runs without a CNN."""
 
 import json
 from pathlib import Path
