@@ -28,7 +28,8 @@ class _Tile(NamedTuple):
     warps: int
 
 
-# Use the first tile with which all programs run at the same time.
+# Tiles to try in this order. _launch takes the first one for which all programs can run at the same time. If there is
+# none, it takes the last.
 _TILES = _Tile(32, 16, 128, 4), _Tile(64, 32, 64, 4), _Tile(128, 32, 64, 8)
 _STAGES = 4  # maximum number of loads in flight during a product
 _RESERVE = 2**14  # bytes of shared memory that these loads leave free

@@ -47,7 +47,7 @@ class Match:
 
 
 def split_word(value: Any) -> str | None:
-    """Return train, val or test for one of their usual names, or None."""
+    """Return the split (train, val or test) that `value` names, such as val for "dev". Return None if it names none."""
     return _SPLIT_WORDS.get(value.strip().lower()) if isinstance(value, str) else None
 
 

@@ -44,7 +44,8 @@ class RayCluster:
         resources = {"num_cpus": self.cpus, "num_gpus": int(self.device_type == "cuda"), "max_calls": 0}
         environment = {"env_vars": {"CAPTION_DEVICE": self.device_type}}
         task = ray.remote(**resources, max_retries=_RETRIES, runtime_env=environment)(_run_task)
-        # The folder has a new name. So if a node sees it, the node shares this storage.
+        # The name of this folder is random, so no node has the same path on its own disk. A node that finds it shares
+        # this storage.
         with tempfile.TemporaryDirectory(prefix="attempts-", dir=folder, ignore_cleanup_errors=True) as attempts:
             shared = ray.put(make_shards)
             pending = {

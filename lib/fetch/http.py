@@ -48,7 +48,8 @@ class RetryPolicy:
 class HttpClient(requests.Session):
     """A session with retries, for several threads. If `stop` is set, each thread soon raises CancelledError.
 
-    `on_progress` is called with the number of new bytes, which is negative if bytes are dropped.
+    `on_progress` is called with the number of bytes that were received. If received bytes are discarded, it is called
+    with minus their number.
     """
 
     def __init__(self, policy: RetryPolicy | None):

@@ -71,7 +71,8 @@ class SelfCritical(Objective):
             return zero_loss(), zero_loss(), len(all_images)
         features = self.train.features_of(images)
         generator = torch.Generator().manual_seed(seed)
-        # Skip the draws of the earlier processes, so that samples do not depend on the number of processes.
+        # Skip the random draws of the processes with a lower rank, so that samples do not depend on the number of
+        # processes.
         skip_draws(shard(range(len(all_images))).start * samples, self.max_length, generator)
         drawn = sample(self.decoder, features, samples, self.max_length, SamplingConfig(), generator)
         captions = [caption for of_image in drawn for caption in of_image]

@@ -74,7 +74,7 @@ def _windows(stream: Tensor, count: int, rng: np.random.Generator) -> Tensor:
 
 
 def _relative_norms(model: _LanguageModel, sequences: Tensor) -> np.ndarray:
-    """Return the gradient norms of the states 1, 2, ... steps back, divided by the first norm, (T,)."""
+    """Return the mean gradient norm of the state t = 1, 2, ... steps back, divided by the norm at t = 1, (T,)."""
     states: list[tuple[Tensor, ...]] = []  # per step: (h,) or (h, c), each (1, N, H)
     state = None
     for x in model.embed(sequences[:, :-1]).split(1, dim=1):  # (N, 1, E)

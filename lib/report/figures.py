@@ -77,10 +77,10 @@ def as_svg(panel: Panel, section: str) -> str:
 
 
 def find_fonts(texts: Iterable[str]) -> tuple[list[str], str]:
-    """Return the names of the fonts to draw `texts` with, and the letters that no installed font has.
+    """Return the names of the fonts that draw `texts`, and the letters that no installed font has.
 
-    If matplotlib's default font has all letters, the list is empty. Otherwise it has the default font and the installed
-    fonts that have most of the other letters. So the image depends on the installed fonts.
+    If matplotlib's default font has all letters, the list of names is empty. Otherwise the list starts with the default
+    font. Then the fonts follow that add most of the missing letters, so the image depends on the installed fonts.
     """
     letters = {character for text in texts for character in text if unicodedata.category(character)[0] in "LMN"}
     default = font_manager.findfont("DejaVu Sans")  # comes with matplotlib

@@ -68,7 +68,8 @@ def parse_caption(tokens: Sequence[str]) -> Statement | None:
             return None
         mentions.append((_COUNTS[count], _SIZES.get(size), _COLOURS[colour], shape))
     parts = match.groupdict("")
-    direction = _RELATIONS.get(parts["relation"], "")  # "" for "next to", which holds for any two objects
+    # "" if there is no relation, or for "next to", which is true of any two objects
+    direction = _RELATIONS.get(parts["relation"], "")
     direction = _INVERSE.get(direction) if parts["inverse"] else direction or None
     return Statement(tuple(mentions), direction, _PLACES.get(parts["place"]), _BACKGROUNDS.get(parts["background"]))
 
@@ -97,5 +98,8 @@ def truth_matrix(statements: Sequence[Statement | None], scenes: Sequence[Scene]
 
 
 def shuffled_truth(matrix: np.ndarray) -> float:
-    """Return the mean of a truth matrix off its diagonal: the expected score of a model that ignores its image."""
+    """Return the mean of the off-diagonal entries of a truth matrix.
+
+    It is the expected score of a model that ignores its image.
+    """
     return float(matrix[~np.eye(len(matrix), dtype=bool)].mean())

@@ -149,8 +149,9 @@ def _find(values: np.ndarray, sorted_values: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _expand(offsets: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return two arrays with one entry per member of the `groups`: the position in `groups`, and the member's index.
+    """List the members of all `groups` in order.
 
+    Return two arrays with one entry per member: the position of its group in `groups`, and its index.
     The members of group g have the indices offsets[g] to offsets[g + 1] - 1.
     """
     sizes = offsets[groups + 1] - offsets[groups]

@@ -26,7 +26,7 @@ def beam_search(
     finished = torch.zeros_like(log_probs, dtype=torch.bool)  # (N, B)
     last_tokens = torch.full_like(log_probs, START, dtype=torch.long)  # (N, B)
     tokens = last_tokens.new_empty(images, 1, 0)  # (N, B, T)
-    backpointers = torch.empty_like(tokens)  # (N, B, T): index, before step t, of each hypothesis's ancestor
+    backpointers = torch.empty_like(tokens)  # (N, B, T): at t, the index that the ancestor had before step t
     attention = []  # T tensors (N, B, P), for the hypotheses before step t
     for _ in range(max_length):
         beams = last_tokens.shape[1]

@@ -67,9 +67,9 @@ class Objective:
         raise NotImplementedError
 
     def loss(self, batch: Any) -> tuple[Tensor, Tensor, int]:
-        """Return the loss of a batch, its metric, and the weight of the metric in the epoch's mean.
+        """Return this process's part of a batch's loss and metric, and the weight of the batch in the epoch's mean.
 
-        Each process computes its shard of the batch. The loss and the metric of the batch are sums over the processes.
+        A process computes only its shard. The sum of the parts over all processes is the loss (or metric) of the batch.
         """
         raise NotImplementedError
 

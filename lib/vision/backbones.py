@@ -343,8 +343,8 @@ def _shape(tensor: Tensor) -> str:
 
 def _load_state_dict(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     ordered = OrderedDict(state)
-    # MNASNet needs its version, which safetensors files lack. Other modules get no version, so that they accept the
-    # oldest format: in that format BatchNorm has no num_batches_tracked, as in DenseNet's files.
+    # Set the state dict's version of the root module, because MNASNet checks it and safetensors files do not store it.
+    # Submodules get no version. BatchNorm then accepts files without num_batches_tracked, such as DenseNet's.
     ordered._metadata = {"": {"version": network._version}}  # type: ignore[attr-defined]
     network.load_state_dict(ordered)
 

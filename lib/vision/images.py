@@ -185,9 +185,10 @@ def decode(data: bytes, min_decode_size: int | None = None) -> Image.Image:
 
 
 def _readable_format(head: bytes) -> str:
-    """Return the name of the only PIL decoder that may read the file. Raises ImageError if the format is unsupported.
+    """Return the image format of the file, the only one that PIL is allowed to try. Raises ImageError if unsupported.
 
-    Otherwise PIL would try all formats, including PostScript, a program that PIL passes to an external interpreter.
+    Without this restriction, PIL would try all its formats. One is PostScript, and PIL runs PostScript files in an
+    external interpreter.
     """
     kind = image_type(head)
     if kind is None:
