@@ -42,7 +42,9 @@ def phrase_shares(captions: Sequence[Sequence[Sequence[str]]], config: PretrainC
     kept = sorted((phrase for phrase, n in counts.items() if n >= config.min_count), key=str)
     if not kept:
         key = f"{config.section}.min_count={config.min_count}"
-        raise UserError(f"{key}: no word is in that many captions of the train split. Use a lower value.")
+        raise UserError(
+            f"{key}: no word is in that many captions of the train split. Use a lower value; 1 keeps every word."
+        )
     columns = {phrase: column for column, phrase in enumerate(kept)}
     shares = torch.zeros(len(captions), len(columns))
     for row, image in zip(shares, phrases_of, strict=True):

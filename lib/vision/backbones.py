@@ -217,7 +217,10 @@ def pretrained(name: str, weights: str) -> Backbone:
             reason = "the file is incomplete; copy or download it again"
         problem, fix = f"cannot load this file as backbone.name={name}", "check the file and backbone.name"
         if entry:
-            problem, fix = f"cannot download {entry.url} to {torch.hub.get_dir()}", "check the network, or use a file"
+            problem = f"cannot download {entry.url} to {torch.hub.get_dir()}"
+            fix = (
+                "check the network, use a file, or set backbone.name=small_net and backbone.weights=fit to train a CNN"
+            )
         start, end = f"backbone.weights={weights}: {problem}: ", f"; {fix}"
         room = max(100, _MAX_MESSAGE - len(start) - len(end))
         raise UserError(start + (reason if len(reason) <= room else reason[: room - 3] + "...") + end) from error
