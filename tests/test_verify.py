@@ -116,7 +116,7 @@ def test_an_undamaged_project_does_not_change(project, verify):
     before = content()
     for arguments in ([], ["mend"]):
         faults, last = verify(*arguments)
-        assert (faults, last[:9]) == ({}, "6 files, ")
+        assert (faults, last[:9]) == ({}, "checked 6")
     assert content() == before
 
 
@@ -233,7 +233,7 @@ def test_a_damaged_file_of_an_earlier_run_is_removed(project, verify):
 def test_a_project_that_has_not_run_has_no_faults(project, verify):
     command(project, "rm", "-r", "dvc.lock", "data", "metrics", ".dvc/cache")
     faults, last = verify()
-    assert (faults, last[:9]) == ({}, "0 files, ")
+    assert (faults, last[:9]) == ({}, "checked 0")
 
 
 def test_a_malformed_dvc_yaml_is_named(project, verify):
