@@ -77,7 +77,7 @@ override SET := $(subst =~/,=$(HOME)/,$(SET))
 flickr8k local: needs-git scm
 	dvc exp run -S dataset.name=$@ $(PHOTOGRAPHS) $(FEW) $(SET)
 
-# WHAT is cell, implementation or features. In SET, single quotes let make expand $(PHOTOGRAPHS):
+# WHAT is cell, implementation or features. Put SET in single quotes, so that make expands $(PHOTOGRAPHS), not the shell:
 #     make compare WHAT=features SET='-S dataset.name=flickr8k $(PHOTOGRAPHS)'
 WHAT := cell
 

@@ -63,7 +63,10 @@ def _user_path(text: str) -> Path:
 
 
 def load_captioner(folders: Sequence[Path] | None) -> "Captioner":
-    """Load the model in MODEL or in one folder, or an ensemble of several. Raises UserError if a folder is missing."""
+    """Load the model of one folder, or an ensemble of several folders; by default MODEL.
+
+    Raises UserError if a folder is missing.
+    """
     folders = folders or [MODEL]
     for folder in folders:
         with readable_errors(folder):

@@ -211,7 +211,8 @@ def pretrained(name: str, weights: str) -> Backbone:
         _load_weights(network, state, classifier)
     except Exception as error:  # a failed download, a wrong hash, or malformed bytes, which raise many kinds of error
         reason = getattr(error, "strerror", None) or one_line(error)
-        if isinstance(error, pickle.UnpicklingError):  # the message of torch suggests running the code in the pickle
+        if isinstance(error, pickle.UnpicklingError):
+            # Replace torch's message: it advises to load the file in a way that runs the code in it.
             reason = _refused(error)
         if "central directory" in reason:  # the central directory is at the end of a zip
             reason = "the file is incomplete; copy or download it again"

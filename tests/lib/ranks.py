@@ -141,7 +141,7 @@ def resume(folder: Path, dropout: float, world: int) -> dict[str, Tensor]:
 
 
 def trainings(folder: Path) -> Results:
-    """Train from start to end, uninterrupted and resumed."""
+    """Run complete trainings: some without interruption, some resumed from a checkpoint."""
     seeds, seed = [], loop.seed_dropout
     loop.seed_dropout = lambda number: seeds.append(number) or seed(number)  # type: ignore[assignment]
     trained, curve = train()

@@ -62,7 +62,7 @@ def test_messages_arrive(results, world, rank):
 def test_gradients_of_sharded_batches_match_one_process(results, world, rank, loss, tolerance):
     here, one = results[world, rank], results[1, 0]
     for number, (ours, theirs) in enumerate(zip(here[loss], one[loss], strict=True)):
-        assert ours == pytest.approx(theirs, rel=1e-6)  # compares the metric and its weight
+        assert ours == pytest.approx(theirs, rel=1e-6)  # each is (metric, weight)
         assert relative_error(here[f"{loss} {number}"], one[f"{loss} {number}"]) < tolerance
         assert torch.equal(here[f"{loss} {number}"], results[world, 0][f"{loss} {number}"])
 
