@@ -74,7 +74,7 @@ def test_random_captions_score_as_in_coco_caption(data):
 def test_bleu_counts_equal_nltks(references, hypothesis):
     counted = measure({1: references}, {1: hypothesis})[0]
     for n in range(1, 5):
-        # In a caption of fewer than n words, NLTK counts one n-gram and coco-caption none. So these have at least 4 words.
+        # In a caption of fewer than n words, NLTK counts one n-gram, coco-caption none. So these have 4 words or more.
         expected = modified_precision(references, hypothesis, n)
         assert (counted[n - 1], counted[3 + n]) == (expected.numerator, expected.denominator)
 
