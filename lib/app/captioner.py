@@ -141,7 +141,8 @@ class Captioner:
         if features.dim() != 3:
             raise UserError(f"features have shape {tuple(features.shape)}, but must have (N, P, C) or (N, C)")
         if not features.isfinite().all():
-            raise UserError("some features are not finite in float16. Check how they were computed.")
+            source = f"the CNN {self.backbone.name}" if self.backbone else "the CNN that computed them"
+            raise UserError(f"some features are not finite in float16. Check {source}.")
         if self.pca:
             self.pca.check(features.shape)
             features = self.pca(features).half()

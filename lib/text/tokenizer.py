@@ -62,6 +62,7 @@ _LETTER_WITH_BLANKS = rf"[{_LETTER}--{NO_BLANKS}]"
 _UNICODE = regex.compile(rf"(?V1){_word(_LETTER)}|{_SYMBOL}")
 _CHARACTERS = regex.compile(rf"(?V1)(?={NO_BLANKS})\X|{_word(_LETTER_WITH_BLANKS)}|{_SYMBOL}")
 _ENDS_WITHOUT_BLANK = regex.compile(rf"(?V1){NO_BLANKS}[\p{{M}}\u200c\u200d]*\Z")
+_CHARACTER = regex.compile(r"\X")
 _HAS_WORD = regex.compile(rf"[\p{{L}}\p{{N}}]|{_SYMBOL}")
 
 BUILT_IN = ("ptb", "unicode", "characters")
@@ -137,7 +138,13 @@ class Tokenizer:
 
 
 def _blank_between(left: str, right: str) -> bool:
-    return bool(left and not _ENDS_WITHOUT_BLANK.search(left) and not no_blanks.match(right))
+    """Return whether a blank separates two words, because their script has blanks or they would become one character."""
+    if not left:
+        return False
+    if not _ENDS_WITHOUT_BLANK.search(left) and not no_blanks.match(right):
+        return True
+    characters = [len(_CHARACTER.findall(text)) for text in (left, right, left + right)]
+    return characters[2] < characters[0] + characters[1]
 
 
 PTB = Tokenizer()

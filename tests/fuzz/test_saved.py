@@ -31,7 +31,7 @@ def check(model: Path, name: str, content: bytes) -> None:
         (model / name).write_bytes(content)
         captioner = parse_or_reject(lambda: Captioner.load(model), model)
         if captioner:
-            parse_or_reject(lambda: captioner.caption([image], beam_size=1, max_length=2), "another CNN")
+            parse_or_reject(lambda: captioner.caption([image], beam_size=1, max_length=2), "features")
     finally:
         (model / name).write_bytes(complete)
 
