@@ -138,7 +138,7 @@ class Tokenizer:
 
 
 def _blank_between(left: str, right: str) -> bool:
-    """Return whether a blank separates two words, because their script has blanks or they would become one character."""
+    """Return whether a blank separates two words: their script has blanks, or they would become one character."""
     if not left:
         return False
     if not _ENDS_WITHOUT_BLANK.search(left) and not no_blanks.match(right):
