@@ -1,15 +1,14 @@
 """Caption your own images: `caption photo.jpg another.png folder/`."""
 
 import argparse
-import io
 import json
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib.app.console import print_safely
 from lib.core.errors import UserError, exit_on_error, readable_errors
 from lib.core.file_types import HEAD_BYTES, is_image
 from lib.core.files import expand_home
@@ -42,14 +41,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if not 1 <= arguments.top <= arguments.beam_size:
         parser.error(f"--top {arguments.top}: must be from 1 to --beam, which is {arguments.beam_size}")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # the encoding of stdout may lack characters of a file name
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        return _run(arguments)
-    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        # Without this line, Python would raise the error again when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    return print_safely(lambda: _run(arguments))
 
 
 def add_model_option(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,7 @@ From Python, `score_files("results.json", "references.json")` returns the corpus
 
 import argparse
 import csv
-import io
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lib.app.console import print_safely
 from lib.app.results import EvaluationSet, References
 from lib.core.errors import UserError, exit_on_error
 from lib.core.files import atomic_write
@@ -53,18 +52,10 @@ def main() -> int:
     add("--per-image", type=Path, metavar="CSV", help="write the scores of each image to this file")
     add("--json", action="store_true", help="print a JSON object")
     arguments = parser.parse_args()
-    if isinstance(sys.stdout, io.TextIOWrapper):  # the encoding of stdout may lack characters of a file name
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        _run(arguments)
-    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
-        # Without this line, Python would raise the error again when it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return 0
+    return print_safely(lambda: _run(arguments))
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: argparse.Namespace) -> int:
     references = References(arguments.references, arguments.split)
     pairs = references.pair(arguments.results)
     tokens = _tokens(pairs.references)
@@ -96,7 +87,7 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"note: {note}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(report, indent=2))
-        return
+        return 0
     print(f"{report['images']:,} images, {report['references']:,} reference captions\n")
     rows = [["", "score", "95% interval"]]
     rows += [[_LABELS[name], f"{scores[name]:.4f}", "{:.4f} to {:.4f}".format(*bounds[name])] for name in _LABELS]
@@ -109,6 +100,7 @@ def _run(arguments: argparse.Namespace) -> None:
         labelled = {_LABELS[name]: row for name, row in compared.items()}
         print(f"\n{difference_table(str(arguments.results), str(arguments.compare), labelled)}")
         print("\na difference is real if its interval excludes 0")
+    return 0
 
 
 def _tokens(captions: Sequence[Sequence[str]]) -> list[list[list[str]]]:

@@ -25,17 +25,12 @@ def model(models):
 
 
 @pytest.fixture
-def run(model, monkeypatch, capsys):
+def run(model, run_main):
     """Run the command. Return its exit code (or error message), stdout and stderr."""
 
     def run(*arguments) -> tuple[str | int | None, str, str]:
         default = [] if "--model" in arguments else ["--model", model]
-        monkeypatch.setattr("sys.argv", ["caption", *map(str, default), *map(str, arguments)])
-        try:
-            code = caption.main()
-        except SystemExit as stopped:
-            code = stopped.code
-        return code, *capsys.readouterr()
+        return run_main(caption.main, "caption", *default, *arguments)
 
     return run
 

@@ -59,7 +59,7 @@ def karpathy(tmp_path):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
+def run(tmp_path, run_main):
     """Run the command. `results` is a path or the content of a file. Return exit code or message, stdout, stderr."""
 
     def run(results: object, *arguments: object) -> tuple[int | str | None, str, str]:
@@ -68,12 +68,7 @@ def run(tmp_path, monkeypatch, capsys):
             path = tmp_path / "results"
             text = results if isinstance(results, str | bytes) else json.dumps(results)
             path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        monkeypatch.setattr("sys.argv", ["score", str(path), *map(str, arguments)])
-        try:
-            code = command.main()
-        except SystemExit as stopped:
-            code = stopped.code
-        return code, *capsys.readouterr()
+        return run_main(command.main, "score", path, *arguments)
 
     return run
 
