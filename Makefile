@@ -11,6 +11,7 @@
 # make verify      re-read the outputs and DVC's cache, and list damaged files; MEND=1 removes them
 # make provenance  print how the model was made: params, inputs, commit, versions, machine; MODEL=folder for another model
 # make server      caption val2014 and test2014 for COCO's evaluation server
+# make check-exercises FILE=my_exercises.py    check a student's copy of docs/exercises/stubs.py
 # Targets for developers are in tests/developer.mk.
 
 PYTHON ?= python3
@@ -20,6 +21,7 @@ READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: setup repro test test-all bench coco2014 coco2017 flickr8k local compare caption demo diff verify provenance server
+.PHONY: check-exercises
 .PHONY: scm needs-git
 
 setup: $(READY)
@@ -105,5 +107,8 @@ provenance: $(READY)
 
 server: $(READY)
 	python -m stages.tools.coco_submission
+
+check-exercises: $(READY)
+	@python -m docs.exercises.check $(if $(FILE),"$$FILE")
 
 include tests/developer.mk

@@ -35,6 +35,7 @@ def project(tmp_path, monkeypatch):
 def test_a_path_reaches_the_command_unchanged(project, path):
     assert command(project, "make", "-s", "caption", f"IMAGE={path}", "SET=--top 2") == f"{path}\n--top\n2\n"
     assert command(project, "make", "provenance", f"MODEL={path}") == f"-m\nstages.tools.provenance\n{path}\n"
+    assert command(project, "make", "check-exercises", f"FILE={path}") == f"-m\ndocs.exercises.check\n{path}\n"
 
 
 def test_set_keeps_quotes_and_expands_the_home_folder(project, monkeypatch):
