@@ -70,8 +70,8 @@ def check_exercise(module: ModuleType, exercise: Exercise) -> tuple[str, str]:
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         line = next((frame.lineno for frame in reversed(frames) if frame.filename == module.__file__), "?")
-        hint = "\nHint: does one of the two matrices need a transpose?" if "cannot be multiplied" in str(error) else ""
-        return WRONG, f"{type(error).__name__} in line {line}: {one_line(error)[:200]}{hint}"
+        hint = "does a matrix need a transpose, or another order?" if "cannot be multiplied" in str(error) else ""
+        return WRONG, str(Mistake(f"{type(error).__name__} in line {line}: {one_line(error)[:200]}", hint))
     return RIGHT, ""
 
 
@@ -158,7 +158,7 @@ def form(value: Any) -> str:
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, int | float | Tensor):
         return "a number"
-    return f"({', '.join(map(form, value))})" if isinstance(value, tuple) else f"a {type(value).__name__}"
+    return f"a tuple ({', '.join(map(form, value))})" if isinstance(value, tuple) else f"a {type(value).__name__}"
 
 
 def rounded(value: Any) -> Any:
