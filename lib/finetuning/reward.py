@@ -32,5 +32,11 @@ class CiderReward:
 
     def __call__(self, images: Sequence[int] | np.ndarray, captions: Sequence[Hypothesis]) -> Tensor:
         """Return the reward, 0 to 10, of captions[n] for images[n]. Its shape is that of `images`: (N,) or (N, K)."""
-        tokens = [self._vocabulary.decode(c.token_ids) + [_END] * (c.token_ids[-1] == END) for c in captions]
-        return torch.from_numpy(self._cider.scores(images, tokens)).float()
+        return torch.from_numpy(self._cider.scores(images, self._tokens(captions))).float()
+
+    def weighted_sums(self, images: np.ndarray, weights: np.ndarray, captions: Sequence[Hypothesis]) -> np.ndarray:
+        """Return for each caption the sum over images (K,) of its reward times `weights` (K,), (captions,)."""
+        return self._cider.weighted_sums(images, weights, self._tokens(captions))
+
+    def _tokens(self, captions: Sequence[Hypothesis]) -> list[list[str]]:
+        return [self._vocabulary.decode(c.token_ids) + [_END] * (c.token_ids[-1] == END) for c in captions]

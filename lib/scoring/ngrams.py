@@ -79,20 +79,31 @@ class ReferenceNgrams:
         distinct = image_ngrams[np.diff(image_ngrams, prepend=-1) > 0] % max(1, size)
         return np.bincount(distinct, minlength=size)
 
+    def count(self, hypotheses: Sequence[Tokens]) -> tuple[NgramCounts, np.ndarray]:
+        """Count the n-grams of hypotheses. Return also their indices in the codes of the references, (G,), or -1."""
+        counts, _, _ = _count_ngrams(hypotheses, self._token_ids, self._pair_ids)
+        known, index = find(counts.codes, self.counts.codes)
+        return counts, np.where(known, index, -1)
+
+    def entries(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """List the references of `images` (K,) and their entries in `counts`.
+
+        Return for each reference the position of its image in `images` and the index of the reference, and for each
+        entry the position of its reference in this list and the index of the entry.
+        """
+        return *(found := _expand(self.caption_offsets, images)), *_expand(self._entry_offsets, found[1])
+
     def match(self, images: np.ndarray, hypotheses: Sequence[Tokens]) -> Matches:
         """Match hypotheses[h] with the references of images[h].
 
         `images` has shape (H,), or (H, K) to compare each hypothesis with K images, one by one.
         """
-        counts, _, _ = _count_ngrams(hypotheses, self._token_ids, self._pair_ids)
-        known, index = _find(counts.codes, self.counts.codes)
-        comparison, reference = _expand(self.caption_offsets, images.ravel())
+        counts, index = self.count(hypotheses)
+        comparison, reference, pair, entry = self.entries(images.ravel())
         hypothesis = comparison // (images.size // max(1, len(images)))
-        pair, entry = _expand(self._entry_offsets, reference)
-        own, size = np.flatnonzero(known[counts.ngrams]), len(self.counts.codes)
+        own, size = np.flatnonzero(index[counts.ngrams] >= 0), len(self.counts.codes)
         own_ngrams = counts.captions[own] * size + index[counts.ngrams[own]]
-        shared, at = _find(hypothesis[pair] * size + self.counts.ngrams[entry], own_ngrams)
-        index = np.where(known, index, -1)
+        shared, at = find(hypothesis[pair] * size + self.counts.ngrams[entry], own_ngrams)
         return Matches(counts, index, comparison, hypothesis, reference, pair[shared], own[at[shared]], entry[shared])
 
 
@@ -137,7 +148,7 @@ def _assign_ids(items: Iterable[Hashable], known: Ids) -> tuple[np.ndarray, Ids]
     return np.fromiter((known[item] if item in known else new[item] for item in items), np.int64), new
 
 
-def _find(values: np.ndarray, sorted_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find(values: np.ndarray, sorted_values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return a mask of the `values` that occur in `sorted_values`, and their indices in it.
 
     `sorted_values` has no duplicates. The index of a value that does not occur is meaningless.

@@ -1,17 +1,24 @@
-"""Consensus reranking: prefer the hypothesis that is most like the captions of the most similar train images.
+"""Consensus reranking: prefer the hypothesis that people would write, judging by their captions of similar images.
 
 A hypothesis h of n tokens, <end> counted, gets the score
 
-    log p(h) / n ** length_penalty  +  weight * mean over neighbours j of CIDEr-D(h, captions of j).
+    log p(h) / n ** length_penalty  +  weight * sum over neighbours j of a_j CIDEr-D(h, captions of j).
 
 The neighbours are the train images whose features have the greatest cosine similarity to those of the image; features
-are averaged over the regions and standardised (Devlin et al. 2015, "Exploring nearest neighbor approaches for image
-captioning"; Mao et al. 2015, "Deep captioning with multimodal recurrent neural networks").
+are averaged over the regions and standardised. The sum predicts the CIDEr-D of h against the image's own captions, by
+kernel ridge regression on the neighbours, with the kernel k(x, y) = exp(-|x - y|^2) of features x, y of length 1:
+
+    a = (K + I)^-1 k(x),    K_ij = k(x_i, x_j),    k(x)_j = k(x, x_j).
+
+So a close neighbour counts more than a distant one, and of two that resemble each other, each counts less.
+
+Devlin et al. 2015, "Exploring nearest neighbor approaches for image captioning", and Mao et al. 2015, "Deep captioning
+with multimodal recurrent neural networks", take the mean over the neighbours. On kernel ridge regression: Saunders et
+al. 1998, "Ridge regression learning algorithm in dual variables".
 """
 
 from operator import itemgetter
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -40,11 +47,11 @@ class Consensus:
 
     def rerank(self, features: Tensor, beams: list[list[Hypothesis]], length_penalty: float) -> list[list[Hypothesis]]:
         """Return the hypotheses of each of N images, the best first. features (N, P, C)."""
-        similarities = self._directions(_region_means(features)) @ self._train_directions.T  # (N, I)
-        nearest = similarities.topk(self._neighbours, dim=1).indices.numpy()  # (N, neighbours)
         reranked = []
-        for images, beam in zip(nearest, beams, strict=True):
-            rewards = self._reward(np.tile(images, (len(beam), 1)), beam).mean(dim=1).tolist()
+        for direction, beam in zip(self._directions(_region_means(features)), beams, strict=True):
+            nearest = (self._train_directions @ direction).topk(self._neighbours).indices  # (neighbours,)
+            weights = _regression_weights(self._train_directions[nearest], direction)
+            rewards = self._reward.weighted_sums(nearest.numpy(), weights.numpy(), beam).tolist()
             scored = [
                 (h.log_prob / len(h.token_ids) ** length_penalty + self._weight * reward, h)
                 for h, reward in zip(beam, rewards, strict=True)
@@ -55,6 +62,13 @@ class Consensus:
     def _directions(self, means: Tensor) -> Tensor:
         """Standardise `means` (N, C) and scale each row to length 1, in place."""
         return normalize(means.sub_(self._mean).div_(self._std), dim=1, out=means)
+
+
+def _regression_weights(known: Tensor, query: Tensor) -> Tensor:
+    """Return the weights a of the module's formula, (K,), for directions `known` (K, C) and `query` (C,)."""
+    kernel, kernel_query = torch.exp(2 * (known @ known.T - 1)), torch.exp(2 * (known @ query - 1))  # (K, K), (K,)
+    kernel.diagonal().add_(1)
+    return torch.cholesky_solve(kernel_query[:, None], torch.linalg.cholesky(kernel))[:, 0]
 
 
 def _region_means(features: Tensor) -> Tensor:
