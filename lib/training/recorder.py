@@ -22,9 +22,9 @@ class Recorder:
     """
 
     def __init__(self, folder: Path, tensorboard: Path | None = None):
-        """`tensorboard` is the folder of this run's TensorBoard events. Raises UserError if it is not installed."""
+        """`tensorboard` is the folder of this run's events. Raises UserError if TensorBoard is not installed."""
         self._folder = folder
-        self._events = _event_writer(tensorboard) if tensorboard else None
+        self._events: Any = _event_writer(tensorboard) if tensorboard else None
         self._sent = {"epoch": 0, "step": 0}  # number of rows that TensorBoard has
 
     def write_epochs(self, curve: Sequence[Row], best: Row) -> None:
