@@ -14,7 +14,7 @@ from stages.common.entrypoint import run
 from stages.common.paths import BACKBONE, DECODER, FEATURES, MODEL
 from stages.common.provenance import note_run
 from stages.common.ready import ready_source
-from stages.common.training import training_data, training_inputs, write_curves
+from stages.common.training import curve_recorder, training_data, training_inputs
 from stages.params import SECTIONS, FeaturesParams, FinetuneParams, VocabularyParams, read_params
 
 
@@ -30,11 +30,9 @@ def main() -> None:
     inputs = [*sorted(DECODER.iterdir()), *training_inputs()]
     with work_folder("finetune", asdict(config), max_length, *inputs) as folder:
         objective = SelfCritical(decoder, vocabulary, train, val, config, max_length)
-        curve = train_decoder(objective, folder / "checkpoint.pt")
+        curve = train_decoder(objective, folder / "checkpoint.pt", curve_recorder("finetune", folder))
     if not is_main_process():
         return
-    write_curves("finetune", curve, config.monitor)
-
     save_captioner(MODEL, BACKBONE, FEATURES, decoder, vocabulary)
     best = best_epoch(curve, config.monitor)
     val_scores = {name.removeprefix("val_"): value for name, value in best.items() if name.startswith("val_")}

@@ -14,7 +14,7 @@ from lib.training.loop import train_decoder
 from stages.common.checkpoints import work_folder
 from stages.common.entrypoint import run
 from stages.common.paths import DECODER, VOCABULARY
-from stages.common.training import training_data, training_inputs, write_curves
+from stages.common.training import curve_recorder, training_data, training_inputs
 from stages.params import ModelParams, TrainParams, VocabularyParams, read_params
 
 
@@ -40,10 +40,9 @@ def main() -> None:
     decoder = Decoder(decoder_config)
     with work_folder("train", asdict(config), asdict(decoder_config), *training_inputs()) as folder:
         objective = CrossEntropy(decoder, vocabulary, train, val, config, max_length)
-        curve = train_decoder(objective, folder / "checkpoint.pt")
+        train_decoder(objective, folder / "checkpoint.pt", curve_recorder("train", folder))
     if is_main_process():
         save_decoder(DECODER, decoder, vocabulary)
-        write_curves("train", curve, config.monitor)
         prune(folder)
 
 

@@ -1,5 +1,6 @@
 """Train a CNN to predict the phrases in an image's captions: words and pairs of adjacent words."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -82,6 +83,7 @@ def learn_phrases(
         optimiser.load_state_dict(state["optimiser"])
         done = state["epoch"]
     for epoch in range(done + 1, config.epochs + 1):
+        start = time.monotonic()
         torch.manual_seed((config.seed * 1000 + epoch) % 2**63)
         batches, total = torch.randperm(len(pixels))[:used].split(size), 0.0
         for images in tqdm(batches, f"epoch {epoch} of {config.epochs}", leave=False, unit="batch", disable=None):
@@ -99,6 +101,7 @@ def learn_phrases(
                 f"{config.section}.learning_rate={config.learning_rate}: non-finite loss of the CNN in epoch {epoch}; "
                 "training diverged. Use a lower learning rate."
             )
-        print(f"epoch {epoch}: phrase loss {total / len(batches):.3f}", flush=True)
+        seconds = time.monotonic() - start
+        print(f"epoch {epoch}: phrase loss {total / len(batches):.3f}; {seconds:.1f} s", flush=True)
         state = {"epoch": epoch, "modules": modules.state_dict(), "optimiser": optimiser.state_dict()}
         save_checkpoint(checkpoint_path, state)

@@ -1,5 +1,6 @@
 """The data of training and validation: image features, and captions as tokens and as token ids."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,16 +44,20 @@ class Split:
         return self.features[torch.from_numpy(images)].to(device())
 
 
-def greedy_scores(decoder: Decoder, vocabulary: Vocabulary, val: Split, max_length: int) -> dict[str, float]:
-    """Caption the val split greedily. Return the scores (see `lib.scoring`), with names that begin with val_.
+def greedy_captions(decoder: Decoder, vocabulary: Vocabulary, split: Split, max_length: int) -> list[list[str]]:
+    """Return the tokens of a greedy caption of each image of the split, in all processes."""
+    # Each process gets whole batches, so that the captions do not depend on the number of processes, not even by
+    # rounding.
+    starts = shard(range(0, len(split.references), _BATCH))
+    batches = (split.features[start : start + _BATCH].to(device()) for start in starts)
+    own = [hypothesis for batch in batches for hypothesis in greedy(decoder, batch, max_length)]
+    return [vocabulary.decode(hypothesis.token_ids) for hypothesis in gather_hypotheses(own)]
+
+
+def val_scores(val: Split, captions: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Return the scores (see `lib.scoring`) of a caption of each val image, with names that begin with val_.
 
     Captions and references are in the vocabulary's spelling. The stage evaluate scores both with `scoring_tokens` (see
     `lib.text.tokenizer`), so its scores differ a little if captions have brackets, currencies or capitals.
     """
-    # Each process gets whole batches, so that the captions do not depend on the number of processes, not even by
-    # rounding.
-    starts = shard(range(0, len(val.references), _BATCH))
-    batches = (val.features[start : start + _BATCH].to(device()) for start in starts)
-    own = [hypothesis for batch in batches for hypothesis in greedy(decoder, batch, max_length)]
-    captions = [vocabulary.decode(hypothesis.token_ids) for hypothesis in gather_hypotheses(own)]
     return {f"val_{name}": value for name, value in corpus_scores(val.scorer.measure(captions)).items()}

@@ -1,18 +1,17 @@
-"""Code that the stages train and finetune share: load the data, and write the learning curves."""
+"""Code that the stages train and finetune share: load the data, and record the learning curves."""
 
-import json
-from collections.abc import Sequence
-
-import pandas as pd
+import os
+from pathlib import Path
 
 from lib.core.files import stat_signature
 from lib.core.tables import read_images, read_tokens
 from lib.features.store import Features, shard_paths
+from lib.runtime.distributed import is_main_process
 from lib.text.vocabulary import Vocabulary
 from lib.training.batches import caption_set
 from lib.training.data import Split
-from lib.training.loop import EpochMetrics, best_epoch
-from stages.common.paths import CAPTION_TABLE, FEATURES, IMAGES, METRICS, VOCABULARY
+from lib.training.recorder import Recorder
+from stages.common.paths import CAPTION_TABLE, FEATURES, IMAGES, METRICS, VOCABULARY, user_path
 
 
 def training_data(split: str, vocabulary: Vocabulary, max_length: int) -> Split:
@@ -27,12 +26,13 @@ def training_inputs() -> list[object]:
     return [CAPTION_TABLE, VOCABULARY, IMAGES, [stat_signature(shard) for shard in shard_paths(FEATURES)]]
 
 
-def write_curves(stage: str, curve: Sequence[EpochMetrics], monitor: str) -> None:
-    """Write the learning curves and the metrics of the best epoch to the folder metrics/`stage`."""
-    folder = METRICS / stage
-    folder.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(curve).to_csv(folder / "curves.csv", index=False, float_format="%.6g")
-    best = best_epoch(curve, monitor)
-    shown = ("val_loss", "val_bleu_4", "val_cider_d")
-    summary = {"best_epoch": best["epoch"], **{name: best[name] for name in shown if name in best}}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+def curve_recorder(stage: str, work_folder: Path) -> Recorder | None:
+    """Return the recorder of the folder metrics/`stage`, or None if this is not the main process.
+
+    If the environment variable CAPTION_TENSORBOARD names a folder, the recorder also writes TensorBoard events there.
+    The run has the name of the DVC experiment or, without one, of the work folder.
+    """
+    if not is_main_process():
+        return None
+    name, folder = os.environ.get("DVC_EXP_NAME") or work_folder.name, os.environ.get("CAPTION_TENSORBOARD")
+    return Recorder(METRICS / stage, user_path(folder) / name / stage if folder else None)

@@ -34,8 +34,9 @@ from lib.search.beam import beam_search
 from lib.search.constraints import DecodingConstraints
 from lib.training import data as training_data, loop
 from lib.training.cross_entropy import CrossEntropy, mean_loss
-from lib.training.data import greedy_scores
+from lib.training.data import greedy_captions, val_scores
 from lib.training.loop import EpochMetrics, train_decoder
+from lib.training.recorder import Recorder
 from tests.commands import free_port
 from tests.lib.small_training import CROSS_ENTROPY, MAX_LENGTH, SELF_CRITICAL, VOCABULARY, data, decoder
 
@@ -95,7 +96,9 @@ def captions() -> Results:
     training_data._BATCH = 5
     for images in (1, 23):
         values[f"val_loss {images}"] = mean_loss(model, data(images).to(device()), batch_size=5)
-        values[f"scores {images}"] = greedy_scores(model, VOCABULARY, data(images), MAX_LENGTH)
+        values[f"scores {images}"] = val_scores(
+            data(images), greedy_captions(model, VOCABULARY, data(images), MAX_LENGTH)
+        )
     parts = [split.features.to(device())[start : start + 5] for start in shard(range(0, 23, 5))]
     constrain = DecodingConstraints().apply
     own = [best for part in parts for best, *_ in beam_search(model, part, 3, MAX_LENGTH, 0.7, constrain)]
@@ -148,7 +151,8 @@ def trainings(folder: Path) -> Results:
     model, split = decoder(), data()
     checkpoint = folder / f"self-critical-{world_size()}"
     objective = SelfCritical(model, VOCABULARY, split, split, SELF_CRITICAL, MAX_LENGTH)
-    self_critical_curve = train_decoder(objective, checkpoint)
+    recorder = Recorder(folder / f"curves-{world_size()}-{rank()}")
+    self_critical_curve = train_decoder(objective, checkpoint, recorder)
     state = load_checkpoint(checkpoint)  # the best epoch is 0, so compare the last weights
     assert state
     runs = {"trained": trained, "self-critical": state["decoder"], "dropout": train(0.3)[0]}

@@ -16,6 +16,7 @@ from lib.training.batches import caption_set
 from lib.training.cross_entropy import CrossEntropy, CrossEntropyConfig
 from lib.training.data import Split
 from lib.training.loop import Objective, train_decoder
+from lib.training.recorder import Recorder
 
 WORDS = [chr(97 + i) for i in range(20)]
 VOCABULARY = Vocabulary(WORDS)
@@ -40,8 +41,8 @@ def decoder(attention: str = "additive", dropout: float = 0.0) -> Decoder:
 
 
 def train(objective: str, checkpoint: Path | None, result: Path) -> None:
-    """Train with dropout, EMA and a checkpoint after each batch; write weights and learning curves to `result`."""
-    loop._CHECKPOINT_SECONDS = 0.0
+    """Train with dropout, EMA and a checkpoint after each batch; write weights and curves to the folder `result`."""
+    loop._CHECKPOINT_SECONDS = loop._RECORD_SECONDS = 0.0
     torch.set_num_threads(1)
     model, split = decoder(dropout=0.3), data(60)
     config = replace(SELF_CRITICAL, baseline="greedy")
@@ -49,5 +50,5 @@ def train(objective: str, checkpoint: Path | None, result: Path) -> None:
         "cross-entropy": CrossEntropy(model, VOCABULARY, split, split, CROSS_ENTROPY, MAX_LENGTH),
         "self-critical": SelfCritical(model, VOCABULARY, split, split, config, MAX_LENGTH),
     }
-    curve = train_decoder(objectives[objective], checkpoint)
-    save_file(model.state_dict(), result, {"curve": repr(curve)})
+    curve = train_decoder(objectives[objective], checkpoint, Recorder(result))
+    save_file(model.state_dict(), result / "weights", {"curve": repr(curve)})

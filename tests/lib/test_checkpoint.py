@@ -13,6 +13,7 @@ import torch
 
 from lib.optim.checkpoint import load_checkpoint, save_checkpoint
 from tests.lib import small_training
+from tests.stages.tiny import files
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
@@ -51,7 +52,8 @@ def test_training_killed_many_times_ends_in_the_same_weights(tmp_path, objective
         killed += process.exitcode == -signal.SIGKILL
     finish(start(checkpoint, "result"))
     assert killed >= 2
-    assert (tmp_path / "result").read_bytes() == (tmp_path / "expected").read_bytes()
+    assert files(tmp_path / "result") == files(tmp_path / "expected")
+    assert files(tmp_path / "result").keys() == {"weights", "curves.csv", "steps.csv", "summary.json"}
 
 
 @pytest.mark.parametrize("length", [1, 5, 100, -1])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -23,11 +24,17 @@ SEVERAL = [(world, rank) for world, rank in EVERY if world > 1]
 
 
 @pytest.fixture(scope="module", params=DEVICES)
-def results(request, tmp_path_factory):
-    """Return the results of each process, keyed by (number of processes, rank)."""
+def folder(request, tmp_path_factory):
+    """Return the folder with the results of `tests.lib.ranks`."""
     folder = tmp_path_factory.mktemp("ranks")
     env = {**os.environ, "CAPTION_DEVICE": request.param}
     subprocess.run([sys.executable, "-m", "tests.lib.ranks", folder], cwd=ROOT, env=env, check=True, timeout=600)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    """Return the results of each process, keyed by (number of processes, rank)."""
     return {
         (world, rank): load_file(folder / f"{world}-{rank}.safetensors")
         | json.loads((folder / f"{world}-{rank}.json").read_text())
@@ -86,6 +93,13 @@ def test_training_agrees_up_to_the_order_of_sums(results, world, rank, run, curv
         assert ours == pytest.approx(theirs, rel=1e-5)
     assert torch.equal(here[run], first[run])
     assert here[curve] == first[curve]
+
+
+def test_only_the_main_process_writes_the_curves_and_they_agree(folder):
+    steps = {world: pd.read_csv(folder / f"curves-{world}-0/steps.csv") for world in WORLDS}
+    for world, rank in SEVERAL:
+        assert (folder / f"curves-{world}-{rank}").exists() == (rank == 0)
+        pd.testing.assert_frame_equal(steps[world], steps[1], rtol=1e-4)
 
 
 @pytest.mark.parametrize(("world", "rank"), EVERY)

@@ -1,5 +1,6 @@
 """Pretraining: tuning a CNN on the phrases of captions, and fitting one from random weights."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -79,7 +80,8 @@ def test_each_image_gets_its_own_crop_and_mirroring():
 
 def test_phrases_are_learned(tmp_path, capsys):
     tuned(tmp_path, replace(TUNE_CONFIG, epochs=12, batch_size=6))
-    losses = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines()]
+    lines = capsys.readouterr().out.splitlines()
+    losses = [float(re.fullmatch(r"epoch \d+: phrase loss (.*); [\d.]+ s", line)[1]) for line in lines]
     # Four words and one pair are in half of each image's captions. Each colour is in all captions of a third of the
     # images, and each of its three pairs in half of these captions. A model that ignores the image (`blind`) predicts
     # 1/3 for each colour and 1/6 for each pair.

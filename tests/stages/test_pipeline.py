@@ -78,6 +78,8 @@ def test_scenes_go_through_to_scores_and_a_page(scenes):
     curves = pd.read_csv(scenes / "metrics/train/curves.csv")
     assert curves.columns.tolist() == ["epoch", "train_loss", "val_loss", *(f"val_{name}" for name in METRICS)]
     assert read("train/summary.json")["best_epoch"] in curves["epoch"].tolist()
+    assert pd.read_csv(scenes / "metrics/train/steps.csv").columns.tolist() == ["step", "train_loss"]
+    assert pd.read_csv(scenes / "metrics/finetune/steps.csv").columns.tolist() == ["step", "reward"]
 
 
 def test_the_captions_are_what_pycocotools_loads(scenes):

@@ -56,6 +56,8 @@ def await_epoch(process: subprocess.Popen[str], epoch: int) -> int:
     """Wait for the end of an epoch; return the first epoch that was printed."""
     first = None
     for line in process.stdout:
+        if not line.startswith("epoch "):
+            continue
         number = int(line.removeprefix("epoch ").split(":")[0])
         first = first or number
         if number == epoch:
