@@ -121,9 +121,22 @@ def test_changes_of_an_earlier_experiment_are_reported(run, project, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").iterdir()), ids=lambda path: path.name)
+RECIPES = sorted((ROOT / "recipes").iterdir())
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_a_shipped_recipe_is_valid_and_begins_with_a_comment(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert path.suffix == ".yaml"
     assert path.read_text().startswith("# ")
     assert experiment.recipe_overrides(path)
+
+
+def test_a_shipped_recipe_gives_the_same_run_after_another_one():
+    """Its params are complete, except those of a part that it turns off."""
+    content = {path.name: dict(experiment._leaves(experiment.load_yaml(path))) for path in RECIPES}
+    switches = {"backbone.tune.": "epochs", "finetune.": "epochs", "generate.consensus.": "neighbours"}
+    for name, params in content.items():
+        off = tuple(part for part, switch in switches.items() if params[part + switch] == 0)
+        left = {key for other in content.values() for key in other if not key.startswith(off)} - params.keys()
+        assert left == set(), name
