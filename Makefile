@@ -2,7 +2,7 @@
 # make repro       run the whole pipeline
 # make test        run the linter, the type checker and the tests; make test-all adds the long end-to-end tests
 # make bench       measure speed relative to a baseline in the same run
-# make coco2014 | coco2017 | flickr8k    download that data set and run the pipeline on it
+# make coco2014 | coco2017 | flickr8k    download that data set and run the pipeline on it; RECIPE=recipes/coco_best.yaml
 # make local SET="-S dataset.local.images=... -S dataset.local.annotations=..."    run it on your own images
 # make compare     train an RNN and an LSTM with otherwise equal params, and compare them in metrics/compare
 # make caption IMAGE=photo.jpg    caption an image, or a folder of images, with the trained model
@@ -57,36 +57,23 @@ test-all: check
 bench: $(READY)
 	pytest tests/benchmarks/bench_*.py
 
-# Photographs need a larger CNN and decoder than `scenes`. SET adds settings, and overrides these:
-#     make coco2014 SET="-S dataset.limit=1000 -S backbone.name=mobilenet_v3_large"
-PHOTOGRAPHS := -S backbone.name=resnet50 -S backbone.weights=DEFAULT -S features.kind=pooled \
-	-S model.attention=none -S model.embedding=512 -S model.hidden=512 -S model.dropout=0.3 \
-	-S train.epochs=10 -S train.batch_size=64 -S train.learning_rate=0.001 -S train.ema_decay=0.995 \
-	-S train.label_smoothing=0.1 -S train.monitor=val_cider_d \
-	-S generate.beam_size=5 -S generate.length_penalty=1.2 -S generate.no_repeat_ngram_size=3
-
-coco2014 coco2017: needs-git scm
-	dvc exp run -S dataset.name=$@ $(PHOTOGRAPHS) $(SET)
-
-# Settings for data sets of thousands of images (COCO has a hundred thousand): first tune the CNN on the words of the
-# captions; rerank captions by the captions of similar train images.
-FEW := -S backbone.tune.epochs=8 -S backbone.tune.size=192 -S generate.beam_size=20 -S generate.length_penalty=1.0 \
-	-S generate.consensus.neighbours=20 -S generate.consensus.weight=3.0
-
 # No shell replaces the ~ of SET="-S dataset.local.images=~/photos".
 override SET := $(subst =~/,=$(HOME)/,$(SET))
 
-flickr8k local: needs-git scm
-	dvc exp run -S dataset.name=$@ $(PHOTOGRAPHS) $(FEW) $(SET)
+# SET adds settings to the recipe, and overrides it: make flickr8k RECIPE=recipes/mine.yaml SET="-S dataset.limit=1000"
+coco2014 coco2017: export RECIPE := recipes/coco_fast.yaml
+flickr8k local: export RECIPE := recipes/few.yaml
 
-# WHAT is cell, implementation or features. Put SET in single quotes, so that make expands $(PHOTOGRAPHS), not the shell:
-#     make compare WHAT=features SET='-S dataset.name=flickr8k $(PHOTOGRAPHS)'
+coco2014 coco2017 flickr8k local: needs-git scm
+	python -m stages.tools.experiment "$$RECIPE" -S dataset.name=$@ $(SET)
+
+# WHAT is cell, implementation or features. Without RECIPE, both runs have the values of params.yaml.
 WHAT := cell
 
 compare: needs-git scm
-	python -m stages.tools.compare '$(WHAT)' $(SET)
+	python -m stages.tools.compare '$(WHAT)' $(if $(RECIPE),--recipe "$$RECIPE") $(SET)
 
-# make exports IMAGE and MODEL to the shell, so that paths may hold blanks and quotes.
+# make exports IMAGE, MODEL and RECIPE to the shell, so that paths may hold blanks and quotes.
 caption: $(READY)
 	caption "$(if $(IMAGE),$$IMAGE,$(error which image? make caption IMAGE=photo.jpg))" $(SET)
 

@@ -14,7 +14,7 @@ from tests.stages.imports import ROOT
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text("utf-8"))
 # Examples in the docs: files that the reader may create.
-EXAMPLES = {"stages.lengths", "lib/cells/gru.py", "stages/lengths.py"}
+EXAMPLES = {"stages.lengths", "lib/cells/gru.py", "stages/lengths.py", "recipes/mine.yaml"}
 
 pytestmark = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
@@ -121,5 +121,5 @@ def caption_options() -> set[str]:
 
 
 def test_paths_exist(page):
-    paths = {code for code in inline_code(page) if re.fullmatch(r"(lib|stages|tests|docs)/[\w./-]*", code)}
+    paths = {code for code in inline_code(page) if re.fullmatch(r"(lib|recipes|stages|tests|docs)/[\w./-]*", code)}
     assert [path for path in sorted(paths - EXAMPLES) if not (ROOT / path).exists()] == []

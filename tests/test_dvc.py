@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 
 import pytest
@@ -35,21 +36,21 @@ def test_an_edit_of_code_reruns_the_stages_that_list_its_room(clone, edited, rer
     assert outputs(clone) == before
 
 
-def test_one_command_runs_a_named_data_set_and_the_disk_holds_it_once(clone, tmp_path):
+def test_one_command_runs_a_recipe_on_a_named_data_set_and_the_disk_holds_it_once(clone, tmp_path):
     made = miniature.write_coco(tmp_path / "made", 2014)
     checksums = miniature.write_checksums(made, tmp_path / "checksums.txt")
     changes = {
         "dataset.checksums": checksums, "backbone.name": "small_net", "backbone.weights": "fit",
-        "backbone.fit.min_count": 1, "model.embedding": 16, "model.hidden": 16, "train.epochs": 1,
+        "backbone.fit.min_count": 1, "backbone.size": 64, "model.embedding": 16, "model.hidden": 16, "train.epochs": 1,
     }  # fmt: skip
     with serving() as server:
         for path in made:
             server.serve(f"/{path.name}", path.read_bytes())
 
-        def run(**more: object) -> list[str]:
+        def run(*words: str, **more: object) -> list[str]:
             settings = {**changes, "dataset.mirror": server.url, **more}
             arguments = " ".join(f"-S {name}={value}" for name, value in settings.items())
-            return stages_run(command(clone, *MAKE, "coco2014", f"SET={arguments}"))
+            return stages_run(command(clone, *MAKE, "coco2014", f"SET={arguments}", *words))
 
         assert set(run()) == set(STAGES)
         for path in made:
@@ -58,6 +59,12 @@ def test_one_command_runs_a_named_data_set_and_the_disk_holds_it_once(clone, tmp
             assert raw.samefile(clone / ".scratch/downloads" / digest)
         num_requests = len(server.requests)
         assert run(**{"dataset.mirror": "http://elsewhere.invalid/"}) == []
+        stages = run("RECIPE=recipes/coco_best.yaml", **{"finetune.epochs": 1})
+        assert {"features", "train", "finetune", "generate"} <= set(stages)
+        params = yaml.safe_load((clone / "params.yaml").read_text())
+        assert (params["features"]["kind"], params["model"]["attention"]) == ("grid", "additive")
+        shown = command(clone, "dvc", "exp", "show", "--csv")
+        assert {"coco2014-coco_fast", "coco2014-coco_best"} <= set(re.split("[,\\n]", shown))
         shutil.rmtree(clone / ".scratch")  # DVC's cache still has the files
         assert run(**{"dataset.limit": 1})[:2] == ["download", "captions"]
         assert len(server.requests) == num_requests

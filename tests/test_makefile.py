@@ -46,6 +46,17 @@ def test_set_keeps_quotes_and_expands_the_home_folder(project, monkeypatch):
     assert command(project, "make", "-s", "local", f"SET={given}").splitlines()[-4:] == expected
 
 
+@pytest.mark.parametrize("recipe", ["my recipes/it's.yaml", None])
+def test_a_data_set_runs_with_the_recipe(project, recipe):
+    (project / ".git").mkdir()
+    given = [f"RECIPE={recipe}"] if recipe else []
+    for name, usual in {"coco2014": "coco_fast", "coco2017": "coco_fast", "flickr8k": "few", "local": "few"}.items():
+        expected = ["-m", "stages.tools.experiment", recipe or f"recipes/{usual}.yaml", "-S", f"dataset.name={name}"]
+        assert command(project, "make", "-s", name, *given).splitlines()[-5:] == expected
+    expected = ["-m", "stages.tools.compare", "cell", *(["--recipe", recipe] if recipe else []), "--temp"]
+    assert command(project, "make", "-s", "compare", "SET=--temp", *given).splitlines()[-len(expected) :] == expected
+
+
 def test_caption_needs_an_image_and_provenance_needs_no_model(project):
     done = attempt(project, "make", "caption")
     assert done.returncode != 0

@@ -4,12 +4,14 @@ Every stage checks the complete file. So an error in the section `generate` stop
 """
 
 import reprlib
+from collections.abc import Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import yaml
 from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
 
 from lib.core.errors import UserError, one_line
 from stages.params.schema import (
@@ -27,7 +29,7 @@ from stages.params.schema import (
 )
 
 __all__ = ["BackboneParams", "DatasetParams", "FeaturesParams", "FinetuneParams", "GenerateParams", "ModelParams"]
-__all__ += ["TextParams", "TrainParams", "VocabularyParams", "read_params"]
+__all__ += ["TextParams", "TrainParams", "VocabularyParams", "load_yaml", "read_params", "validate"]
 
 PARAMS_FILE = Path("params.yaml")
 _MAX_LISTED = 300  # maximum length of a list in a message, in characters
@@ -59,25 +61,37 @@ def read_params(section: type[AnySection], path: Path = PARAMS_FILE) -> AnySecti
 
     Raises UserError if any section is wrong. The message has the first wrong keys, their values and the fix.
     """
-    content = _load(path)
+    return next(value for _, value in validate(load_yaml(path), str(path)) if isinstance(value, section))
+
+
+def validate(content: Mapping[str, Any], source: str) -> Params:
+    """Return all sections. Raises UserError with the first wrong keys; `source` says where they come from."""
     if renamed := [f"{old} to {new}" for old, new in _RENAMED.items() if _has(content, old)]:
-        raise UserError(f"{path} is from an earlier version. Rename or move these keys: {_first(renamed, ', ')}.")
+        raise UserError(f"{source} is from an earlier version. Rename or move these keys: {_first(renamed, ', ')}.")
     if _has(content, "vocabulary") and not _has(content, "text"):
         fix = "Add the line `text: {tokenizer: ptb, lowercase: true}`."
-        raise UserError(f"{path} is from an earlier version. {fix}")
+        raise UserError(f"{source} is from an earlier version. {fix}")
     try:
-        params = Params.model_validate(content)
+        return Params.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path}: {_first(list(map(_describe, error.errors())), '; ')}") from None
-    return next(value for _, value in params if isinstance(value, section))
+        raise UserError(f"{source}: {_first(list(map(_describe, error.errors())), '; ')}") from None
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Return the content of a YAML file, or an empty dict if it is no mapping. Raises UserError.
+
+    DVC writes 5e-05 to params.yaml. That is a number in YAML 1.2, which ruamel.yaml reads, but text in YAML 1.1, which
+    PyYAML reads. PyYAML also accepts a key that occurs twice.
+    """
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = YAML(typ="safe").load(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}. Run this in the project's top folder.") from error
-    except Exception as error:  # malformed text raises many kinds of error besides YAMLError
+    except MarkedYAMLError as error:
+        problem = " ".join(str(error.problem).split())
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UserError(f"{path} is not YAML: {line}{problem}. Correct the file.") from error
+    except Exception as error:  # malformed text raises many other kinds of error
         raise UserError(f"{path} is not YAML in UTF-8: {one_line(error)}. Correct the file.") from error
     return content if isinstance(content, dict) else {}
 
@@ -102,9 +116,10 @@ def _describe(error: Any) -> str:
     # YAML keys may contain line breaks and have any length.
     key = ".".join(" ".join(str(part).split())[:80] for part in error["loc"])
     if error["type"] in ("missing", "extra_forbidden"):
-        return f"{key}: {'missing' if error['type'] == 'missing' else 'unknown key'}"
+        dots = "; nest the keys instead of joining them with dots" if "." in str(error["loc"][-1]) else ""
+        return f"{key}: missing" if error["type"] == "missing" else f"{key}: unknown key{dots}"
     text = isinstance(error["input"], str) and error["type"] in ("float_type", "int_type")
-    hint = "; it is text: write the number without quotes, and 1.0e-3 instead of 1e-3" if text else ""
+    hint = "; it is text: write the number without quotes" if text else ""
     problem = error["msg"].removeprefix("Value error, ").removeprefix("Input ").partition(" or instance of ")[0]
     if not key:  # the error is about several sections, and its text names the keys
         return problem

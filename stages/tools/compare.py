@@ -4,13 +4,12 @@ The workspace does not change. DVC runs each experiment in a temporary folder wi
 uncommitted changes.
 """
 
+import argparse
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import dvc.api
@@ -20,7 +19,8 @@ import yaml
 from lib.core.errors import UserError
 from lib.report.comparison import Comparison, table, write_comparison
 from stages.common.entrypoint import run
-from stages.common.paths import METRICS, SCRATCH
+from stages.common.paths import METRICS, SCRATCH, user_path
+from stages.tools.experiment import environment, recipe_overrides
 
 # For each value of WHAT: the names of two runs, and the params that differ between them.
 _RUNS = {
@@ -34,9 +34,15 @@ _RUNS = {
 
 
 def main() -> None:
-    what, *settings = sys.argv[1:]
+    parser = argparse.ArgumentParser(prog="compare", allow_abbrev=False)
+    parser.add_argument("what")
+    parser.add_argument("--recipe", type=user_path)
+    options, settings = parser.parse_known_args()
+    what = options.what
     if what not in _RUNS:
         raise UserError(f"WHAT={what}: WHAT must be one of {', '.join(_RUNS)}")
+    recipe = recipe_overrides(options.recipe) if options.recipe else []
+    settings = [*(f"--set-param={override}" for override in recipe), *settings]
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C also reaches DVC, which stops the stage and cleans up
     inputs, scores, curves = [], {}, {}
     for name, params in _RUNS[what].items():
@@ -60,10 +66,9 @@ def main() -> None:
 
 def _run_experiment(name: str, settings: list[str]) -> None:
     """Run the DAG as the experiment `name`. Replace an earlier experiment of this name only if the run succeeds."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "CAPTION_SCRATCH": str(SCRATCH.resolve())}
+    variables = {**environment(), "CAPTION_SCRATCH": str(SCRATCH.resolve())}
     for command in (["run", "--temp", "--name", f"{name}-new", *settings], ["rename", "--force", f"{name}-new", name]):
-        if subprocess.call([sys.executable, "-m", "dvc", "exp", *command], env=environment):
+        if subprocess.call([sys.executable, "-m", "dvc", "exp", *command], env=variables):
             raise UserError(
                 f"{name} failed. See the error above. {METRICS / 'compare'} is unchanged. An experiment has only the "
                 "files that Git tracks: run git add on new code, and use full paths for your own images and captions."

@@ -7,6 +7,7 @@ import yaml
 
 from lib.core.errors import UserError
 from stages.tools import compare
+from tests.stages.imports import ROOT
 
 PARAMS = {"dataset": {"name": "scenes"}, "model": {"cell": "rnn", "hidden": 8}, "train": {"epochs": 1}}
 
@@ -15,6 +16,22 @@ def test_an_unknown_comparison_is_rejected(monkeypatch):
     monkeypatch.setattr("sys.argv", ["compare", "cells"])
     with pytest.raises(UserError, match=r"^WHAT=cells: .*cell, implementation, features$"):
         compare.main()
+
+
+def test_both_runs_have_the_params_of_the_recipe(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text("model: {hidden: 8}")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(
+        "sys.argv", ["compare", "cell", "--recipe", str(tmp_path / "mine.yaml"), "-S", "train.epochs=1"]
+    )
+    calls = []
+    monkeypatch.setattr(compare, "_run_experiment", lambda name, settings: calls.append(settings))
+    monkeypatch.setattr(compare, "_inputs", lambda name: {})
+    monkeypatch.setattr("dvc.api.read", lambda path, rev: '{"a": 1}')
+    with pytest.raises(KeyError):  # there are no results
+        compare.main()
+    shared = ["--set-param=model.hidden=8", "-S", "train.epochs=1"]
+    assert calls == [[*shared, f"--set-param=model.cell={cell}"] for cell in ("rnn", "lstm")]
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_every_param_has_a_comment():
         ("generate.length_penalty", 300, "generate.length_penalty: got 300"),
         ("generate.sample.temperature", 0.0, "generate.sample.temperature: got 0.0"),
         ("generate.ensemble", "a\0b", r"generate.ensemble: got 'a\x00b'"),
-        ("train.learning_rate", "1e-3", "train.learning_rate: got '1e-3', should be a valid number; it is text"),
+        ("train.learning_rate", "0.001", "train.learning_rate: got '0.001', should be a valid number; it is text"),
         ("train.learning_rate", float("inf"), "train.learning_rate: got inf"),
         ("train.max_grad_norm", float("nan"), "train.max_grad_norm: got nan"),
         ("train.seed", 2**63, "train.seed: got 9223372036854775808"),

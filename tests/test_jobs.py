@@ -1,4 +1,4 @@
-"""The recipes of docs/recipes: a preempted pipeline resumes when its scheduler starts it again."""
+"""The job files of docs/jobs: a preempted pipeline resumes when its scheduler starts it again."""
 
 import re
 import shutil
@@ -23,7 +23,7 @@ from tests.waiting import until
 pytestmark = pytest.mark.slow
 
 LONG = 1800.0  # seconds: enough for a pipeline on a busy machine
-RECIPES = ROOT / "docs/recipes"
+JOBS = ROOT / "docs/jobs"
 EPOCHS = 150  # long enough to be preempted before the end
 
 
@@ -73,12 +73,12 @@ def job(folder: Path, number: str) -> dict[str, str]:
 @pytest.mark.usefixtures("_slurm")
 def test_slurm_starts_a_preempted_job_again(copy, undisturbed, tmp_path):
     log, log_of_next, urgent = tmp_path / "log", tmp_path / "log-of-next", tmp_path / "urgent"
-    number = submit(copy, log, RECIPES / "captions.sbatch")
-    following = submit(copy, log_of_next, RECIPES / "captions.sbatch")
+    number = submit(copy, log, JOBS / "captions.sbatch")
+    following = submit(copy, log_of_next, JOBS / "captions.sbatch")
     until(lambda: log.exists() and "epoch 3:" in log.read_text(), seconds=LONG)
     assert job(copy, following)["Reason"] == "Dependency"
 
-    # Simulate Slurm's warning at the start of a GraceTime. If the recipe used srun, this signal would end the job.
+    # Simulate Slurm's warning at the start of a GraceTime. If the job file used srun, this signal would end the job.
     command(copy, "scancel", "--signal=TERM", number)
     begun = time.monotonic()
     submit(tmp_path, tmp_path / "log-of-urgent", "--partition=urgent", f"--wrap=touch {urgent}; sleep 3")
@@ -97,7 +97,7 @@ def test_slurm_starts_a_preempted_job_again(copy, undisturbed, tmp_path):
 
 
 def test_kubernetes_signals_the_first_process_and_starts_another_pod(copy, undisturbed, tmp_path):
-    job = yaml.safe_load((RECIPES / "captions-job.yaml").read_text())
+    job = yaml.safe_load((JOBS / "captions-job.yaml").read_text())
     pod = job["spec"]["template"]["spec"]
     (container,), (volume,) = pod["containers"], pod["volumes"]
     assert container["volumeMounts"] == [{"name": volume["name"], "mountPath": container["workingDir"]}]
