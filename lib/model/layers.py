@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad
+from torch.nn.functional import linear, pad
 
 from lib.cells.products import on_amd, product, weight_gradient
 
@@ -27,13 +27,17 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x w^T + b, (..., G), for x (..., D)."""
+        return self.product(x, self.bias)
+
+    def product(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return x w^T + bias, (..., G), for x (..., D)."""
         if not on_amd(x) or torch.is_autocast_enabled("cpu"):
-            return super().forward(x)
+            return linear(x, self.weight, bias)
         rows = x.reshape(-1, x.shape[-1])  # (M, D)
         count = len(rows)
         if count > _UNPADDED and count % _MULTIPLE:
             rows = pad(rows, (0, 0, 0, -count % _MULTIPLE))
-        return _Linear.apply(rows, self.weight, self.bias)[:count].view(*x.shape[:-1], self.out_features)
+        return _Linear.apply(rows, self.weight, bias)[:count].view(*x.shape[:-1], self.out_features)
 
 
 class _Linear(torch.autograd.Function):
