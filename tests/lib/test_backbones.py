@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from lib.core.errors import UserError
-from lib.vision.backbones import Backbone, build, override, pretrained, random_init, without_classifier
+from lib.vision.backbones import Backbone, override, pretrained, random_init
+from lib.vision.networks import find_source
 from tests.servers import serving
 
 
@@ -114,7 +115,7 @@ def test_weights_that_do_not_fit_are_a_short_error_that_says_why(weights, conten
 
 
 def test_an_auxiliary_classifier_may_have_other_classes(tmp_path):
-    state = build("googlenet").state_dict()
+    state = find_source("googlenet").build(224).state_dict()
     state |= {key: torch.zeros(7, *tensor.shape[1:]) for key, tensor in state.items() if "fc2" in key}
     torch.save(state, tmp_path / "w.pth")
     assert torch.equal(
@@ -123,10 +124,10 @@ def test_an_auxiliary_classifier_may_have_other_classes(tmp_path):
 
 
 def test_a_deeper_network_of_the_same_kind_is_not_taken_for_the_wanted_one(tmp_path):
-    torch.save(build("vgg13").state_dict(), tmp_path / "w.pth")
+    torch.save(find_source("vgg13").build(224).state_dict(), tmp_path / "w.pth")
     with pytest.raises(UserError, match="do not fit"):
         pretrained("vgg11", str(tmp_path / "w.pth"))
-    state = build("shufflenet_v2_x0_5").state_dict()
+    state = find_source("shufflenet_v2_x0_5").build(224).state_dict()
     torch.save(state | {"stage4.4.branch2.0.weight": torch.ones(1)}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"stage4\.4\.branch2\.0\.weight"):
         pretrained("shufflenet_v2_x0_5", str(tmp_path / "w.pth"))
@@ -136,7 +137,7 @@ def test_a_deeper_network_of_the_same_kind_is_not_taken_for_the_wanted_one(tmp_p
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_a_read_and_a_saved_backbone_give_the_features_of_torchvisions_own_loading(name, suffix, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    state = build(name).state_dict()
+    state = find_source(name).build(224).state_dict()
     if name == "densenet121":  # torchvision's file has no num_batches_tracked, and has old layer names
         old = ((re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key), state[key]) for key in state)
         state = OrderedDict((key, tensor) for key, tensor in old if "num_batches" not in key)
@@ -151,7 +152,7 @@ def test_a_read_and_a_saved_backbone_give_the_features_of_torchvisions_own_loadi
         assert (tmp_path / "saved" / written).read_bytes() == (tmp_path / "again" / "saved" / written).read_bytes()
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: copy.copy(state))
-    theirs = without_classifier(models.get_model(name, weights="DEFAULT").eval())
+    theirs = find_source(name).without_classifier(models.get_model(name, weights="DEFAULT").eval())
     pixels = torch.randint(0, 256, (1, backbone.preprocess.size, backbone.preprocess.size, 3), dtype=torch.uint8)
     with torch.inference_mode():
         expected = theirs(backbone.preprocess.normalise(pixels))
