@@ -38,7 +38,8 @@ def main() -> None:
     backbone.preprocess = override(backbone.preprocess, mean=params.mean, std=params.std)
     # If the network rejects one of these image sizes, fail before reading the images.
     tune_sizes = [params.tune.size] if params.tune.epochs and params.tune.size else []
-    for size in (backbone.preprocess.size, *tune_sizes):
+    backbone.feature_size(backbone.preprocess.size, "grid" if fit else "pooled")
+    for size in tune_sizes:
         backbone.feature_size(size)
     if fit or params.tune.epochs:
         pixels, image_ids = read_pixels(

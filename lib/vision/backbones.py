@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +52,28 @@ class Backbone:
             x = self.preprocess.normalise(pixels)
             return self.network(x)[:, None] if kind == "pooled" else self.grid(x)
 
-    def feature_size(self, size: int) -> int:
-        """Return the number C of pooled features for images of `size` pixels per side. Raises UserError."""
+    def feature_size(self, size: int, kind: str = "pooled") -> int:
+        """Return the number C of features for images of `size` pixels per side. Raises UserError."""
         blank = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=next(self.network.parameters()).device)
         try:
-            return self.features(blank, "pooled").shape[2]
+            return self.features(blank, kind).shape[2]
+        except UserError:
+            raise
         except Exception as error:  # the kind of error depends on the network
             problem = f"{self.name} rejects images of {size} pixels per side: {one_line(error)}"
             raise UserError(f"{problem}. Change backbone.size or backbone.tune.size.") from error
 
     def grid(self, x: Tensor) -> Tensor:
-        """Return the features of the regions, row by row, (N, P, C), for normalised pixels (N, 3, size, size)."""
-        return find_source(self.name).grid(self.network, x)
+        """Return the features of the regions, row by row, (N, P, C), for normalised pixels (N, 3, size, size).
+
+        Raises UserError if the regions form no square grid of 2 x 2 or more.
+        """
+        features = find_source(self.name).grid(self.network, x)
+        regions = features.shape[1]
+        if regions < 4 or isqrt(regions) ** 2 != regions:
+            problem = f"images of {x.shape[-1]} pixels per side give {regions} regions, not a square grid"
+            raise UserError(f"backbone.name={self.name}: {problem}. Change backbone.size, or use features.kind=pooled.")
+        return features
 
     def fuse_batchnorm(self) -> "Backbone":
         """Return a faster copy, equal up to rounding: each BatchNorm is fused into the convolution before it."""
@@ -174,7 +185,7 @@ def pretrained(name: str, weights: str, size: int | None = None) -> Backbone:
     preprocess = override(source.preprocess("DEFAULT" if is_file else weights), size=size)
     problem, fix = f"cannot load this file as backbone.name={name}", "check the file and backbone.name"
     if not is_file:
-        problem = f"cannot download {source.download_path(weights)}"
+        problem = f"cannot download {source.origin(weights)}"
         fix = "check the network, use a file, or set backbone.name=small_net and backbone.weights=fit to train a CNN"
     try:
         if is_file:

@@ -8,7 +8,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
@@ -88,8 +88,8 @@ class Source(ABC):
         """Return the network without its classifier, with downloaded weights. A failure raises many kinds of error."""
 
     @abstractmethod
-    def download_path(self, weights: str) -> str:
-        """Return from where to where `download` copies, for an error message."""
+    def origin(self, weights: str) -> str:
+        """Return the address of downloadable weights. Raises UserError if there are none of this name."""
 
     @abstractmethod
     def grid(self, network: nn.Module, x: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class SmallNetSource(Source):
     def download(self, weights: str, size: int) -> nn.Module:
         raise _unknown_weights(self.name, weights, [])
 
-    def download_path(self, weights: str) -> str:
+    def origin(self, weights: str) -> str:
         raise _unknown_weights(self.name, weights, [])
 
     def grid(self, network: nn.Module, x: Tensor) -> Tensor:
@@ -166,8 +166,8 @@ class TorchvisionSource(Source):
         state = self._entry(weights).get_state_dict("cpu", progress=progress, check_hash=True, weights_only=True)
         return self.from_tensors(state, size)
 
-    def download_path(self, weights: str) -> str:
-        return f"{self._entry(weights).url} to {torch.hub.get_dir()}"
+    def origin(self, weights: str) -> str:
+        return self._entry(weights).url
 
     def grid(self, network: nn.Module, x: Tensor) -> Tensor:
         """Return the last feature map that has several regions, or the last tokens of a vision transformer."""
@@ -223,7 +223,8 @@ class TimmSource(Source):
         return (names,) if isinstance(names, str) else tuple(names)
 
     def without_classifier(self, network: nn.Module) -> nn.Module:
-        network.reset_classifier(0)  # type: ignore[operator]
+        if hasattr(network, "reset_classifier"):  # not if it has no classifier
+            network.reset_classifier(0)  # type: ignore[operator]
         return network
 
     def from_tensors(self, tensors: Mapping[str, Tensor], size: int) -> nn.Module:
@@ -235,46 +236,47 @@ class TimmSource(Source):
         try:
             return super().from_tensors(tensors, size)
         except ValueError as error:
-            overlay: dict[str, Any] = {"state_dict": dict(tensors)}
-            options: dict[str, Any] = {}
-            network = self.build(size)
-            # timm raises an error if any tensor is missing or unknown, provided that the number of classes is the same.
             try:
-                native = native_names(self.without_classifier(network), tensors)
-            except ValueError:
-                pass  # an original file, with the classifier that timm's name stands for
-            else:
-                dropped = tuple(f"{name}." for name in self.classifiers(network))
-                overlay = {
-                    "state_dict": {key: t for key, t in native.items() if not key.startswith(dropped)},
-                    "num_classes": 0,
-                }
-                options = {"num_classes": 0}
-            try:
-                network = self.create(size, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+                return self._convert(tensors, size)
             except Exception:  # conversions that do not fit raise many kinds of error
                 raise error from None
-            return self.without_classifier(network)
+
+    def _convert(self, tensors: Mapping[str, Tensor], size: int) -> nn.Module:
+        # timm checks that no tensor is missing or unknown if the file and the network have the same number of classes.
+        # Files with timm's tensor names may have any number, so drop the classifier. Original files have the number of
+        # timm's config.
+        state, options = dict(tensors), {}
+        network = self.build(size)
+        with suppress(ValueError):
+            state = native_names(network, tensors)
+            dropped = tuple(f"{name}." for name in self.classifiers(network))
+            state = {key: tensor for key, tensor in state.items() if not key.startswith(dropped)}
+            options = {"num_classes": 0}
+        overlay = {"state_dict": state, **options}
+        network = self.create(size, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        config: Any = network.pretrained_cfg
+        del config["state_dict"]  # otherwise each copy of the network would have these tensors too
+        return self.without_classifier(network)
 
     def download(self, weights: str, size: int) -> nn.Module:
         if self._config.hf_hub_id:
             return self.without_classifier(self.create(size, pretrained=True))
-        # Not timm's own download, because it may run code from the file.
+        # Not timm's own download from a URL, because in rare cases it runs code from the file.
         progress = sys.stderr.isatty()
         state = torch.hub.load_state_dict_from_url(
             self._config.url, map_location="cpu", progress=progress, check_hash=True, weights_only=True
         )
         return self.from_tensors(state, size)
 
-    def download_path(self, weights: str) -> str:
-        if weights != "DEFAULT" or not (self._config.hf_hub_id or self._config.url):
-            tags = ["DEFAULT"] if self._config.hf_hub_id or self._config.url else []
-            raise _unknown_weights(self.name, weights, tags)
-        return self._config.hf_hub_id or self._config.url
+    def origin(self, weights: str) -> str:
+        address = self._config.hf_hub_id or self._config.url
+        if weights != "DEFAULT" or not address:
+            raise _unknown_weights(self.name, weights, ["DEFAULT"] if address else [])
+        return address
 
     def grid(self, network: nn.Module, x: Tensor) -> Tensor:
         """Return what timm's `forward_features` returns, without class tokens and registers."""
-        features: Any = network.forward_features(x)  # type: ignore[operator]
+        features = network.forward_features(x)  # type: ignore[operator]
         if not isinstance(features, Tensor) or features.dim() not in (3, 4):
             raise UserError(f"backbone.name={self.name}: it has no single grid of features. Use features.kind=pooled.")
         if features.dim() == 3:
