@@ -157,15 +157,15 @@ def _conv_norm_pairs(network: nn.Module, x: Tensor) -> tuple[list[tuple[str, str
     Layers that run more than once are left out.
     """
     layers = {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)}
-    outputs: list[tuple[str, Tensor]] = []  # of the last layer that ran
+    last: list[tuple[str, Tensor]] = []  # name and output of the last convolution
     pairs, calls = [], Counter[str]()
 
     def watch(name: str, module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
         calls[name] += 1
-        for before, output in outputs:
-            if isinstance(layers[before], nn.Conv2d) and isinstance(module, nn.BatchNorm2d) and args[0] is output:
-                pairs.append((before, name))
-        outputs[:] = [(name, out)]
+        if isinstance(module, nn.Conv2d):
+            last[:] = [(name, out)]
+        elif last and args[0] is last[0][1] and module.track_running_stats:
+            pairs.append((last[0][0], name))
 
     with ExitStack() as hooks, torch.inference_mode():
         for name, layer in layers.items():

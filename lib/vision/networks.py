@@ -89,7 +89,7 @@ class Source(ABC):
 
     @abstractmethod
     def origin(self, weights: str) -> str:
-        """Return the address of downloadable weights. Raises UserError if there are none of this name."""
+        """Return what `download` copies, for an error message. Raises UserError if there are no such weights."""
 
     @abstractmethod
     def grid(self, network: nn.Module, x: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ class TorchvisionSource(Source):
         return self.from_tensors(state, size)
 
     def origin(self, weights: str) -> str:
-        return self._entry(weights).url
+        return f"{self._entry(weights).url} to {torch.hub.get_dir()}"
 
     def grid(self, network: nn.Module, x: Tensor) -> Tensor:
         """Return the last feature map that has several regions, or the last tokens of a vision transformer."""
@@ -269,10 +269,10 @@ class TimmSource(Source):
         return self.from_tensors(state, size)
 
     def origin(self, weights: str) -> str:
-        address = self._config.hf_hub_id or self._config.url
-        if weights != "DEFAULT" or not address:
-            raise _unknown_weights(self.name, weights, ["DEFAULT"] if address else [])
-        return address
+        repository, url = self._config.hf_hub_id, self._config.url
+        if weights != "DEFAULT" or not (repository or url):
+            raise _unknown_weights(self.name, weights, ["DEFAULT"] if repository or url else [])
+        return f"{repository} from the Hugging Face hub" if repository else f"{url} to {torch.hub.get_dir()}"
 
     def grid(self, network: nn.Module, x: Tensor) -> Tensor:
         """Return what timm's `forward_features` returns, without class tokens and registers."""
