@@ -31,14 +31,16 @@ def main() -> None:
     params = read_params(BackboneParams)
     make_deterministic(params.fit.seed)
     fit = params.weights == "fit"
-    backbone = random_init(params.name) if fit else pretrained(params.name, expand_home(params.weights))
-    backbone.preprocess = override(backbone.preprocess, size=params.size, mean=params.mean, std=params.std)
+    if fit:
+        backbone = random_init(params.name, params.size)
+    else:
+        backbone = pretrained(params.name, expand_home(params.weights), params.size)
+    backbone.preprocess = override(backbone.preprocess, mean=params.mean, std=params.std)
     # If the network rejects one of these image sizes, fail before reading the images.
     tune_sizes = [params.tune.size] if params.tune.epochs and params.tune.size else []
-    for size in (backbone.preprocess.size, *tune_sizes):
+    backbone.feature_size(backbone.preprocess.size, "grid" if fit else "pooled")
+    for size in tune_sizes:
         backbone.feature_size(size)
-    if fit:
-        backbone.check_grid()
     if fit or params.tune.epochs:
         pixels, image_ids = read_pixels(
             read_images(ANNOTATED_IMAGES, "train"), RAW, backbone.preprocess, workers=worker_count()

@@ -76,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
         if page is None or page.redirect or not page.head:
             self._reply(404 if page is None else 302 if page.redirect else 405, page)
         else:
-            self._reply(200, length=len(page.content))
+            self._reply(200, page, len(page.content))
 
     def do_GET(self) -> None:
         request = self._log()
@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         if match and start >= size:
             return self._reply(416, **{"Content-Range": f"bytes */{size}"})
         ranged = {"Content-Range": f"bytes {start}-{end - 1}/{size}"} if match else {}
-        self._reply(206 if match else 200, length=end - start + page.length, **ranged)
+        self._reply(206 if match else 200, page, end - start + page.length, **ranged)
         return self._body(page, page.content[start:end], request)
 
     def _body(self, page: Page, body: bytes, request: Request) -> None:

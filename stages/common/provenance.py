@@ -15,7 +15,7 @@ from lib.model.saved import weights_path
 from lib.runtime.device import device
 from stages.common.paths import PROVENANCE
 
-_PACKAGES = ("torch", "torchvision", "numpy", "pillow", "dvc")
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pillow", "dvc")
 
 
 def note_run(model: Path) -> None:
@@ -32,7 +32,7 @@ def note_run(model: Path) -> None:
         "commit": (done and done.stdout.strip()) or None,
         "finished": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "python": platform.python_version(),
-        "packages": {name: versions.get(name) for name in _PACKAGES},  # None for dvc if a stage runs without it
+        "packages": {name: versions.get(name) for name in _PACKAGES},  # None: not installed
         "machine": f"{platform.platform()}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads",
         "device": torch.cuda.get_device_name(kind) if kind.type == "cuda" else kind.type,
     }

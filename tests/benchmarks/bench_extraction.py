@@ -27,7 +27,9 @@ def seconds(work: Callable[[], object]) -> tuple[float, float]:
 
 
 @needs_realdata
-@pytest.mark.parametrize(("name", "rounds"), [("resnet50", 2), ("mobilenet_v3_large", 6)])
+@pytest.mark.parametrize(
+    ("name", "rounds"), [("resnet50", 2), ("timm/tf_efficientnet_lite2", 4), ("mobilenet_v3_large", 6)]
+)
 def test_extraction_against_the_cnn_alone(name, rounds, tmp_path, show):
     raw = REALDATA / "coco"
     with zipfile.ZipFile(raw / ZIP) as archive:

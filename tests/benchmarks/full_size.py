@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from lib.core.workers import worker_count, worker_processes
 from lib.core.zips import write_stored_zip
-from lib.vision.backbones import build
+from lib.vision.networks import find_source
 from tests.miniature import draw
 from tests.stages.imports import ROOT
 from tests.stages.tiny import STAGES, write_params
@@ -63,7 +63,7 @@ def prepare(folder: Path, images: Sequence[tuple[bytes, list[str]]], settings: M
     write_params(folder, **LOCAL, **settings)
     (folder / "data/ensemble").mkdir(parents=True)
     torch.manual_seed(0)
-    save_file(build(settings["backbone.name"]).state_dict(), folder / "weights.safetensors")
+    save_file(find_source(settings["backbone.name"]).build(64).state_dict(), folder / "weights.safetensors")
 
 
 def anonymous(session: int) -> float:

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torchvision import models
 
 from lib.core.errors import UserError
-from lib.vision.backbones import Backbone, build, override, pretrained, random_init, without_classifier
+from lib.vision.backbones import Backbone, override, pretrained, random_init
+from lib.vision.networks import find_source
 from tests.servers import serving
 
 
@@ -114,7 +115,7 @@ def test_weights_that_do_not_fit_are_a_short_error_that_says_why(weights, conten
 
 
 def test_an_auxiliary_classifier_may_have_other_classes(tmp_path):
-    state = build("googlenet").state_dict()
+    state = find_source("googlenet").build(224).state_dict()
     state |= {key: torch.zeros(7, *tensor.shape[1:]) for key, tensor in state.items() if "fc2" in key}
     torch.save(state, tmp_path / "w.pth")
     assert torch.equal(
@@ -123,10 +124,10 @@ def test_an_auxiliary_classifier_may_have_other_classes(tmp_path):
 
 
 def test_a_deeper_network_of_the_same_kind_is_not_taken_for_the_wanted_one(tmp_path):
-    torch.save(build("vgg13").state_dict(), tmp_path / "w.pth")
+    torch.save(find_source("vgg13").build(224).state_dict(), tmp_path / "w.pth")
     with pytest.raises(UserError, match="do not fit"):
         pretrained("vgg11", str(tmp_path / "w.pth"))
-    state = build("shufflenet_v2_x0_5").state_dict()
+    state = find_source("shufflenet_v2_x0_5").build(224).state_dict()
     torch.save(state | {"stage4.4.branch2.0.weight": torch.ones(1)}, tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"stage4\.4\.branch2\.0\.weight"):
         pretrained("shufflenet_v2_x0_5", str(tmp_path / "w.pth"))
@@ -136,7 +137,7 @@ def test_a_deeper_network_of_the_same_kind_is_not_taken_for_the_wanted_one(tmp_p
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
 def test_a_read_and_a_saved_backbone_give_the_features_of_torchvisions_own_loading(name, suffix, tmp_path, monkeypatch):
     torch.manual_seed(0)
-    state = build(name).state_dict()
+    state = find_source(name).build(224).state_dict()
     if name == "densenet121":  # torchvision's file has no num_batches_tracked, and has old layer names
         old = ((re.sub(r"(denselayer\d+\.(?:norm|conv))(\d)", r"\1.\2", key), state[key]) for key in state)
         state = OrderedDict((key, tensor) for key, tensor in old if "num_batches" not in key)
@@ -151,7 +152,7 @@ def test_a_read_and_a_saved_backbone_give_the_features_of_torchvisions_own_loadi
         assert (tmp_path / "saved" / written).read_bytes() == (tmp_path / "again" / "saved" / written).read_bytes()
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: copy.copy(state))
-    theirs = without_classifier(models.get_model(name, weights="DEFAULT").eval())
+    theirs = find_source(name).without_classifier(models.get_model(name, weights="DEFAULT").eval())
     pixels = torch.randint(0, 256, (1, backbone.preprocess.size, backbone.preprocess.size, 3), dtype=torch.uint8)
     with torch.inference_mode():
         expected = theirs(backbone.preprocess.normalise(pixels))
@@ -159,27 +160,41 @@ def test_a_read_and_a_saved_backbone_give_the_features_of_torchvisions_own_loadi
         torch.testing.assert_close(found.features(pixels, "pooled")[:, 0], expected)
 
 
-def test_a_transformer_has_the_image_size_of_its_weights_and_no_grid(tmp_path, monkeypatch):
-    state = models.vit_b_16(image_size=384).state_dict()
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: state)
-    backbone = pretrained("vit_b_16", "IMAGENET1K_SWAG_E2E_V1")
-    assert backbone.feature_size(384) == 768
+def test_a_transformer_takes_another_image_size_and_gives_a_grid(tmp_path):
+    torch.manual_seed(0)
+    model = models.vit_b_16(image_size=64).eval()
+    torch.save({f"module.{key}": tensor for key, tensor in model.state_dict().items()}, tmp_path / "w.pth")
+    assert pretrained("vit_b_16", str(tmp_path / "w.pth"), size=96).feature_size(96, "grid") == 768
+    backbone = pretrained("vit_b_16", str(tmp_path / "w.pth"), size=64)
     backbone.save(tmp_path / "saved")
-    assert Backbone.load(tmp_path / "saved").feature_size(384) == 768
-    with pytest.raises(UserError, match="vit_b_16"):
-        backbone.features(torch.zeros(1, 384, 384, 3, dtype=torch.uint8), "grid")
+    loaded = Backbone.load(tmp_path / "saved")
+    pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    tokens = []
+    model.encoder.register_forward_hook(lambda module, args, out: tokens.append(out[:, 1:]))
+    with torch.inference_mode():
+        model(loaded.preprocess.normalise(pixels))
+    torch.testing.assert_close(loaded.features(pixels, "grid"), tokens[0])  # (2, 16, 768)
+    assert loaded.features(pixels, "pooled").shape == (2, 1, 768)
 
 
-@pytest.mark.parametrize(("name", "size"), [("vit_b_16", 192), ("alexnet", 32)])
+@pytest.mark.parametrize(("name", "size"), [("vit_b_16", 192), ("alexnet", 50)])
 def test_an_image_size_that_the_network_does_not_take_is_an_error(name, size):
     with pytest.raises(UserError, match=rf"{name} .*\b{size}\b.*backbone\.size"):
         random_init(name).feature_size(size)
     assert random_init("resnet18").feature_size(size) == 512
+    with pytest.raises(UserError, match=rf"{name} .*\b50\b.*backbone\.size"):
+        random_init(name, 50).feature_size(50)
 
 
 @pytest.mark.parametrize(
     ("name", "pooled", "grid"),
-    [("small_net", (1, 2048), (16, 128)), ("resnet18", (1, 512), (49, 512)), ("mobilenet_v2", (1, 1280), (49, 1280))],
+    [
+        ("small_net", (1, 2048), (16, 128)),
+        ("resnet18", (1, 512), (49, 512)),
+        ("mobilenet_v2", (1, 1280), (49, 1280)),
+        ("swin_t", (1, 768), (49, 768)),
+        ("maxvit_t", (1, 512), (49, 512)),
+    ],
 )
 def test_feature_shapes(name, pooled, grid):
     backbone = random_init(name)
@@ -210,7 +225,7 @@ def test_override_replaces_the_given_values():
 @pytest.mark.parametrize(
     ("name", "weights_name", "message"),
     [
-        ("resnet_51", "DEFAULT", r"backbone\.name=resnet_51"),
+        ("resnet_50", "DEFAULT", r"backbone\.name=resnet_50: .*resnet50"),
         ("resnet18", "gone.pth", r"backbone\.weights=gone\.pth: .*No such file"),
         ("resnet18", "text.pth", r"backbone\.weights=text\.pth: "),
         ("resnet18", "text.safetensors", r"backbone\.weights=text\.safetensors: "),

@@ -249,10 +249,10 @@ def test_too_many_missing_images_stop_the_captions_stage(tmp_path, monkeypatch, 
         run(tmp_path / "local", monkeypatch, STAGES[:2], **{**photographs, "features.max_skipped": 0.01})
 
 
-def test_a_transformer_cannot_be_fitted_and_no_image_is_read(here, monkeypatch):
+def test_a_network_without_a_grid_cannot_be_fitted_and_no_image_is_read(here, monkeypatch):
     monkeypatch.setattr("stages.backbone.read_pixels", lambda *args, **options: pytest.fail("images are read"))
-    with pytest.raises(UserError, match=r"vit_b_16.*features\.kind"):
-        run(here, monkeypatch, ["backbone"], **{"backbone.name": "vit_b_16"})
+    with pytest.raises(UserError, match=r"timm/test_vit.*backbone\.size"):
+        run(here, monkeypatch, ["backbone"], **{"backbone.name": "timm/test_vit", "backbone.size": 16})
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from lib.core.errors import UserError
 from lib.datasets.annotations import hash_fraction
 from lib.scoring import METRICS
-from lib.vision.backbones import build
+from lib.vision.networks import find_source
 from tests.pictures import saved
 from tests.stages.tiny import STAGES, run
 
@@ -135,7 +135,7 @@ def test_a_split_without_words_is_rejected_before_training(tmp_path, monkeypatch
 
 def test_the_home_folder_in_a_path_is_expanded(tmp_path, monkeypatch):
     params = local(tmp_path, karpathy(), [name for _, name, _ in rows()])
-    save_file(build("small_net").state_dict(), tmp_path / "cnn.safetensors")
+    save_file(find_source("small_net").build(64).state_dict(), tmp_path / "cnn.safetensors")
     monkeypatch.setenv("HOME", str(tmp_path))
     params |= {"dataset.local.images": "~/images.zip", "dataset.local.annotations": "~/captions.json"}
     run(tmp_path / "home", monkeypatch, STAGES[:3], **params, **{"backbone.weights": "~/cnn.safetensors"})
