@@ -242,7 +242,7 @@ def test_a_missing_model_file_is_a_one_line_error(model, name):
 
 
 @pytest.mark.parametrize("change", [
-    {"layers": 2}, {"cell": "gru"}, {"vocabulary_size": 8}, {"vocabulary_size": 2**31}, {"hidden_size": -1},
+    {"depth": 2}, {"cell": "gru"}, {"vocabulary_size": 8}, {"vocabulary_size": 2**31}, {"hidden_size": -1},
     {"hidden_size": 9}, {"hidden_size": 2**40}, {"num_regions": 2**40}, {"feature_size": 7},
 ])  # fmt: skip
 def test_a_decoder_json_that_does_not_fit_the_weights_is_an_error_and_takes_no_memory(model, change):
@@ -251,7 +251,7 @@ def test_a_decoder_json_that_does_not_fit_the_weights_is_an_error_and_takes_no_m
         load_decoder(model)
 
 
-@pytest.mark.parametrize("format_key", [{}, {"format": 3}])
+@pytest.mark.parametrize("format_key", [{}, {"format": 4}])
 def test_a_model_of_another_format_is_an_error_that_says_what_to_do(model, format_key):
     config = json.loads((model / "decoder.json").read_text())
     del config["format"]
@@ -263,7 +263,8 @@ def test_a_model_of_another_format_is_an_error_that_says_what_to_do(model, forma
 
 
 def test_a_saved_decoder_is_loaded_with_the_same_weights(tmp_path):
-    for kind in itertools.product(["lstm", "rnn"], ["scratch", "torch"], ["none", "additive"]):
+    kinds = itertools.product(["lstm", "rnn", "transformer"], ["scratch", "torch"], ["none", "additive"])
+    for kind in kinds:
         decoder = small_decoder(*kind).float()
         save_decoder(tmp_path, decoder, Vocabulary(WORDS))
         loaded, vocabulary = load_decoder(tmp_path)
