@@ -115,6 +115,13 @@ def check_features(config: DecoderConfig, shape: Sequence[int], source: object) 
         )
 
 
+def _describe(config: DecoderConfig) -> str:
+    if config.cell == "transformer":
+        regions = "with" if config.attends else "without"
+        return f"transformer, {config.layers} blocks of {config.hidden_size}, {regions} attention to regions"
+    return f"{config.cell.upper()} with {config.hidden_size} hidden units, attention: {config.attention}"
+
+
 def write_card(folder: Path, config: DecoderConfig, params: Mapping[str, Any], val: Mapping[str, float]) -> None:
     """Write provenance.json and README.md, a model card (Mitchell et al. 2019, "Model cards for model reporting").
 
@@ -132,7 +139,7 @@ def write_card(folder: Path, config: DecoderConfig, params: Mapping[str, Any], v
     (folder / "README.md").write_text(
         f"""# Image captioner
 
-- Decoder: {config.cell.upper()} with {config.hidden_size} hidden units, attention: {config.attention}
+- Decoder: {_describe(config)}
 - Image features: {config.num_regions} x {config.feature_size} from {features}
 - Vocabulary: {config.vocabulary_size - len(SPECIALS)} words, tokenizer {params["text"]["tokenizer"]}
 - Captions: up to {config.max_length} words

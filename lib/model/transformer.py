@@ -21,7 +21,9 @@ token only. This gives the same result, because no token depends on a later one.
 Shapes: see `lib.model.state`; S keys (tokens or regions), D = H / heads.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +146,8 @@ class Transformer(nn.Module):
         keys_and_values: list[Tensor] = []
         if self.attends:
             y = self.region_project(regions + self.region_position)  # (I, P, H)
-            keys_and_values = [part for block in self.blocks for part in block.region_attention.keys_and_values(y)]
+            blocks = cast("Iterable[Block]", self.blocks)
+            keys_and_values = [part for block in blocks for part in block.region_attention.keys_and_values(y)]
         return DecoderState(
             captions=(),
             images=(self.image_to_input(v), *keys_and_values),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import lib
 from lib.app.captioner import BATCH_SIZE, Captioner
@@ -260,6 +261,21 @@ def test_a_model_of_another_format_is_an_error_that_says_what_to_do(model, forma
     with pytest.raises(UserError, match=r"decoder\.json.*format .*dvc repro") as raised:
         load_decoder(model)
     assert "\n" not in str(raised.value)
+
+
+def test_a_model_of_format_2_is_loaded(tmp_path):
+    """Its weights had no prefix `body.`, and its config had no layers."""
+    decoder = small_decoder().float()
+    save_decoder(tmp_path, decoder, Vocabulary(WORDS))
+    config = json.loads((tmp_path / "decoder.json").read_text())
+    del config["layers"]
+    (tmp_path / "decoder.json").write_text(json.dumps(config | {"format": 2}))
+    weights = {name.removeprefix("body."): tensor for name, tensor in decoder.state_dict().items()}
+    assert {"cell.weight_ih_l0", "attention.position", "feature_mean", "output.bias"} < set(weights)
+    save_file(weights, tmp_path / "decoder.safetensors")
+    loaded, _ = load_decoder(tmp_path)
+    assert loaded.config == decoder.config
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in decoder.state_dict().items())
 
 
 def test_a_saved_decoder_is_loaded_with_the_same_weights(tmp_path):
