@@ -4,7 +4,7 @@
 # make bench       measure speed relative to a baseline in the same run
 # make coco2014 | coco2017 | flickr8k    download that data set and run the pipeline on it; RECIPE=recipes/coco_best.yaml
 # make local SET="-S dataset.local.images=... -S dataset.local.annotations=..."    run it on your own images
-# make compare     train an RNN and an LSTM with otherwise equal params, and compare them in metrics/compare
+# make compare     train an RNN, an LSTM and a Transformer of equal size, and compare them in metrics/compare
 # make caption IMAGE=photo.jpg    caption an image, or a folder of images, with the trained model
 # make demo        serve a page on http://127.0.0.1:8000 that captions images
 # make diff A=... B=...    test whether two runs score differently; A and B: revision, experiment, folder or workspace

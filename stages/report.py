@@ -56,13 +56,15 @@ def main() -> None:
         write_gallery(out, per_image, references, sizes, attention[:, :0])
 
     model = read_params(ModelParams)
+    decoder = f"{model.cell.upper()} decoder ({model.implementation} cell)"
+    if model.cell == "transformer":
+        decoder = "Transformer decoder"
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped["reason"].value_counts().items())
     unreadable = f"; {len(skipped)} unreadable images were skipped: {reasons}" if reasons else ""
     write_page(
         out / "index.html",
         title=f"Captions of {read_params(DatasetParams).name}",
-        summary=f"{model.cell.upper()} decoder ({model.implementation} cell); {len(per_image)} test images of "
-        f"{len(images) + len(skipped)} in total{unreadable}.",
+        summary=f"{decoder}; {len(per_image)} test images of {len(images) + len(skipped)} in total{unreadable}.",
         **{name: read_json(f"{name}.json") for name in ("scores", "intervals", "statistics")},
         comparisons=read_comparisons(METRICS / "compare"),
         **plots,

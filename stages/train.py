@@ -35,6 +35,7 @@ def main() -> None:
         hidden_size=model.hidden,
         dropout=model.dropout,
         max_length=max_length,
+        layers=model.layers,
     )
     make_deterministic(config.seed)
     decoder = Decoder(decoder_config)

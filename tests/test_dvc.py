@@ -96,16 +96,19 @@ def test_a_comparison_counts_uncommitted_changes_and_leaves_the_workspace_unchan
         return {"status": status, **{str(path): path.read_bytes() for path in files if compared not in path.parents}}
 
     before = workspace()
-    assert stages_run(command(clone, *MAKE, "compare", "SET=-S train.epochs=1")).count("train") == 2
+    output = command(clone, *MAKE, "compare", "SET=-S train.epochs=1")
+    assert stages_run(output).count("train") == 3
+    assert len(re.findall(r"^\| (?:RNN|LSTM|Transformer) \| [\d,]+ \| [\d.]+ \| \d+ \|$", output, re.MULTILINE)) == 3
     assert workspace() == before
     shown = command(clone, "dvc", "exp", "show", "--csv")
-    for cell in ("rnn", "lstm"):
+    for name in ("RNN", "LSTM", "Transformer"):
+        cell = name.lower()
         assert f"compare-cell-{cell}" in shown
         revision = command(clone, "git", "for-each-ref", "--format=%(refname)", f"refs/exps/**/compare-cell-{cell}")
         params = yaml.safe_load(command(clone, "git", "show", f"{revision.strip()}:params.yaml"))
         assert (params["model"]["cell"], params["train"]["epochs"], params["generate"]["beam_size"]) == (cell, 1, 10)
         scores = json.loads(command(clone, "git", "show", f"{revision.strip()}:metrics/scores.json"))
-        assert json.loads((compared / "scores.json").read_text())["scores"][cell.upper()] == scores
+        assert json.loads((compared / "scores.json").read_text())["scores"][name] == scores
 
     files = {path.name: path.read_bytes() for path in compared.iterdir()}
     output = command(clone, *MAKE, "compare", "SET=-S train.epochs=1")
@@ -115,13 +118,13 @@ def test_a_comparison_counts_uncommitted_changes_and_leaves_the_workspace_unchan
     done = attempt(clone, *MAKE, "compare", "SET=-S train.epochs=none")
     assert done.returncode != 0
     assert "error: params.yaml: train.epochs: got 'none'" in done.stdout + done.stderr
-    assert "error: compare-cell-rnn failed" in done.stderr
+    assert "error: compare-cell-lstm failed" in done.stderr
     assert {path.name: path.read_bytes() for path in compared.iterdir()} == files
     assert command(clone, "dvc", "exp", "list") == experiments
 
     assert workspace() == before
     assert stages_run(command(clone, "dvc", "repro")) == ["report"]
-    assert "<h2>RNN against LSTM</h2>" in (clone / "metrics/report/index.html").read_text()
+    assert "<h2>RNN, LSTM and Transformer</h2>" in (clone / "metrics/report/index.html").read_text()
     assert stages_run(command(clone, "dvc", "repro")) == []
 
 

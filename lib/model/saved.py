@@ -16,7 +16,9 @@ from lib.model.decoder import Decoder, DecoderConfig
 from lib.text.vocabulary import SPECIALS, Vocabulary
 
 _WEIGHTS, _CONFIG, _VOCABULARY = "decoder.safetensors", "decoder.json", "vocabulary.json"
-_FORMAT = 2  # version of decoder.json and of the weight names; version 1 had no "format" key
+# Version of decoder.json and of the weight names. Version 1 had no "format" key. In version 2, the names of the body's
+# weights had no prefix, and there was no transformer.
+_FORMAT = 3
 
 _USE = """Use: `caption --model FOLDER photo.jpg`, or `Captioner.load(FOLDER).caption(["photo.jpg"])` after
 `from lib import Captioner`. The folder is self-contained."""
@@ -60,8 +62,8 @@ def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
     """Return the decoder, in evaluation mode, and its vocabulary. Raises UserError if a file is malformed."""
     with readable_errors(folder / _CONFIG):
         settings = json.loads((folder / _CONFIG).read_text("utf-8"))
-        if (found := settings.pop("format", 1)) != _FORMAT:
-            problem = f"this model has format {found}, but this version reads format {_FORMAT}"
+        if (found := settings.pop("format", 1)) not in (2, _FORMAT):
+            problem = f"this model has format {found}, but this version reads formats 2 and {_FORMAT}"
             fix = "Run dvc repro to train it again, or use the commit that wrote it."
             raise UserError(f"{folder / _CONFIG}: {problem}. {fix}")
         config = DecoderConfig(**settings)
@@ -69,6 +71,9 @@ def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
             raise ValueError(f"max_length={config.max_length!r} must be a number of words, at least 1")
     with readable_errors(folder / _WEIGHTS):
         weights = load_file(folder / _WEIGHTS)
+        if found == 2:
+            shared = ("feature_", "output.")
+            weights = {name if name.startswith(shared) else f"body.{name}": part for name, part in weights.items()}
         _check_sizes(config, weights)
         decoder = Decoder(config)
         decoder.load_state_dict(weights)
@@ -84,12 +89,16 @@ def load_decoder(folder: Path) -> tuple[Decoder, Vocabulary]:
 def _check_sizes(config: DecoderConfig, weights: Mapping[str, Tensor]) -> None:
     """Raise ValueError if a size in `config` differs from the weights. Otherwise a wrong size could fill the memory."""
     sizes = {
-        "embed.weight": (config.vocabulary_size, config.embedding_size),
+        "body.embed.weight": (config.vocabulary_size, config.embedding_size),
         "output.weight": (config.vocabulary_size, config.hidden_size),
         "feature_mean": (config.feature_size,),
     }
-    if config.attention == "additive":
-        sizes["attention.position"] = (config.num_regions, config.feature_size)
+    if config.cell == "transformer":
+        sizes["body.position"] = (config.max_length + 1, config.embedding_size)
+        sizes[f"body.blocks.{config.layers - 1}.norm.weight"] = (config.hidden_size,)
+    if config.attends:
+        position = "region_position" if config.cell == "transformer" else "attention.position"
+        sizes[f"body.{position}"] = (config.num_regions, config.feature_size)
     for name, size in sizes.items():
         if weights[name].shape != size:
             raise ValueError(f"{name} has shape {tuple(weights[name].shape)}, but {_CONFIG} says {size}")
@@ -104,6 +113,13 @@ def check_features(config: DecoderConfig, shape: Sequence[int], source: object) 
             "feature_size). The CNN, features.kind or features.pca_components differs from training. Use the model's "
             "own backbone and params, or train again."
         )
+
+
+def _describe(config: DecoderConfig) -> str:
+    if config.cell == "transformer":
+        regions = "with" if config.attends else "without"
+        return f"transformer, {config.layers} blocks of {config.hidden_size}, {regions} attention to regions"
+    return f"{config.cell.upper()} with {config.hidden_size} hidden units, attention: {config.attention}"
 
 
 def write_card(folder: Path, config: DecoderConfig, params: Mapping[str, Any], val: Mapping[str, float]) -> None:
@@ -123,7 +139,7 @@ def write_card(folder: Path, config: DecoderConfig, params: Mapping[str, Any], v
     (folder / "README.md").write_text(
         f"""# Image captioner
 
-- Decoder: {config.cell.upper()} with {config.hidden_size} hidden units, attention: {config.attention}
+- Decoder: {_describe(config)}
 - Image features: {config.num_regions} x {config.feature_size} from {features}
 - Vocabulary: {config.vocabulary_size - len(SPECIALS)} words, tokenizer {params["text"]["tokenizer"]}
 - Captions: up to {config.max_length} words

@@ -1,4 +1,4 @@
-"""Compare two runs that differ in one setting: a table of their scores and a plot of their learning curves."""
+"""Compare runs that differ in one setting: a table of their scores and a plot of their learning curves."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from lib.report.plots import compared_curves
 
 @dataclass(frozen=True)
 class Comparison:
-    """The `scores` on the test split and the learning `curves` of two runs. The keys are the names of the runs."""
+    """The `scores` on the test split and the learning `curves` of some runs. The keys are the names of the runs."""
 
     title: str
     summary: str

@@ -67,14 +67,15 @@ def bleu_analysis(per_image: pd.DataFrame, curves: pd.DataFrame, best: int) -> l
 
 
 def compared_curves(curves: Mapping[str, pd.DataFrame]) -> list[Panel]:
-    """Return plots of `val_loss`, `val_bleu_4` and `val_cider_d` by epoch, with both runs in each plot."""
-    # One run has dots and the other has larger rings, so that both are visible if their curves are equal.
+    """Return plots of `val_loss`, `val_bleu_4` and `val_cider_d` by epoch, with all runs (up to three) in each plot."""
+    # The marks have different sizes, so that all are visible if the curves are equal.
     rings: dict[str, Any] = {"color": COLOURS["orange"], "markersize": 8, "mfc": "none"}
     dots: dict[str, Any] = {"color": COLOURS["blue"]}
+    squares: dict[str, Any] = {"color": COLOURS["green"], "marker": "s", "markersize": 12, "mfc": "none"}
 
     def compare(column: str, axes: Axes) -> None:
-        for (run, curve), style in zip(curves.items(), (rings, dots), strict=True):
-            axes.plot(curve["epoch"], curve[column], "o-", label=run, **style)
+        for (run, curve), style in zip(curves.items(), (rings, dots, squares), strict=False):
+            axes.plot(curve["epoch"], curve[column], label=run, **{"marker": "o", **style})
         _label_epochs(axes)
 
     titles = {"val_loss": "Loss (nats per word)", "val_bleu_4": "BLEU-4", "val_cider_d": "CIDEr-D"}

@@ -155,11 +155,12 @@ class FeaturesParams(Section):
 
 
 class ModelParams(Section):
-    cell: Literal["lstm", "rnn"]
+    cell: Literal["lstm", "rnn", "transformer"]
     implementation: Literal["scratch", "torch"]
     attention: Literal["none", "additive"]
     embedding: Positive
     hidden: Positive
+    layers: Positive
     dropout: FractionBelowOne
 
 

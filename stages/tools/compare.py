@@ -1,4 +1,4 @@
-"""Train two models that differ in one setting, as DVC experiments, and compare them: `make compare`.
+"""Train models that differ in one setting, as DVC experiments, and compare them: `make compare`.
 
 The workspace does not change. DVC runs each experiment in a temporary folder with all files that Git tracks, including
 uncommitted changes.
@@ -10,27 +10,51 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dvc.api
 import pandas as pd
 import yaml
 
+from lib.app.decoder_cost import equal_size, measure_speeds, num_parameters
 from lib.core.errors import UserError
+from lib.core.tables import read_images, read_tokens
+from lib.model.decoder import Decoder
+from lib.model.saved import load_decoder
 from lib.report.comparison import Comparison, table, write_comparison
+from lib.text.vocabulary import Vocabulary
 from stages.common.entrypoint import run
-from stages.common.paths import METRICS, SCRATCH, user_path
+from stages.common.paths import ANNOTATED_IMAGES, CAPTION_TABLE, CAPTIONS, DECODER, METRICS, SCRATCH, user_path
 from stages.tools.experiment import environment, recipe_overrides
 
-# For each value of WHAT: the names of two runs, and the params that differ between them.
+# For each value of WHAT: the names of the runs, and the params that differ between them.
 _RUNS = {
-    "cell": {"RNN": ["model.cell=rnn"], "LSTM": ["model.cell=lstm"]},
+    "cell": {"RNN": ["model.cell=rnn"], "LSTM": ["model.cell=lstm"], "Transformer": ["model.cell=transformer"]},
     "implementation": {"scratch": ["model.implementation=scratch"], "torch": ["model.implementation=torch"]},
     "features": {
         "pooled": ["features.kind=pooled", "model.attention=none"],
         "grid": ["features.kind=grid", "model.attention=additive"],
     },
 }
+_REFERENCE = "LSTM"  # the other runs of `cell` get the hidden size with which they have as many parameters as this run
+_TIMED_IMAGES = 1000  # train images whose captions are enough to measure the speed
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A finished experiment."""
+
+    experiment: str
+    params: list[str]  # the params that differ from the other runs, as KEY=VALUE
+    inputs: Mapping[str, Any]
+    scores: Mapping[str, float]
+    curve: pd.DataFrame
+    decoder: Decoder
+    vocabulary: Vocabulary
 
 
 def main() -> None:
@@ -44,24 +68,35 @@ def main() -> None:
     recipe = recipe_overrides(options.recipe) if options.recipe else []
     settings = [*(f"--set-param={override}" for override in recipe), *settings]
     signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C also reaches DVC, which stops the stage and cleans up
-    inputs, scores, curves = [], {}, {}
-    for name, params in _RUNS[what].items():
-        experiment = f"compare-{what}-{name.lower()}"
-        _run_experiment(experiment, [*settings, *(f"--set-param={param}" for param in params)])
-        inputs.append(_inputs(experiment))
-        scores[name] = json.loads(dvc.api.read(f"{METRICS}/scores.json", rev=experiment))
-        curves[name] = pd.read_csv(io.StringIO(dvc.api.read(f"{METRICS}/train/curves.csv", rev=experiment)))
-    one, other = inputs
-    varied = {param.partition("=")[0] for params in _RUNS[what].values() for param in params}
-    if changed := [key for key in {**one, **other} if key not in varied and one.get(key) != other.get(key)]:
-        problem = "changed between the two runs, so they are not comparable"
-        raise UserError(f"{', '.join(changed)}: {problem}. Run make compare again.")
-
-    title, differing = " against ".join(scores), " against ".join(map(", ".join, _RUNS[what].values()))
-    summary = f"On {one['dataset.name']}, {one['train.epochs']} epochs each: {differing}. All other params are equal."
-    folder = METRICS / "compare" / what
+    finished: dict[str, _Run] = {}
+    for name in sorted(_RUNS[what], key=_REFERENCE.__ne__):  # the reference first
+        params = _RUNS[what][name]
+        if _REFERENCE in finished:
+            hidden = equal_size(finished[_REFERENCE].decoder.config, name.lower()).hidden_size
+            params = [*params, f"model.hidden={hidden}"]
+        finished[name] = _finished_run(f"compare-{what}-{name.lower()}", params, settings)
+    runs = {name: finished[name] for name in _RUNS[what]}
+    shared = _shared(runs.values())
+    sizes = {name: num_parameters(run.decoder.config) for name, run in runs.items()}
+    *names, last = runs
+    title = f"{', '.join(names)} and {last}"
+    summary = (
+        f"On {shared['dataset.name']}, {shared['train.epochs']} epochs each: "
+        f"{' against '.join(', '.join(run.params) for run in runs.values())}. All other params are equal. "
+        f"Parameters: {', '.join(f'{name} {size:,}' for name, size in sizes.items())}."
+    )
+    folder, scores = METRICS / "compare" / what, {name: run.scores for name, run in runs.items()}
+    curves = {name: run.curve for name, run in runs.items()}
     write_comparison(folder, Comparison(title[0].upper() + title[1:], summary, scores, curves))
     print(f"\n{table(scores)}\n\nThe table and the learning curves are in {folder}. dvc repro adds them to the report.")
+    print(f"\n{_costs(runs, sizes, shared)}")
+
+
+def _finished_run(experiment: str, params: list[str], settings: list[str]) -> _Run:
+    _run_experiment(experiment, [*settings, *(f"--set-param={param}" for param in params)])
+    scores = json.loads(dvc.api.read(f"{METRICS}/scores.json", rev=experiment))
+    curve = pd.read_csv(io.StringIO(dvc.api.read(f"{METRICS}/train/curves.csv", rev=experiment)))
+    return _Run(experiment, params, _inputs(experiment), scores, curve, *_load_decoder(experiment))
 
 
 def _run_experiment(name: str, settings: list[str]) -> None:
@@ -81,6 +116,45 @@ def _inputs(experiment: str) -> dict[str, Any]:
     lock = yaml.safe_load(dvc.api.read("dvc.lock", rev=experiment))
     deps = [dep for stage in lock["stages"].values() for dep in stage["deps"]]
     return params | {dep["path"]: dep["md5"] for dep in deps if dep["path"].startswith(("lib/", "stages/"))}
+
+
+def _shared(runs: Iterable[_Run]) -> Mapping[str, Any]:
+    """Return the inputs of the first run. Raises UserError if other runs differ in more than the params to compare."""
+    varied = {param.partition("=")[0] for run in runs for param in run.params}
+    first, *others = (run.inputs for run in runs)
+    for other in others:
+        if changed := [key for key in {**first, **other} if key not in varied and first.get(key) != other.get(key)]:
+            problem = "changed between the runs, so they are not comparable"
+            raise UserError(f"{', '.join(changed)}: {problem}. Run make compare again.")
+    return first
+
+
+def _load_decoder(experiment: str) -> tuple[Decoder, Vocabulary]:
+    with TemporaryDirectory() as folder:
+        return load_decoder(_restore(experiment, DECODER, Path(folder)))
+
+
+def _costs(runs: Mapping[str, _Run], sizes: Mapping[str, int], params: Mapping[str, Any]) -> str:
+    """Return a table in Markdown of what each decoder costs. It is only printed, because times differ between runs."""
+    first, batch_size, beam_size = next(iter(runs.values())), params["train.batch_size"], params["generate.beam_size"]
+    with TemporaryDirectory() as temporary:
+        folder = _restore(first.experiment, CAPTIONS, Path(temporary))
+        image_ids = read_images(folder / ANNOTATED_IMAGES.name, "train")["image_id"]
+        captions = list(read_tokens(folder / CAPTION_TABLE.name, image_ids).values())
+    decoders = {name: run.decoder for name, run in runs.items()}
+    speeds = measure_speeds(decoders, first.vocabulary, captions[:_TIMED_IMAGES], batch_size, beam_size)
+    rows = ["| | parameters | seconds per epoch | captions per second |", "| --- | ---: | ---: | ---: |"]
+    for name, speed in speeds.items():
+        seconds = sum(map(len, captions)) / speed.training
+        rows.append(f"| {name} | {sizes[name]:,} | {seconds:.1f} | {speed.decoding:.0f} |")
+    parts = f"training steps without validation; beam search with {beam_size} beams, without the CNN"
+    return "\n".join([*rows, "", f"Measured in turns on this machine: {parts}."])
+
+
+def _restore(experiment: str, path: Path, folder: Path) -> Path:
+    """Copy an output folder of an experiment into `folder`. Return the path of the copy."""
+    dvc.api.DVCFileSystem(rev=experiment).get(path.as_posix(), str(folder / path.name), recursive=True)
+    return folder / path.name
 
 
 if __name__ == "__main__":

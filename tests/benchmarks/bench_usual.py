@@ -127,8 +127,8 @@ def decoder_of(split: Split, packed: bool = False) -> Decoder:
     decoder = Decoder(DecoderConfig(*split.features.shape[1:], VOCABULARY, "lstm", "scratch", "none", SIZE, SIZE, 0.0))
     decoder.fit_standardisation([split.features])
     if packed:
-        weights, decoder.cell = decoder.cell.state_dict(), PackedLSTM(SIZE, SIZE, batch_first=True)
-        decoder.cell.load_state_dict(weights)
+        weights, decoder.body.cell = decoder.body.cell.state_dict(), PackedLSTM(SIZE, SIZE, batch_first=True)
+        decoder.body.cell.load_state_dict(weights)
     return decoder.train()
 
 
@@ -157,7 +157,7 @@ def train_as_usual(decoder: Decoder, data: Data, size: int) -> float:
             start = time.perf_counter()
         with torch.inference_mode():
             features = data.backbone.network(pixels.to(memory_format=torch.channels_last))[:, None]
-        decoder.cell.lengths = lengths - 1
+        decoder.body.cell.lengths = lengths - 1
         references = caption_batch(torch.arange(len(batch)), batch)
         optimiser.step(nn.functional.cross_entropy(decoder(features.clone(), references), references.words))
     return steps * size / (time.perf_counter() - start)
@@ -181,7 +181,7 @@ def test_training_step_against_packed_sequences(data, capsys):
     captions = data.split.captions
     batch = captions.batches(BATCH, np.random.default_rng(0))[0]
     ours, theirs = decoder_of(data.split), decoder_of(data.split, packed=True)
-    theirs.cell.lengths = torch.from_numpy(captions.lengths[batch] - 1)
+    theirs.body.cell.lengths = torch.from_numpy(captions.lengths[batch] - 1)
     losses = [
         batch_loss(decoder, data.split, batch, bucket_by_length=decoder is ours)[0].item() for decoder in (ours, theirs)
     ]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import lib
 from lib.app.captioner import BATCH_SIZE, Captioner
@@ -242,7 +243,7 @@ def test_a_missing_model_file_is_a_one_line_error(model, name):
 
 
 @pytest.mark.parametrize("change", [
-    {"layers": 2}, {"cell": "gru"}, {"vocabulary_size": 8}, {"vocabulary_size": 2**31}, {"hidden_size": -1},
+    {"depth": 2}, {"cell": "gru"}, {"vocabulary_size": 8}, {"vocabulary_size": 2**31}, {"hidden_size": -1},
     {"hidden_size": 9}, {"hidden_size": 2**40}, {"num_regions": 2**40}, {"feature_size": 7},
 ])  # fmt: skip
 def test_a_decoder_json_that_does_not_fit_the_weights_is_an_error_and_takes_no_memory(model, change):
@@ -251,7 +252,7 @@ def test_a_decoder_json_that_does_not_fit_the_weights_is_an_error_and_takes_no_m
         load_decoder(model)
 
 
-@pytest.mark.parametrize("format_key", [{}, {"format": 3}])
+@pytest.mark.parametrize("format_key", [{}, {"format": 4}])
 def test_a_model_of_another_format_is_an_error_that_says_what_to_do(model, format_key):
     config = json.loads((model / "decoder.json").read_text())
     del config["format"]
@@ -262,8 +263,24 @@ def test_a_model_of_another_format_is_an_error_that_says_what_to_do(model, forma
     assert "\n" not in str(raised.value)
 
 
+def test_a_model_of_format_2_is_loaded(tmp_path):
+    """Its weights had no prefix `body.`, and its config had no layers."""
+    decoder = small_decoder().float()
+    save_decoder(tmp_path, decoder, Vocabulary(WORDS))
+    config = json.loads((tmp_path / "decoder.json").read_text())
+    del config["layers"]
+    (tmp_path / "decoder.json").write_text(json.dumps(config | {"format": 2}))
+    weights = {name.removeprefix("body."): tensor for name, tensor in decoder.state_dict().items()}
+    assert {"cell.weight_ih_l0", "attention.position", "feature_mean", "output.bias"} < set(weights)
+    save_file(weights, tmp_path / "decoder.safetensors")
+    loaded, _ = load_decoder(tmp_path)
+    assert loaded.config == decoder.config
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in decoder.state_dict().items())
+
+
 def test_a_saved_decoder_is_loaded_with_the_same_weights(tmp_path):
-    for kind in itertools.product(["lstm", "rnn"], ["scratch", "torch"], ["none", "additive"]):
+    kinds = itertools.product(["lstm", "rnn", "transformer"], ["scratch", "torch"], ["none", "additive"])
+    for kind in kinds:
         decoder = small_decoder(*kind).float()
         save_decoder(tmp_path, decoder, Vocabulary(WORDS))
         loaded, vocabulary = load_decoder(tmp_path)

@@ -15,7 +15,10 @@ from lib.search.ensemble import Ensemble
 from lib.text.vocabulary import END, PAD, SPECIALS, START, SUPPRESSED_TOKENS
 from tests.lib.models import Table, caption_batch, decoder, features
 
-KINDS = list(itertools.product(["lstm", "rnn"], ["scratch", "torch"], ["none", "additive"]))
+KINDS = [
+    *itertools.product(["lstm", "rnn"], ["scratch", "torch"], ["none", "additive"]),
+    *(("transformer", "scratch", attention) for attention in ("none", "additive")),
+]
 CONSTRAINTS = [DecodingConstraints(*sizes) for sizes in [(0, 0), (2, 0), (0, 1), (0, 2), (3, 2), (4, 1)]]
 UNCONSTRAINED = CONSTRAINTS[0]
 
@@ -79,8 +82,9 @@ def test_scratch_and_torch_cells_give_the_same_captions_with_the_same_weights(at
 @pytest.mark.parametrize(
     "search", [search_greedily, *(partial(search_beams, constraints=constraints) for constraints in CONSTRAINTS)]
 )
-def test_a_caption_does_not_depend_on_its_batch(search):
-    model, images = decoder(), features()
+@pytest.mark.parametrize("cell", ["lstm", "transformer"])
+def test_a_caption_does_not_depend_on_its_batch(search, cell):
+    model, images = decoder(cell), features()
     whole = token_ids(search(model, images))
     assert whole == [token_ids(search(model, image[None]))[0] for image in images]
     shuffled = torch.tensor([3, 1, 6, 0, 2, 5, 4])
@@ -126,9 +130,10 @@ def test_a_wide_beam_finds_all_captions_in_order(length_penalty, seed, constrain
 
 
 @every_search
+@pytest.mark.parametrize("cell", ["lstm", "transformer"])
 @pytest.mark.parametrize("attention", ["none", "additive"])
-def test_log_prob_and_attention_are_those_of_the_model(search, attention):
-    model, images = decoder(attention=attention), features()
+def test_log_prob_and_attention_are_those_of_the_model(search, cell, attention):
+    model, images = decoder(cell, attention=attention), features()
     for image, hypotheses in zip(images, search(model, images), strict=True):
         for hypothesis in hypotheses:
             log_probs, weights = read_again(model, image, hypothesis)
@@ -173,8 +178,8 @@ def test_any_model_gives_captions_within_the_constraints(model, beam_size, max_l
 
 
 def test_an_ensemble_averages_probabilities_and_attention_weights():
-    models, images = [decoder(seed=seed, cell=cell) for seed, cell in enumerate(["lstm", "rnn", "lstm"])], features()
-    ensemble = Ensemble(models)
+    models = [decoder(seed=seed, cell=cell) for seed, cell in enumerate(["lstm", "rnn", "transformer"])]
+    ensemble, images = Ensemble(models), features()
     state, states = ensemble.init_state(images), [model.init_state(images) for model in models]
     rows = torch.tensor([2, 0, 0, 6])
     for token in (START, 4, 7):

@@ -67,7 +67,7 @@ def test_the_log_probability_of_a_caption_is_the_sum_over_its_tokens(attention):
 
 
 @pytest.mark.parametrize("baseline", ["greedy", "mean"])
-@pytest.mark.parametrize("cell", ["lstm", "rnn"])
+@pytest.mark.parametrize("cell", ["lstm", "rnn", "transformer"])
 def test_the_gradient_is_that_of_the_expected_reward(baseline, cell):
     trained, captions, image = objective(cell, baseline=baseline), all_captions(), 2
     parameters, image_index = list(trained.decoder.parameters()), torch.zeros(len(captions), dtype=torch.long)
@@ -116,7 +116,7 @@ def test_samples_are_drawn_without_dropout_and_cells_stay_in_training_mode():
     trained.decoder.train()
     trained.loss((np.array([0]), 1))
     assert not trained.decoder.dropout.training
-    assert trained.decoder.cell.training  # cuDNN has a backward pass only in training mode
+    assert trained.decoder.body.cell.training  # cuDNN has a backward pass only in training mode
 
 
 def test_divergence_is_an_error():

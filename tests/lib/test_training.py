@@ -28,9 +28,9 @@ def split() -> Split:
     return Split(torch.randn(3, 1, 8).half(), dict(enumerate(CAPTIONS)), captions)
 
 
-def decoder() -> Decoder:
+def decoder(cell: str = "lstm") -> Decoder:
     torch.manual_seed(0)
-    return Decoder(DecoderConfig(1, 8, len(VOCABULARY), "lstm", "scratch", "none", 32, 32, 0.0))
+    return Decoder(DecoderConfig(1, 8, len(VOCABULARY), cell, "scratch", "none", 32, 32, 0.0))
 
 
 def config(epochs: int, **changes) -> CrossEntropyConfig:
@@ -121,9 +121,10 @@ def test_the_validation_loss_is_the_mean_cross_entropy_per_token():
     assert mean_loss(model, data, 2) == pytest.approx(total / num_tokens, rel=1e-5)
 
 
+@pytest.mark.parametrize("cell", ["lstm", "transformer"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_small_set_is_learned_and_the_best_epoch_is_kept(precision):
-    model = decoder()
+def test_a_small_set_is_learned_and_the_best_epoch_is_kept(precision, cell):
+    model = decoder(cell)
     curve = train(model, config(40, precision=precision))
     assert len(curve) == 40
     assert curve[-1]["train_loss"] < 0.5 < curve[0]["train_loss"]

@@ -41,7 +41,7 @@ def test_every_param_has_a_comment():
         ("train", ..., "train: missing"),
         ("train", None, "train: got None"),
         ("train", {}, "train.batch_size: missing"),
-        ("model.cell", "gru", "model.cell: got 'gru', should be 'lstm' or 'rnn'"),
+        ("model.cell", "gru", "model.cell: got 'gru', should be 'lstm', 'rnn' or 'transformer'"),
         ("dataset.scenes.mix.one", -1, "dataset.scenes.mix.one: got -1"),
         ("dataset.scenes.mix", dict.fromkeys(["one", "alike", "pair", "trio"], 0), "dataset.scenes.mix: got"),
         ("dataset.limit", 10**400, "dataset.limit: got 1000"),

@@ -128,6 +128,7 @@ def test_a_run_waits_for_another_run_of_the_same_work_in_the_same_scratch_folder
     "changes",
     [
         {"model.cell": "rnn", "model.attention": "none"},
+        {"model.cell": "transformer", "model.embedding": 5, "finetune.epochs": 1, "finetune.batch_size": 8},
         {"model.implementation": "torch", "generate.beam_size": 1},
         {"features.kind": "pooled", "model.attention": "none", "train.label_smoothing": 0.1, "dataset.limit": 5},
         {"features.precision": "bfloat16"},
