@@ -7,14 +7,10 @@ from lib.features.store import Features
 from lib.finetuning.reward import CiderReward
 from lib.model.decoder import DecoderConfig
 from lib.model.saved import check_features
-from lib.runtime.distributed import print_once
 from lib.search.consensus import Consensus
 from lib.text.vocabulary import Vocabulary
 from stages.common.paths import CAPTION_TABLE, FEATURES, IMAGES, MODEL, user_path
 from stages.params import GenerateParams
-
-# Minimum number of train images per neighbour. Without it, most images of a small data set have the same neighbours.
-_IMAGES_PER_NEIGHBOUR = 50
 
 
 def model_folders(params: GenerateParams) -> list[Path]:
@@ -27,15 +23,10 @@ def train_consensus(params: GenerateParams, config: DecoderConfig, vocabulary: V
 
     Raises UserError if the features do not fit the decoder.
     """
-    wanted = params.consensus.neighbours
-    if not wanted:
+    if not params.consensus.neighbours:
         return None
     images = read_images(IMAGES, "train")
-    neighbours = min(wanted, max(1, len(images) // _IMAGES_PER_NEIGHBOUR))
-    if neighbours < wanted:
-        reason = f"the limit is one neighbour per {_IMAGES_PER_NEIGHBOUR} train images"
-        print_once(f"generate.consensus.neighbours={wanted}: uses {neighbours} instead, because {reason}")
     features = Features(FEATURES, images)
     check_features(config, features.shape, FEATURES)
     reward = CiderReward(list(read_tokens(CAPTION_TABLE, images["image_id"]).values()), vocabulary)
-    return Consensus(features, reward, neighbours, params.consensus.weight)
+    return Consensus(features, reward, params.consensus.neighbours, params.consensus.weight)

@@ -45,17 +45,24 @@ def reward(hypothesis: Hypothesis, image: int) -> float:
     return CiderD(references).scores([image], [tokens])[0]
 
 
+def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.exp(-((x[:, None] - y[None]) ** 2).sum(axis=2))
+
+
 @given(st.lists(hypotheses, min_size=1, max_size=5), st.integers(1, 6), st.floats(0, 5), st.floats(0, 2))
 def test_hypotheses_are_ordered_by_the_formula(beam, neighbours, weight, length_penalty):
     (ranked,) = consensus(neighbours, weight).rerank(features(1, seed=1), [beam], length_penalty)
     known, query = (part.double().mean(dim=1).numpy() for part in (features(len(CAPTIONS)), features(1, seed=1)))
     std = np.maximum(known.std(axis=0), 1e-3)
-    known, query = ((part - known.mean(axis=0)) / std for part in (known, query))
-    nearest = np.argsort(-(known @ query[0]) / np.linalg.norm(known, axis=1))[:neighbours]
+    standardised = ((part - known.mean(axis=0)) / std for part in (known, query))
+    known, (query,) = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in standardised)
+    nearest = np.argsort(-(known @ query))[:neighbours]
+    gram = kernel(known[nearest], known[nearest])
+    shares = np.linalg.inv(gram + np.eye(len(nearest))) @ kernel(known[nearest], query[None])[:, 0]
 
     def score(hypothesis: Hypothesis) -> float:
-        mean = np.mean([reward(hypothesis, image) for image in nearest])
-        return hypothesis.log_prob / len(hypothesis.token_ids) ** length_penalty + weight * mean
+        predicted = sum(share * reward(hypothesis, image) for share, image in zip(shares, nearest, strict=True))
+        return hypothesis.log_prob / len(hypothesis.token_ids) ** length_penalty + weight * predicted
 
     assert sorted(map(id, ranked)) == sorted(map(id, beam))
     scores = [*map(score, ranked)]

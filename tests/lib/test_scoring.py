@@ -138,6 +138,14 @@ def test_cider_d_against_several_images_equals_that_against_each(references, hyp
     np.testing.assert_allclose(cider.scores(rows, hypotheses), np.stack(expected, axis=1), rtol=1e-12)
 
 
+@given(st.lists(st.lists(reference, min_size=1, max_size=4), min_size=1, max_size=5), st.lists(caption, max_size=4))
+def test_weighted_sums_of_cider_d_equal_those_of_the_scores(references, hypotheses):
+    cider, images = CiderD(references), np.arange(len(references) + 1) % len(references)  # the first image twice
+    weights = np.linspace(-1, 2, len(images))
+    expected = cider.scores(np.tile(images, (len(hypotheses), 1)), hypotheses) @ weights
+    np.testing.assert_allclose(cider.weighted_sums(images, weights, hypotheses), expected, rtol=1e-9, atol=1e-12)
+
+
 @given(st.lists(st.tuples(st.lists(reference, min_size=1, max_size=4), caption), min_size=1, max_size=5))
 def test_cider_d_of_token_ids_equals_that_of_words(data):
     ids: dict[str, int] = {}
