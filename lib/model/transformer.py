@@ -85,26 +85,22 @@ class Block(nn.Module):
         self.dropout = dropout
 
     def forward(
-        self, x: Tensor, past: tuple[Tensor, ...], regions: tuple[Tensor, ...]
+        self, x: Tensor, mask: Tensor | None, past: tuple[Tensor, ...], regions: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
-        """Return the new x (N, T, H), the keys and values of all tokens so far, and the attention weights (N, P).
+        """Return the new x (N, T, H), the keys and values of all tokens so far, and the last queries (N, heads, T, D).
 
         `past` has the keys and values (N, heads, S, D) of the earlier tokens, and `regions` those of the regions
-        (N, heads, P, D). Each may be empty. The weights are those of the last token; (N, 0) without regions.
+        (N, heads, P, D). Each may be empty. With regions, the queries are those to the regions.
         """
         y = self.norm(x)
         new = self.attention.keys_and_values(y)  # (N, heads, T, D) each
         cache = tuple(torch.cat(pair, dim=2) for pair in zip(past, new, strict=True)) if past else new
-        steps, length = x.shape[1], cache[0].shape[2]
-        # The last query may attend to all keys, the one before it to all but the last key, and so on.
-        mask = torch.ones(steps, length, dtype=torch.bool, device=x.device).tril(length - steps) if steps > 1 else None
-        x = x + self.dropout(self.attention(y, *cache, mask)[0])
-        weights = x.new_empty(len(x), 0)
+        attended, queries = self.attention(y, *cache, mask)
+        x = x + self.dropout(attended)
         if regions:
             attended, queries = self.region_attention(self.region_norm(x), *regions)
             x = x + self.dropout(attended)
-            weights = _last_weights(queries, regions[0])
-        return x + self.dropout(self.mlp(self.mlp_norm(x))), cache, weights
+        return x + self.dropout(self.mlp(self.mlp_norm(x))), cache, queries
 
 
 @torch.no_grad()
@@ -159,14 +155,17 @@ class Transformer(nn.Module):
         """Read token_ids (N, T), starting in `state`. Return h (N, T, H) and the new state."""
         image_input, *regions = (part.index_select(0, state.image_index) for part in state.images)
         start = state.captions[0].shape[2] if state.captions else 0  # position of the first token
+        steps, device = token_ids.shape[1], token_ids.device
+        # The tokens that each token attends to: all earlier ones and itself. A single step attends to all tokens.
+        mask = torch.ones(steps, start + steps, dtype=torch.bool, device=device).tril(start) if steps > 1 else None
         # Captions longer than in training use the last position again.
-        positions = torch.arange(start, start + token_ids.shape[1], device=token_ids.device)
-        position = self.position[positions.clamp_max(len(self.position) - 1)]  # (T, E)
+        positions = torch.arange(start, start + steps, device=device).clamp_max(len(self.position) - 1)
+        position = self.position[positions]  # (T, E)
         x = self.project(self.dropout(self.embed(token_ids) + image_input[:, None] + position))  # (N, T, H)
         captions: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             pair = slice(2 * i, 2 * i + 2)  # keys and values of this block
-            x, cache, weights = block(x, state.captions[pair], tuple(regions[pair]))
+            x, cache, queries = block(x, mask, state.captions[pair], tuple(regions[pair]))
             captions += cache
-        h = self.dropout(self.norm(x))
-        return h, replace(state, captions=tuple(captions), attention_weights=weights)
+        weights = _last_weights(queries, regions[-2]) if self.attends else state.attention_weights
+        return self.dropout(self.norm(x)), replace(state, captions=tuple(captions), attention_weights=weights)
