@@ -47,7 +47,9 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = num_heads(hidden)
         self.query = Linear(hidden, hidden)
-        self.key_value = Linear(hidden, 2 * hidden)
+        # A bias of the keys would not change the softmax, and one of the values would only add to the output's bias. The
+        # gradient of such a bias is only rounding, and Adam would amplify it.
+        self.key_value = Linear(hidden, 2 * hidden, bias=False)
         self.output = Linear(hidden, hidden)
 
     def keys_and_values(self, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,10 +27,10 @@ def transformer(attention: str = "additive", embedding: int = 8, hidden: int = 1
 
 
 def copy_attention(ours: nn.Module, theirs: nn.MultiheadAttention) -> None:
-    for name in ("weight", "bias"):
-        query, key_value = getattr(ours.query, name), getattr(ours.key_value, name)
-        getattr(theirs, f"in_proj_{name}").data.copy_(torch.cat([query, key_value]))
-        getattr(theirs.out_proj, name).data.copy_(getattr(ours.output, name))
+    no_bias = torch.zeros(len(ours.key_value.weight))
+    theirs.in_proj_weight.data.copy_(torch.cat([ours.query.weight, ours.key_value.weight]))
+    theirs.in_proj_bias.data.copy_(torch.cat([ours.query.bias, no_bias]))
+    theirs.out_proj.load_state_dict(ours.output.state_dict())
 
 
 def torch_layer(block: nn.Module, attends: bool) -> nn.Module:
