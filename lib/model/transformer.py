@@ -47,8 +47,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = num_heads(hidden)
         self.query = Linear(hidden, hidden)
-        # A bias of the keys would not change the softmax, and one of the values would only add to the output's bias. The
-        # gradient of such a bias is only rounding, and Adam would amplify it.
+        # No bias: a bias of the keys does not change the softmax, so its gradient is only rounding, which Adam would
+        # amplify. A bias of the values would do the same as that of the output.
         self.key_value = Linear(hidden, 2 * hidden, bias=False)
         self.output = Linear(hidden, hidden)
 
