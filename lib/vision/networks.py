@@ -4,6 +4,7 @@ A source knows the preprocessing of a network, builds it, loads its weights, and
 add a source, write a subclass of `Source` and add it to `find_source`.
 """
 
+import logging
 import sys
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -260,6 +261,8 @@ class TimmSource(Source):
 
     def download(self, weights: str, size: int) -> nn.Module:
         if self._config.hf_hub_id:
+            # Without a network, the hub's client would print 20 lines about its retries.
+            logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
             return self.without_classifier(self.create(size, pretrained=True))
         # Not timm's own download from a URL, because in rare cases it runs code from the file.
         progress = sys.stderr.isatty()

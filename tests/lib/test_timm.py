@@ -15,7 +15,7 @@ from lib.vision.backbones import Backbone, pretrained, random_init
 from lib.vision.networks import find_source
 from tests.servers import serving
 
-VIT = "timm/test_vit3"  # tiny, with a fixed image size, a register, and weights in its pooling
+VIT = "timm/test_vit3"  # tiny, with a fixed image size, a register, and attention pooling like SigLIP
 
 
 def noise(size: int) -> torch.Tensor:
@@ -33,7 +33,6 @@ def noise(size: int) -> torch.Tensor:
         ("test_vit3", 96, (36, 96)),
         ("vit_xsmall_patch16_clip_224", 32, (4, 256)),
         ("vit_small_patch14_reg4_dinov2", 56, (16, 384)),
-        ("vit_base_patch32_siglip_gap_256", 64, (4, 768)),
         ("swin_tiny_patch4_window7_224", 64, (4, 768)),
     ],
 )
