@@ -29,7 +29,6 @@ from lib.scoring import METRICS
 from lib.search.beam import beam_search
 from lib.search.consensus import Consensus
 from lib.search.constraints import DecodingConstraints
-from stages.common import generation
 from stages.common.generation import train_consensus
 from stages.common.paths import CAPTION_TABLE, FEATURES, IMAGES
 from stages.params import GenerateParams, read_params
