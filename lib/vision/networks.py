@@ -164,7 +164,9 @@ class TorchvisionSource(Source):
 
     def download(self, weights: str, size: int) -> nn.Module:
         progress = sys.stderr.isatty()
-        state = self._entry(weights).get_state_dict("cpu", progress=progress, check_hash=True, weights_only=True)
+        state = self._entry(weights).get_state_dict(
+            map_location="cpu", progress=progress, check_hash=True, weights_only=True
+        )
         return self.from_tensors(state, size)
 
     def origin(self, weights: str) -> str:

@@ -288,6 +288,7 @@ def test_weights_by_name_are_downloaded_once(hub, weights):
     for _ in range(2):
         backbone = pretrained("mobilenet_v3_small", "DEFAULT")
     assert len(hub[0].gets()) == 1
+    assert len(list(hub[2].rglob("*.pth"))) == 1
     assert torch.equal(backbone.network.features[0][0].weight, weights[1].features[0][0].weight)
 
 
