@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import yaml
@@ -20,22 +21,6 @@ def test_an_unknown_comparison_is_rejected(monkeypatch):
     monkeypatch.setattr("sys.argv", ["compare", "cells"])
     with pytest.raises(UserError, match=r"^WHAT=cells: .*cell, implementation, features$"):
         compare.main()
-
-
-def test_both_runs_have_the_params_of_the_recipe(tmp_path, monkeypatch):
-    (tmp_path / "mine.yaml").write_text("model: {hidden: 8}")
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(
-        "sys.argv", ["compare", "cell", "--recipe", str(tmp_path / "mine.yaml"), "-S", "train.epochs=1"]
-    )
-    calls = []
-    monkeypatch.setattr(compare, "_run_experiment", lambda name, settings: calls.append(settings))
-    monkeypatch.setattr(compare, "_inputs", lambda name: {})
-    monkeypatch.setattr("dvc.api.read", lambda path, rev: '{"a": 1}')
-    with pytest.raises(KeyError):  # there are no results
-        compare.main()
-    shared = ["--set-param=model.hidden=8", "-S", "train.epochs=1"]
-    assert calls == [[*shared, f"--set-param=model.cell={cell}"] for cell in ("rnn", "lstm")]
 
 
 @pytest.fixture
@@ -90,6 +75,14 @@ def test_runs_that_differ_only_in_the_cell_and_its_size_are_compared(run_compare
     assert written["title"] == "RNN, LSTM and Transformer"
     assert written["summary"].startswith("On scenes, 1 epochs each: model.cell=rnn, model.hidden=")
     assert list(written["scores"]) == ["RNN", "LSTM", "Transformer"]
+
+
+def test_all_runs_have_the_params_of_the_recipe(run_compare, tmp_path, monkeypatch):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "mine.yaml").write_text("model: {hidden: 8}")
+    monkeypatch.setattr("sys.argv", ["compare", "cell", "--recipe", "mine.yaml", "-S", "train.epochs=1"])
+    for settings in run_compare(epochs=1, code="0").values():
+        assert settings[:3] == ["--set-param=model.hidden=8", "-S", "train.epochs=1"]
 
 
 @pytest.mark.parametrize(("epochs", "code", "changed"), [(2, "0", "train.epochs"), (1, "1", "lib/cells")])
