@@ -10,6 +10,7 @@
 # make diff A=... B=...    test whether two runs score differently; A and B: revision, experiment, folder or workspace
 # make verify      re-read the outputs and DVC's cache, and list damaged files; MEND=1 removes them
 # make provenance  print how the model was made: params, inputs, commit, versions, machine; MODEL=folder for another model
+# make tour        open docs/tour.ipynb in Jupyter: from pixels to captions in an hour; run make repro first
 # make server      caption val2014 and test2014 for COCO's evaluation server
 # make check-exercises FILE=my_exercises.py    check a student's copy of docs/exercises/stubs.py
 # Targets for developers are in tests/developer.mk.
@@ -21,7 +22,7 @@ READY := .venv/.ready
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: setup repro test test-all bench coco2014 coco2017 flickr8k local compare caption demo diff verify provenance server
-.PHONY: check-exercises
+.PHONY: check-exercises tour
 .PHONY: scm needs-git
 
 setup: $(READY)
@@ -97,5 +98,12 @@ server: $(READY)
 
 check-exercises: $(READY)
 	@python -m docs.exercises.check $(if $(FILE),"$$FILE")
+
+# The packages of the extra `tour` are not in requirements.lock.
+tour: $(READY)
+	@[ -e data/model/decoder.json ] || { echo "error: the notebook needs the model of make repro, but data/model has none:" \
+	"run make repro first" >&2; exit 1; }
+	@[ -x $(BIN)/jupyter-lab ] || uv pip install --quiet --requirements pyproject.toml --extra tour
+	jupyter lab docs/tour.ipynb
 
 include tests/developer.mk

@@ -64,6 +64,12 @@ def test_caption_needs_an_image_and_provenance_needs_no_model(project):
     assert command(project, "make", "provenance") == "-m\nstages.tools.provenance\n"
 
 
+def test_tour_needs_a_trained_model(project):
+    done = attempt(project, "make", "tour")
+    assert done.returncode != 0
+    assert "make repro" in done.stderr.splitlines()[0]
+
+
 def test_lock_sets_up_first(project):
     (project / ".venv/.ready").unlink()
     lines = command(project, "make", "-n", "lock").splitlines()
