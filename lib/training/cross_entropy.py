@@ -13,7 +13,6 @@ from lib.training.data import Split
 from lib.training.loop import EpochMetrics, Objective, TrainConfig, weighted_mean, zero_loss
 
 _STANDARDISATION_BATCH = 256  # images
-_LARGE_GRID = 36  # regions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +22,7 @@ class CrossEntropyConfig(TrainConfig):
     section = "train"
     label_smoothing: float = 0.0
     bucket_by_length: bool = True
-    by_image: bool | None = None  # None: if the grid has at least _LARGE_GRID regions
+    by_image: bool = False
     precision: str = "float32"  # float32 or bfloat16
 
 
@@ -43,10 +42,8 @@ class CrossEntropy(Objective):
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Return the caption indices of each batch."""
-        rng, by_image = np.random.default_rng([self.config.seed, epoch]), self.config.by_image
-        if by_image is None:
-            by_image = self.train.features.shape[1] >= _LARGE_GRID
-        return self.train.captions.batches(self.config.batch_size, rng, by_image=by_image)
+        rng = np.random.default_rng([self.config.seed, epoch])
+        return self.train.captions.batches(self.config.batch_size, rng, by_image=self.config.by_image)
 
     def loss(self, batch: np.ndarray) -> tuple[Tensor, Tensor, int]:
         """Return the mean cross-entropy per token, once as loss and once as metric, and the number of tokens."""

@@ -182,7 +182,7 @@ class TrainParams(OptimiserParams):
     epochs: Positive
     label_smoothing: FractionBelowOne
     bucket_by_length: bool
-    by_image: bool | None
+    by_image: bool
     precision: Precision
     monitor: Literal["val_loss", "val_bleu_4", "val_cider_d"]
 

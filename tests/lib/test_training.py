@@ -75,18 +75,6 @@ def test_batches_contain_each_caption_once_with_its_image(counts, size, seed, by
         assert {len(indices) for indices in batches[:-1]} <= {size}
 
 
-@pytest.mark.parametrize(
-    ("num_regions", "by_image", "grouped"), [(16, None, False), (49, None, True), (49, False, False), (16, True, True)]
-)
-def test_by_default_captions_are_grouped_by_image_for_a_large_grid(num_regions, by_image, grouped):
-    images = [[["a"]] * 5 for _ in range(40)]
-    data = Split(torch.zeros(40, num_regions, 8), dict(enumerate(images)), caption_set(images, VOCABULARY, 20))
-    train_config = replace(config(1, by_image=by_image), batch_size=20)
-    batches = CrossEntropy(decoder(), VOCABULARY, data, data, train_config, 20).batches(1)
-    assert {len(indices) for indices in batches} == {20}
-    assert all(len(set(data.captions.image_index[indices])) == 4 for indices in batches) == grouped
-
-
 def test_bucketing_saves_padding_and_does_not_change_the_loss():
     images = [[["a", "red", "dog", "sleeps"] * (1 + 4 * (i % 2))] for i in range(300)]
     captions = caption_set(images, VOCABULARY, 20)
