@@ -68,7 +68,7 @@ flickr8k local: export RECIPE := recipes/few.yaml
 coco2014 coco2017 flickr8k local: needs-git scm
 	python -m stages.tools.experiment "$$RECIPE" -S dataset.name=$@ $(SET)
 
-# WHAT is cell, implementation or features. Without RECIPE, both runs have the values of params.yaml.
+# WHAT is cell, implementation or features. Without RECIPE, all runs have the values of params.yaml.
 WHAT := cell
 
 compare: needs-git scm

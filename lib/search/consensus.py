@@ -47,9 +47,11 @@ class Consensus:
 
     def rerank(self, features: Tensor, beams: list[list[Hypothesis]], length_penalty: float) -> list[list[Hypothesis]]:
         """Return the hypotheses of each of N images, the best first. features (N, P, C)."""
+        directions = self._directions(_region_means(features))  # (N, C)
+        # One product for all images, because each product reads all train images.
+        neighbours = (directions @ self._train_directions.T).topk(self._neighbours, dim=1).indices  # (N, neighbours)
         reranked = []
-        for direction, beam in zip(self._directions(_region_means(features)), beams, strict=True):
-            nearest = (self._train_directions @ direction).topk(self._neighbours).indices  # (neighbours,)
+        for direction, nearest, beam in zip(directions, neighbours, beams, strict=True):
             weights = _regression_weights(self._train_directions[nearest], direction)
             rewards = self._reward.weighted_sums(nearest.numpy(), weights.numpy(), beam).tolist()
             scored = [
