@@ -48,7 +48,7 @@ _TIMED_IMAGES = 1000  # train images whose captions are enough to measure the sp
 class _Run:
     """A finished experiment."""
 
-    experiment: str
+    commit: str  # of the experiment
     params: list[str]  # the params that differ from the other runs, as KEY=VALUE
     inputs: Mapping[str, Any]
     scores: Mapping[str, float]
@@ -93,27 +93,37 @@ def main() -> None:
 
 
 def _finished_run(experiment: str, params: list[str], settings: list[str]) -> _Run:
-    _run_experiment(experiment, [*settings, *(f"--set-param={param}" for param in params)])
-    scores = json.loads(dvc.api.read(f"{METRICS}/scores.json", rev=experiment))
-    curve = pd.read_csv(io.StringIO(dvc.api.read(f"{METRICS}/train/curves.csv", rev=experiment)))
-    return _Run(experiment, params, _inputs(experiment), scores, curve, *_load_decoder(experiment))
+    commit = _run_experiment(experiment, [*settings, *(f"--set-param={param}" for param in params)])
+    scores = json.loads(dvc.api.read(f"{METRICS}/scores.json", rev=commit))
+    curve = pd.read_csv(io.StringIO(dvc.api.read(f"{METRICS}/train/curves.csv", rev=commit)))
+    return _Run(commit, params, _inputs(commit), scores, curve, *_load_decoder(commit))
 
 
-def _run_experiment(name: str, settings: list[str]) -> None:
-    """Run the DAG as the experiment `name`. Replace an earlier experiment of this name only if the run succeeds."""
-    variables = {**environment(), "CAPTION_SCRATCH": str(SCRATCH.resolve())}
-    for command in (["run", "--temp", "--name", f"{name}-new", *settings], ["rename", "--force", f"{name}-new", name]):
-        if subprocess.call([sys.executable, "-m", "dvc", "exp", *command], env=variables):
+def _run_experiment(name: str, settings: list[str]) -> str:
+    """Run the DAG as the experiment `name`. Return its commit.
+
+    An earlier experiment of this name is replaced only if the run succeeds.
+    """
+
+    def dvc_exp(*arguments: str) -> None:
+        if subprocess.call([sys.executable, "-m", "dvc", "exp", *arguments], env=variables):
             raise UserError(
                 f"{name} failed. See the error above. {METRICS / 'compare'} is unchanged. An experiment has only the "
                 "files that Git tracks: run git add on new code, and use full paths for your own images and captions."
             )
 
+    variables, new = {**environment(), "CAPTION_SCRATCH": str(SCRATCH.resolve())}, f"{name}-new"
+    dvc_exp("run", "--temp", "--name", new, *settings)
+    # If HEAD moved meanwhile, `name` may stand for an earlier experiment too. The commit is unique.
+    commit: str = dvc.api.DVCFileSystem(rev=new).repo.get_rev()
+    dvc_exp("rename", "--force", new, name)
+    return commit
 
-def _inputs(experiment: str) -> dict[str, Any]:
+
+def _inputs(commit: str) -> dict[str, Any]:
     """Return the value of each param, and the md5 of each file and folder of code."""
-    (params,) = pd.json_normalize(dvc.api.params_show(rev=experiment)).to_dict("records")
-    lock = yaml.safe_load(dvc.api.read("dvc.lock", rev=experiment))
+    (params,) = pd.json_normalize(dvc.api.params_show(rev=commit)).to_dict("records")
+    lock = yaml.safe_load(dvc.api.read("dvc.lock", rev=commit))
     deps = [dep for stage in lock["stages"].values() for dep in stage["deps"]]
     return params | {dep["path"]: dep["md5"] for dep in deps if dep["path"].startswith(("lib/", "stages/"))}
 
@@ -129,16 +139,16 @@ def _shared(runs: Iterable[_Run]) -> Mapping[str, Any]:
     return first
 
 
-def _load_decoder(experiment: str) -> tuple[Decoder, Vocabulary]:
+def _load_decoder(commit: str) -> tuple[Decoder, Vocabulary]:
     with TemporaryDirectory() as folder:
-        return load_decoder(_restore(experiment, DECODER, Path(folder)))
+        return load_decoder(_restore(commit, DECODER, Path(folder)))
 
 
 def _costs(runs: Mapping[str, _Run], sizes: Mapping[str, int], params: Mapping[str, Any]) -> str:
     """Return a table in Markdown of what each decoder costs. It is only printed, because times differ between runs."""
     first, batch_size, beam_size = next(iter(runs.values())), params["train.batch_size"], params["generate.beam_size"]
     with TemporaryDirectory() as temporary:
-        folder = _restore(first.experiment, CAPTIONS, Path(temporary))
+        folder = _restore(first.commit, CAPTIONS, Path(temporary))
         image_ids = read_images(folder / ANNOTATED_IMAGES.name, "train")["image_id"]
         captions = list(read_tokens(folder / CAPTION_TABLE.name, image_ids).values())
     decoders = {name: run.decoder for name, run in runs.items()}
@@ -151,9 +161,9 @@ def _costs(runs: Mapping[str, _Run], sizes: Mapping[str, int], params: Mapping[s
     return "\n".join([*rows, "", f"Measured in turns on this machine: {parts}."])
 
 
-def _restore(experiment: str, path: Path, folder: Path) -> Path:
+def _restore(commit: str, path: Path, folder: Path) -> Path:
     """Copy an output folder of an experiment into `folder`. Return the path of the copy."""
-    dvc.api.DVCFileSystem(rev=experiment).get(path.as_posix(), str(folder / path.name), recursive=True)
+    dvc.api.DVCFileSystem(rev=commit).get(path.as_posix(), str(folder / path.name), recursive=True)
     return folder / path.name
 
 

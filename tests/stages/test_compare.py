@@ -32,7 +32,12 @@ def run_compare(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["compare", "cell"])
     started = {}
-    monkeypatch.setattr(compare, "_run_experiment", started.__setitem__)
+
+    def run_experiment(name: str, settings: list[str]) -> str:
+        started[name] = settings
+        return name
+
+    monkeypatch.setattr(compare, "_run_experiment", run_experiment)
     monkeypatch.setattr(compare, "_load_decoder", lambda name: (Decoder(config(name)), VOCABULARY))
     monkeypatch.setattr(compare, "_costs", lambda runs, sizes, params: "")
 
