@@ -202,7 +202,7 @@ def test_captions_do_not_depend_on_the_number_of_processes(copy, method):
     for processes in (1, 2, 3):
         shutil.rmtree(copy / "metrics")
         code, output, errors = stage(copy, "generate", processes)
-        assert (code, output.count(" captions")) == (0, 2), errors
+        assert (code, output.count(" captions\n")) == (0, 2), errors
         results.append(files(copy / "metrics"))
     assert results[0].keys() == {"captions.json", "captions_val.json", "attention.npy"}
     assert results[0] == results[1] == results[2]
