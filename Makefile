@@ -10,7 +10,7 @@
 # make diff A=... B=...    test whether two runs score differently; A and B: revision, experiment, folder or workspace
 # make verify      re-read the outputs and DVC's cache, and list damaged files; MEND=1 removes them
 # make provenance  print how the model was made: params, inputs, commit, versions, machine; MODEL=folder for another model
-# make tour        open docs/tour.ipynb in Jupyter: from pixels to captions in an hour; run make repro first
+# make tour        open docs/tour.ipynb in Jupyter, after make repro; SET=--no-browser on a server, SET=--allow-root as root
 # make server      caption val2014 and test2014 for COCO's evaluation server
 # make check-exercises FILE=my_exercises.py    check a student's copy of docs/exercises/stubs.py
 # Targets for developers are in tests/developer.mk.
@@ -104,6 +104,6 @@ tour: $(READY)
 	@[ -e data/model/decoder.json ] || { echo "error: the notebook needs the model of make repro, but data/model has none:" \
 	"run make repro first" >&2; exit 1; }
 	@[ -x $(BIN)/jupyter-lab ] || uv pip install --quiet --requirements pyproject.toml --extra tour
-	jupyter lab docs/tour.ipynb
+	jupyter lab docs/tour.ipynb $(SET)
 
 include tests/developer.mk
