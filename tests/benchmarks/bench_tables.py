@@ -60,6 +60,6 @@ def test_captions_of_coco(tmp_path, show):
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
     assert done.returncode == 0, done.stdout + done.stderr
-    summary, peak = done.stdout.strip().rsplit("\n", 1)
+    *_, summary, peak = done.stdout.strip().split("\n")
     assert summary.startswith(f"{IMAGES} images, {CAPTIONS} captions")
     show(f"the captions stage, {summary}: {seconds:.1f} s, {int(peak) / 1e9:.2f} GB peak")
