@@ -1,5 +1,6 @@
 """Errors that the user can fix, printed in one line."""
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,12 @@ def _is_denied(path: Path) -> bool:
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Print a UserError in one line and exit with 1; exit with 130 after Ctrl-C."""
+    """Print a UserError in one line and exit with 1; exit with 130 after Ctrl-C.
+
+    Characters of a caption or a file name that the encoding of stdout lacks are printed as escapes.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     except UserError as error:

@@ -1,10 +1,8 @@
 """Run the `main` of a stage or a tool. Print an error in one line, and exit with a non-zero status."""
 
 import errno
-import io
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,8 +17,6 @@ _DISK_FULL = re.compile(rf"(?i)\b(errno|os error) ({errno.ENOSPC}|{errno.EDQUOT}
 
 def run(main: Callable[[], None]) -> None:
     """Run `main`. Print a UserError or a disk error in one line and exit with 1; exit with 130 after Ctrl-C."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # the encoding of stdout may lack characters of a caption
-        sys.stdout.reconfigure(errors="backslashreplace")
     with exit_on_error():
         try:
             main()
